@@ -1,0 +1,117 @@
+import { readFileSync } from 'node:fs'
+import { z } from 'zod'
+
+/**
+ * The only reader of process.env. Every variable stands once in `variables`, with what it means;
+ * `.env.example`, docker-compose.yml and the Dockerfile are tested against this table.
+ * Each may also be given as NAME_FILE: the path of a file that holds the value (Docker secrets).
+ */
+const port = z.coerce.number().int().min(0).max(65535)
+const url = (...schemes: string[]) =>
+  z.string().refine((value) => schemes.some((scheme) => value.startsWith(`${scheme}://`)), {
+    message: `must begin with ${schemes.map((scheme) => `${scheme}://`).join(' or ')}`,
+  })
+const count = (min: number, max: number) => z.coerce.number().int().min(min).max(max)
+
+export const variables = {
+  REDIS_URL: {
+    about: 'Redis >= 7.0 or Valkey that decides: AOF on, maxmemory-policy noeviction.',
+    secret: true,
+    schema: url('redis', 'rediss'),
+  },
+  QUEUE_REDIS_URL: {
+    about: "BullMQ's Redis. Left out: the same as REDIS_URL.",
+    secret: true,
+    schema: url('redis', 'rediss').optional(),
+  },
+  DATABASE_URL: {
+    about: 'PostgreSQL >= 14 that proves: the ledger and everything that is not a coupon verb.',
+    secret: true,
+    schema: url('postgres', 'postgresql'),
+  },
+  JWT_SECRET: {
+    about: 'Signs the tokens of users (HS256). At least 32 characters; every API process the same.',
+    secret: true,
+    schema: z.string().min(32, 'must have at least 32 characters: try `openssl rand -hex 32`'),
+  },
+  HOST: { about: 'Address the API listens on.', schema: z.string().min(1).default('127.0.0.1') },
+  PORT: { about: 'Port the API listens on.', schema: port.default(8000) },
+  LOG_LEVEL: {
+    about: 'Lowest level that is logged: trace, debug, info, warn, error, fatal or silent.',
+    schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  },
+  SHARDS: {
+    about: 'Shards of a new installation; read by the first migration only.',
+    schema: count(1, 64).default(8),
+  },
+  DATABASE_POOL: {
+    about: 'PostgreSQL connections per process.',
+    schema: count(2, 100).default(10),
+  },
+  DURABILITY_WAIT_MS: {
+    about: 'How long an answer at `postgres` durability waits for the ledger before it says 202.',
+    schema: count(50, 60_000).default(2_000),
+  },
+  BACKLOG_FACTS: {
+    about: 'Facts per shard that may wait for the ledger before intake answers 503 `backlog`.',
+    schema: count(1_000, 10_000_000).default(500_000),
+  },
+  DATA_DIR: {
+    about: '`npm start` only: where the private Redis and PostgreSQL keep their data.',
+    schema: z.string().min(1).default('.stampede'),
+  },
+} as const satisfies Record<string, { about: string; secret?: boolean; schema: z.ZodType }>
+
+type Variables = typeof variables
+export type Variable = keyof Variables
+export type Config<N extends Variable> = { [K in N]: z.infer<Variables[K]['schema']> }
+
+/** A variable is missing or wrong. A main prints the message and exits 78 (EX_CONFIG). */
+export class ConfigError extends Error {}
+
+export type Environment = Readonly<Record<string, string | undefined>>
+
+function raw(name: string, env: Environment): string | undefined {
+  const path = env[`${name}_FILE`]
+  if (path === undefined || path === '') return env[name] === '' ? undefined : env[name]
+  if (env[name]) throw new ConfigError(`${name} and ${name}_FILE are both set: keep one of them.`)
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch (error) {
+    throw new ConfigError(`${name}_FILE=${path} cannot be read: ${(error as Error).message}`)
+  }
+}
+
+/** Reads and checks the named variables; throws ConfigError naming the first bad one. */
+export function readConfig<const N extends Variable>(
+  names: readonly N[],
+  env: Environment = process.env,
+): Config<N> {
+  const config: Record<string, unknown> = {}
+  for (const name of names) {
+    const variable: { about: string; secret?: boolean; schema: z.ZodType } = variables[name]
+    const value = raw(name, env)
+    const parsed = variable.schema.safeParse(value)
+    if (!parsed.success) {
+      const shown = value === undefined ? 'is not set' : variable.secret ? '' : `is "${value}"`
+      const reason = value === undefined ? '' : parsed.error.issues[0]?.message
+      throw new ConfigError(
+        [`${name} ${shown}`.trim(), reason, variable.about].filter(Boolean).join(': '),
+      )
+    }
+    config[name] = parsed.data
+  }
+  return config as Config<N>
+}
+
+const api = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'JWT_SECRET', 'HOST', 'PORT'] as const
+const limits = ['LOG_LEVEL', 'DATABASE_POOL', 'DURABILITY_WAIT_MS', 'BACKLOG_FACTS'] as const
+
+/** What src/server.ts needs. */
+export const apiConfig = (env?: Environment) => readConfig([...api, ...limits], env)
+export type ApiConfig = ReturnType<typeof apiConfig>
+
+/** What workers/main.ts needs. */
+export const workerConfig = (env?: Environment) =>
+  readConfig(['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'LOG_LEVEL', 'DATABASE_POOL'], env)
+export type WorkerConfig = ReturnType<typeof workerConfig>
