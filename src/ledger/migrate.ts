@@ -1,0 +1,36 @@
+import { randomUUID } from 'node:crypto'
+import { fileURLToPath } from 'node:url'
+import { drizzle } from 'drizzle-orm/node-postgres'
+import { migrate as runMigrations } from 'drizzle-orm/node-postgres/migrator'
+import pg from 'pg'
+
+const folder = fileURLToPath(new URL('./migrations', import.meta.url))
+/** Any constant will do, as long as nobody else's advisory lock in this database uses it. */
+const lockKey = 7_267_835
+
+/**
+ * Brings the schema up to date and makes the rows of `shards` shards. Two starters at once are
+ * safe: drizzle's migrator takes no lock of its own, so one advisory lock is held around it.
+ * `shards` counts for a new installation; later it may only grow what is there.
+ */
+export async function migrate(databaseUrl: string, shards: number): Promise<void> {
+  const client = new pg.Client({ connectionString: databaseUrl, application_name: 'stampede-migrate' })
+  await client.connect()
+  try {
+    await client.query('SELECT pg_advisory_lock($1)', [lockKey])
+    await client.query("SET client_min_messages = 'warning'")
+    await runMigrations(drizzle(client), { migrationsFolder: folder })
+    await client.query(
+      `INSERT INTO settings (name, value) VALUES ('installation', to_jsonb($1::text))
+       ON CONFLICT DO NOTHING`,
+      [randomUUID()],
+    )
+    const { rows } = await client.query<{ count: number }>('SELECT count(*)::int FROM shards')
+    if (rows[0]!.count === 0)
+      await client.query('INSERT INTO shards (shard) SELECT generate_series(0, $1::int - 1)', [
+        shards,
+      ])
+  } finally {
+    await client.end()
+  }
+}
