@@ -1,0 +1,224 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import {
+  chownSync,
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { leash } from './leash.ts'
+import { commandOf, end, forget, isAlive, reclaim, record } from './leftovers.ts'
+import { freePort } from './ports.ts'
+import {
+  NoPostgres,
+  type Owner,
+  postgresBinaries,
+  postgresOwner,
+  postgresPlace,
+} from './postgres-home.ts'
+
+export interface PostgresOptions {
+  /** Its own directory: data, password, log. */
+  dir: string
+  port?: number
+  /** For tests: survives the death of any process, but not of the machine. */
+  fast?: boolean
+  /** Created if absent. */
+  database?: string
+  log?: string
+  /** Seconds it stays after this process was killed, for those who still need it. */
+  graceSeconds?: number
+}
+
+export interface PrivatePostgres {
+  url: string
+  port: number
+  pid: number
+  child: ChildProcess
+  /** Where the files really are: not in `dir` when root keeps that one to itself. */
+  place: string
+  stop(): Promise<void>
+}
+
+const recoveryMs = 120_000 // after a crash it reads its log first
+const environment = { LC_ALL: 'C', TZ: 'UTC' } // and no PG* variable of the user's
+
+/** Two cores, shared with Redis and Node. */
+const settings = {
+  listen_addresses: '127.0.0.1',
+  unix_socket_directories: '',
+  max_connections: '100',
+  shared_buffers: '256MB',
+  effective_cache_size: '1GB',
+  work_mem: '16MB',
+  maintenance_work_mem: '128MB',
+  max_wal_size: '2GB',
+  checkpoint_timeout: '15min',
+  random_page_cost: '1.1',
+  jit: 'off',
+  // Parallel queries need more of /dev/shm than a container's 64 MB, and a core we have not got.
+  max_parallel_workers_per_gather: '0',
+  max_parallel_maintenance_workers: '0',
+  timezone: 'UTC',
+  log_timezone: 'UTC',
+}
+
+/** synchronous_commit stays on: tests kill PostgreSQL too, and what it confirmed must be there. */
+const fastSettings = {
+  fsync: 'off',
+  full_page_writes: 'off',
+  shared_buffers: '128MB',
+  wal_level: 'minimal',
+  max_wal_senders: '0',
+}
+
+function password(place: string, owner?: Owner): string {
+  const path = join(place, 'password')
+  if (!existsSync(path)) {
+    writeFileSync(path, randomBytes(24).toString('hex'), { mode: 0o600 })
+    if (owner) chownSync(path, owner.uid, owner.gid)
+  }
+  return readFileSync(path, 'utf8').trim()
+}
+
+/** Makes the cluster under another name: one that was killed halfway is never taken for whole. */
+function initialize(bin: string, major: number, place: string, owner?: Owner, fast = false): void {
+  const data = join(place, 'data')
+  const version = join(data, 'PG_VERSION')
+  if (existsSync(version)) {
+    const made = Number(readFileSync(version, 'utf8'))
+    if (made === major) return
+    throw new NoPostgres(`${data} is of PostgreSQL ${made}, and this machine offers ${major}.`)
+  }
+  const partial = join(place, 'data.new')
+  rmSync(partial, { recursive: true, force: true })
+  password(place, owner)
+  // Version 17 brings C.UTF-8 itself; minimal images and macOS lack it.
+  const locale =
+    major >= 17
+      ? ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8']
+      : ['--locale=C']
+  const args = [
+    ...['-D', partial, '-U', 'stampede', `--pwfile=${join(place, 'password')}`],
+    ...['--auth=scram-sha-256', '--encoding=UTF8', ...locale, ...(fast ? ['--no-sync'] : [])],
+  ]
+  const options = { ...owner, env: environment, cwd: place, encoding: 'utf8' } as const
+  const run = spawnSync(join(bin, 'initdb'), args, options)
+  if (run.status !== 0) throw new Error(`initdb failed: ${run.stderr || run.stdout || run.error}`)
+  renameSync(partial, data)
+}
+
+/** PostgreSQL trusts the pid in this file, which in a container is soon somebody else's. */
+async function clearPidFile(data: string): Promise<void> {
+  const path = join(data, 'postmaster.pid')
+  if (!existsSync(path)) return
+  const pid = Number(readFileSync(path, 'utf8').split('\n')[0])
+  if (pid > 0 && isAlive(pid) && commandOf(pid).includes(data)) await end(pid, 'SIGINT', 5_000)
+  rmSync(path, { force: true })
+}
+
+/** What `pg_ctl -w` waits for: our process, and its word that recovery is over. */
+function isReady(data: string, pid: number): boolean {
+  try {
+    const lines = readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')
+    return Number(lines[0]) === pid && lines[7]?.trim() === 'ready'
+  } catch {
+    return false // not written yet
+  }
+}
+
+async function stop(child: ChildProcess, dir: string, fast = false): Promise<void> {
+  if (child.exitCode === null && child.signalCode === null) {
+    const gone = once(child, 'exit')
+    child.kill(fast ? 'SIGQUIT' : 'SIGINT') // "fast": ends sessions and writes a checkpoint
+    const force = setTimeout(() => child.kill('SIGQUIT'), 5_000)
+    const last = setTimeout(() => child.kill('SIGKILL'), 7_000)
+    await gone
+    clearTimeout(force)
+    clearTimeout(last)
+  }
+  forget(dir)
+}
+
+async function createDatabase(admin: string, name: string): Promise<void> {
+  const client = new pg.Client({ connectionString: admin })
+  await client.connect()
+  try {
+    const found = await client.query('SELECT 1 FROM pg_database WHERE datname = $1', [name])
+    if (found.rowCount === 0) await client.query(`CREATE DATABASE ${client.escapeIdentifier(name)}`)
+  } finally {
+    await client.end()
+  }
+}
+
+async function attempt(
+  options: PostgresOptions,
+  { bin, place, owner }: { bin: string; place: string; owner: Owner | undefined },
+  port: number,
+): Promise<PrivatePostgres> {
+  const data = join(place, 'data')
+  const all = { ...settings, ...(options.fast ? fastSettings : {}), port: `${port}` }
+  const flags = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+  const path = options.log ?? join(place, 'postgres.log')
+  const log = openSync(path, 'a', 0o600)
+  const child = spawn(join(bin, 'postgres'), ['-D', data, ...flags], {
+    ...owner,
+    stdio: ['ignore', log, log],
+    cwd: place,
+    env: environment,
+    detached: true, // Ctrl-C is for us: we stop it when its clients are gone
+  })
+  closeSync(log)
+  let failure: Error | undefined
+  child.once('error', (error) => {
+    failure = error
+  })
+  leash(child, 'INT', options.graceSeconds)
+  if (child.pid) record(child.pid, place)
+
+  const until = performance.now() + recoveryMs
+  while (child.pid && child.exitCode === null && child.signalCode === null) {
+    if (isReady(data, child.pid)) {
+      const stopped = () => stop(child, place, options.fast)
+      const url = `postgres://stampede:${password(place, owner)}@127.0.0.1:${port}`
+      return { url: `${url}/postgres`, port, pid: child.pid, child, place, stop: stopped }
+    }
+    if (performance.now() > until) break
+    await sleep(10)
+  }
+  await stop(child, place, true)
+  const tail = readFileSync(path, 'utf8').trimEnd().split('\n').slice(-8).join('\n')
+  throw failure ?? new Error(`PostgreSQL did not start on port ${port}:\n${tail}`)
+}
+
+/** A PostgreSQL of our own on 127.0.0.1; never one that was found on 5432. */
+export async function startPostgres(options: PostgresOptions): Promise<PrivatePostgres> {
+  const owner = postgresOwner()
+  const { bin, major } = postgresBinaries(owner)
+  const place = postgresPlace(options.dir, owner)
+  await reclaim(place, 'SIGINT')
+  initialize(bin, major, place, owner, options.fast)
+  await clearPidFile(join(place, 'data'))
+  for (let clashes = 0; ; clashes++) {
+    try {
+      const port = options.port ?? (await freePort())
+      const server = await attempt(options, { bin, place, owner }, port)
+      if (options.database) {
+        await createDatabase(server.url, options.database)
+        server.url = server.url.replace(/postgres$/, options.database)
+      }
+      return server
+    } catch (error) {
+      if (clashes === 4 || !/in use|could not bind/i.test((error as Error).message)) throw error
+      if (options.port) await sleep(250) // ours may still be letting go of it
+    }
+  }
+}

@@ -1,0 +1,24 @@
+import { rmSync } from 'node:fs'
+import type { TestProject } from 'vitest/node'
+import { scratchDir, sweep } from '../src/embedded/leftovers.ts'
+import { startPostgres } from '../src/embedded/postgres.ts'
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** URL of the run's PostgreSQL, as a user who may create databases. */
+    postgres: string
+  }
+}
+
+/** One PostgreSQL for the whole run; each test file makes a database and a Redis of its own. */
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  await sweep()
+  const dir = scratchDir('postgres')
+  const postgres = await startPostgres({ dir, fast: true })
+  project.provide('postgres', postgres.url)
+  return async () => {
+    await postgres.stop()
+    rmSync(postgres.place, { recursive: true, force: true })
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
