@@ -13,6 +13,7 @@ CREATE TABLE shards (
   checkpoint_epoch bigint NOT NULL DEFAULT 0,
   checkpoint bigint NOT NULL DEFAULT 0,
   checkpoint_hash text NOT NULL DEFAULT '',
+  facts bigint NOT NULL DEFAULT 0,
   intake text NOT NULL DEFAULT 'open' CHECK (intake IN ('open', 'stopped')),
   updated_at timestamptz NOT NULL DEFAULT now()
 );

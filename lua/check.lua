@@ -1,0 +1,27 @@
+#!lua
+--[[
+  check: what a shard says of itself, for the gate and the flush worker to judge.
+
+  KEYS [1] meta [2] journal [3] coupons [4] redemptions
+
+  ARGV [1] checkpoint: id of the entry to show, '' for none
+
+  Replies
+    absent                 no meta
+    an array: epoch phase n facts flushed watermark intake, whole (1 or 0: the journal is there if
+    it has entries and knows no entry beyond n, the sentinels are there), fields of the checkpoint
+
+  Cost: O(facts of one entry), writes nothing. NOSCRIPT tells that no worker has vouched for this
+  Redis since it started.
+]]
+local meta = redis.call('HMGET', KEYS[1],
+  'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark', 'intake')
+if not meta[1] or not meta[3] then return 'absent' end
+local head = meta[1] .. '-' .. meta[3]
+local whole = (meta[3] == '0' or redis.call('EXISTS', KEYS[2]) == 1)
+  and #redis.call('XRANGE', KEYS[2], '(' .. head, '+', 'COUNT', 1) == 0
+  and redis.call('HEXISTS', KEYS[3], '') == 1 and redis.call('HEXISTS', KEYS[4], '') == 1
+meta[8] = whole and '1' or '0'
+local entry = ARGV[1] ~= '' and redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1])[1]
+meta[9] = entry and entry[2] or {}
+return meta

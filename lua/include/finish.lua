@@ -1,0 +1,42 @@
+-- finish: how every coupon verb remembers what it decided. `-- @include finish` pulls it in.
+--
+-- (4) Write. `append` is the first write of a call: one entry with the next explicit id carries all
+-- facts. Redis does not roll back, so whatever could fail has been read before; should XADD fail all
+-- the same, nothing has changed yet and the error goes to the caller.
+local facts = {}   -- pairs: state, context
+
+local function fact(code, user, c, redemption, context)
+  facts[#facts + 1] = table.concat({ code, user, c.version, c.assigned_at, c.redemptions, c.max,
+    c.token, c.locked_until, redemption }, '\t')
+  facts[#facts + 1] = context
+  return #facts / 2 - 1
+end
+
+local function append(verb)
+  local result = redis.pcall('XADD', KEYS[2], string.format('%s-%d', ARGV[1], n + 1),
+    'kind', verb, 'book', ARGV[4], 'at', at, 'op', ARGV[3], unpack(facts))
+  if type(result) == 'table' and result.err then return result end
+  redis.call('HSET', KEYS[1], 'n', n + 1, 'facts', tonumber(meta[4]) + #facts / 2)
+end
+
+-- The reply: `done`, whether the journal was level before, last entry, time; then a line a request.
+local function reply()
+  local wrote = #facts > 0
+  local entry = wrote and n + 1 or n
+  local id = string.format('%s-%d\t%s\t', ARGV[1], entry, at)
+  for i, first in pairs(same) do
+    lines[i] = effect[first] and 'again\t' .. id .. lines[first] or lines[first]
+  end
+  local text = string.format('done\t%d\t%d\t%s\n', meta[6] == meta[3] and 1 or 0, entry, at)
+    .. table.concat(lines, '\n')
+  if wrote then
+    for key, i in pairs(keyed) do
+      if effect[i] then
+        redis.call('HSET', KEYS[11], key, hashes[i] .. '\t' .. id .. lines[i])
+        redis.call('EXPIRE', KEYS[11], 172800)
+      end
+    end
+    redis.call('SET', KEYS[3], text, 'PX', 120000)
+  end
+  return text
+end

@@ -1,0 +1,18 @@
+#!lua
+--[[
+  recovering: take a shard out of service under a new epoch, for one recoverer.
+
+  KEYS [1] meta
+
+  ARGV [1] epoch [2] token
+
+  Replies
+    stale    epoch    Redis has seen this epoch or a higher one
+    begun
+
+  Cost: O(1).
+]]
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if epoch and tonumber(epoch) >= tonumber(ARGV[1]) then return 'stale\t' .. epoch end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'phase', 'recovering:' .. ARGV[2])
+return 'begun'

@@ -1,0 +1,35 @@
+#!lua
+--[[
+  show: read coupons of one book as they are now. Fenced like a write: a Redis that lost its memory
+  must not say "no such coupon".
+
+  KEYS [1] meta [2] book [3] stock [4] coupons
+
+  ARGV [1] epoch [2] seen [3..] codes
+
+  Replies
+    fenced  why
+    shown   now expires_at max
+            then a line a code: `coupon` record | `stock` | `absent`
+
+  Cost: O(codes), writes nothing.
+]]
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'phase', 'n')
+if meta[1] ~= ARGV[1] or meta[2] ~= 'active' or tonumber(meta[3]) < tonumber(ARGV[2]) then
+  return 'fenced\tmeta'
+end
+if redis.call('HEXISTS', KEYS[4], '') == 0 then return 'fenced\tsentinel' end
+local book = redis.call('HMGET', KEYS[2], 'expires_at', 'max', 'left', 'kind')
+if not book[3] then return 'fenced\tbook' end
+if book[4] ~= 'counter' and tonumber(book[3]) ~= redis.call('SCARD', KEYS[3]) then
+  return 'fenced\tstock'
+end
+local clock = redis.call('TIME')
+local lines = { string.format('shown\t%.0f\t%s\t%s',
+  clock[1] * 1000 + math.floor(clock[2] / 1000), book[1], book[2]) }
+for i = 3, #ARGV do
+  local record = redis.call('HGET', KEYS[4], ARGV[i])
+  lines[#lines + 1] = record and 'coupon\t' .. record
+    or redis.call('SISMEMBER', KEYS[3], ARGV[i]) == 1 and 'stock' or 'absent'
+end
+return table.concat(lines, '\n')
