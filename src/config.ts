@@ -115,3 +115,22 @@ export type ApiConfig = ReturnType<typeof apiConfig>
 export const workerConfig = (env?: Environment) =>
   readConfig(['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'LOG_LEVEL', 'DATABASE_POOL'], env)
 export type WorkerConfig = ReturnType<typeof workerConfig>
+
+const own = ['HOST', 'PORT', 'DATA_DIR', 'SHARDS'] as const
+const replaceable = ['REDIS_URL', 'DATABASE_URL', 'JWT_SECRET'] as const
+
+/** What `npm start` needs: it brings itself what is not given of Redis, PostgreSQL and secret. */
+export function startConfig(env: Environment = process.env) {
+  const given = replaceable.filter((name) => raw(name, env) !== undefined)
+  const found: Partial<Config<(typeof replaceable)[number]>> = readConfig(given, env)
+  return { ...readConfig(own, env), ...found }
+}
+
+/** The environment of a process we start: ours, with these values in place of what was given. */
+export function environmentOf(
+  values: Partial<Record<Variable, string>>,
+  env: Environment = process.env,
+): Record<string, string | undefined> {
+  const files = Object.keys(values).map((name) => [`${name}_FILE`, undefined])
+  return { ...env, ...Object.fromEntries(files), ...values }
+}

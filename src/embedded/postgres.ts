@@ -45,7 +45,7 @@ export interface PrivatePostgres {
   child: ChildProcess
   /** Where the files really are: not in `dir` when root keeps that one to itself. */
   place: string
-  stop(): Promise<void>
+  stop(deadlineMs?: number): Promise<void>
 }
 
 const recoveryMs = 120_000 // after a crash it reads its log first
@@ -135,12 +135,17 @@ function isReady(data: string, pid: number): boolean {
   }
 }
 
-async function stop(child: ChildProcess, dir: string, fast = false): Promise<void> {
+async function stop(
+  child: ChildProcess,
+  dir: string,
+  fast = false,
+  deadlineMs = 5_000,
+): Promise<void> {
   if (child.exitCode === null && child.signalCode === null) {
     const gone = once(child, 'exit')
     child.kill(fast ? 'SIGQUIT' : 'SIGINT') // "fast": ends sessions and writes a checkpoint
-    const force = setTimeout(() => child.kill('SIGQUIT'), 5_000)
-    const last = setTimeout(() => child.kill('SIGKILL'), 7_000)
+    const force = setTimeout(() => child.kill('SIGQUIT'), deadlineMs)
+    const last = setTimeout(() => child.kill('SIGKILL'), deadlineMs + 1_000)
     await gone
     clearTimeout(force)
     clearTimeout(last)
@@ -187,7 +192,7 @@ async function attempt(
   const until = performance.now() + recoveryMs
   while (child.pid && child.exitCode === null && child.signalCode === null) {
     if (isReady(data, child.pid)) {
-      const stopped = () => stop(child, place, options.fast)
+      const stopped = (deadlineMs?: number) => stop(child, place, options.fast, deadlineMs)
       const url = `postgres://stampede:${password(place, owner)}@127.0.0.1:${port}`
       return { url: `${url}/postgres`, port, pid: child.pid, child, place, stop: stopped }
     }

@@ -29,7 +29,7 @@ export interface PrivateRedis {
   port: number
   pid: number
   child: ChildProcess
-  stop(): Promise<void>
+  stop(deadlineMs?: number): Promise<void>
 }
 
 const loadingMs = 120_000 // a large append-only file takes its time
@@ -86,11 +86,16 @@ async function isReady(port: number, pid: number, password?: string): Promise<bo
   return reply.includes(`process_id:${pid}\r\n`) && reply.endsWith('+PONG\r\n')
 }
 
-async function stop(child: ChildProcess, dir: string, durable: boolean): Promise<void> {
+async function stop(
+  child: ChildProcess,
+  dir: string,
+  durable: boolean,
+  deadlineMs = 5_000,
+): Promise<void> {
   if (child.exitCode === null && child.signalCode === null) {
     const gone = once(child, 'exit')
     child.kill(durable ? 'SIGTERM' : 'SIGKILL') // SIGTERM writes the file, and takes 100 ms
-    const force = setTimeout(() => child.kill('SIGKILL'), 5_000)
+    const force = setTimeout(() => child.kill('SIGKILL'), deadlineMs)
     await gone
     clearTimeout(force)
   }
@@ -119,7 +124,13 @@ async function attempt(options: RedisOptions, dir: string, port: number): Promis
     if (await isReady(port, child.pid, options.password)) {
       const user = options.password ? `default:${encodeURIComponent(options.password)}@` : ''
       const url = `redis://${user}127.0.0.1:${port}`
-      return { url, port, pid: child.pid, child, stop: () => stop(child, dir, options.durable) }
+      return {
+        url,
+        port,
+        pid: child.pid,
+        child,
+        stop: (deadlineMs) => stop(child, dir, options.durable, deadlineMs),
+      }
     }
     if (performance.now() > until) break
     await sleep(5)
