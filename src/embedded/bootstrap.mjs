@@ -94,11 +94,17 @@ function installPackages() {
     return { text: 'installed by hand' }
   }
   console.log('packages   npm ci: this takes about half a minute')
-  const args = ['ci', '--include=optional', '--include=dev', '--no-audit', '--no-fund']
-  const done = npm(args)
+  const args = ['--include=optional', '--include=dev', '--no-audit', '--no-fund']
+  let done = npm(['ci', ...args])
+  if (done.stderr?.includes('EUSAGE')) {
+    // A lock that some other platform's package is missing from is refused, though all of ours is
+    // in it. `install` takes the locked versions too, and `--no-save` leaves the lock as it is.
+    console.log('packages   npm ci finds package-lock.json incomplete: npm install --no-save')
+    done = npm(['install', '--no-save', ...args])
+  }
   if (done.status !== 0) {
     console.error((done.stderr || done.stdout || `${done.error}`).trim())
-    giveUp('npm ci failed, see above.')
+    giveUp('The packages could not be installed, see above.')
   }
   writeFileSync(stampFile, stamp)
   return { text: 'installed now', acted: true }
