@@ -1,0 +1,57 @@
+import type { HttpBindings } from '@hono/node-server'
+import type { Context as HonoContext } from 'hono'
+import type { Context as FactContext } from '../journal/entry.ts'
+import { type Problem, problem } from '../problems.ts'
+
+/** Who is asking. `actor` is how the ledger names them: `user:<id>` or `key:<id>`. */
+export type PrincipalKind = 'user' | 'service' | 'admin'
+export type Principal = { kind: PrincipalKind; id: string; actor: string }
+
+export type Env = { Variables: { requestId: string }; Bindings: Partial<HttpBindings> }
+export type Context = HonoContext<Env>
+
+/**
+ * Ids of requests that brought none: a prefix drawn per process and a counter. A UUID per request
+ * would cost more than routing it.
+ */
+const prefix = `${Date.now().toString(36)}${Math.floor(Math.random() * 36 ** 4).toString(36)}`
+let counter = 0
+const acceptable = /^[\x21-\x7e]{1,64}$/
+
+/** The request's id: the client's X-Request-Id if it is usable, else a fresh one; always the same. */
+export function requestId(c: Context): string {
+  const known = c.get('requestId')
+  if (known !== undefined) return known
+  const sent = c.req.raw.headers.get('x-request-id')
+  const id = sent !== null && acceptable.test(sent) ? sent : `${prefix}-${(++counter).toString(36)}`
+  c.set('requestId', id)
+  return id
+}
+
+/** What a fact remembers of the request that made it. */
+export function factContext(c: Context, who: Principal): FactContext {
+  const context: FactContext = { actor: who.actor, request_id: requestId(c) }
+  const address = c.env?.incoming?.socket.remoteAddress
+  if (address !== undefined) context.address = address
+  const agent = c.req.raw.headers.get('user-agent')
+  if (agent !== null) context.agent = agent.length > 200 ? agent.slice(0, 200) : agent
+  return context
+}
+
+/**
+ * The user that a call acts for. A user acts only as themselves; an administrator as themselves
+ * unless they name someone; a service has no coupons of its own and must name someone.
+ */
+export function actingUser(who: Principal, requested?: string | null): string | Problem {
+  if (who.kind === 'user') {
+    if (requested == null || requested === who.id) return who.id
+    return problem('forbidden', { needs: 'an administrator or an API key to act for another user' })
+  }
+  if (requested != null) return requested
+  if (who.kind === 'admin') return who.id
+  return {
+    ok: false,
+    problem: 'invalid-request',
+    errors: [{ path: 'user_id', message: 'name the user: an API key acts for someone else' }],
+  }
+}

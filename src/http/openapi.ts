@@ -1,0 +1,71 @@
+import type { RouteConfig, z } from '@hono/zod-openapi'
+import { type ProblemCode, problemStatus } from '../problems.ts'
+import type { Answers, RouteSpec } from './route.ts'
+
+/** The OpenAPI operation of a route's declaration. */
+export function operation(spec: RouteSpec, tag: string): RouteConfig {
+  const { params, query, body } = spec
+  return {
+    method: spec.method,
+    path: spec.path,
+    tags: [tag],
+    summary: spec.summary,
+    ...(spec.description ? { description: spec.description } : {}),
+    security: spec.needs === 'nobody' ? [] : [{ bearer: [] }],
+    request: {
+      ...(params ? { params: params as z.ZodObject } : {}),
+      ...(query ? { query: query as z.ZodObject } : {}),
+      ...(body
+        ? {
+            body: {
+              required: spec.bodyOptional !== true,
+              content: { 'application/json': { schema: body } },
+            },
+          }
+        : {}),
+    },
+    responses: responses(spec.answers, problemsOf(spec)),
+  }
+}
+
+/** Everything a route may refuse with: what it declares, and what its guard and its input imply. */
+export function problemsOf(spec: RouteSpec): ProblemCode[] {
+  const codes = new Set<ProblemCode>(spec.problems)
+  if (spec.needs !== 'nobody') {
+    for (const code of ['unauthenticated', 'account-inactive', 'not-ready'] as const)
+      codes.add(code)
+    if (spec.needs !== 'anyone') codes.add('forbidden')
+  }
+  if (spec.params || spec.query || spec.body) codes.add('invalid-request')
+  if (spec.body) {
+    codes.add('malformed-json')
+    codes.add('body-too-large')
+    codes.add('unsupported-media-type')
+  }
+  codes.add('internal-error')
+  return [...codes]
+}
+
+/** Answers and problems as OpenAPI responses. Problems of one status share a response. */
+export function responses(answers: Answers, problems: readonly ProblemCode[]) {
+  const all: RouteConfig['responses'] = {}
+  for (const [status, schema] of Object.entries(answers))
+    all[status] = schema
+      ? { description: 'Done', content: { 'application/json': { schema } } }
+      : { description: 'Done' }
+  for (const [status, codes] of Object.entries(Object.groupBy(problems, problemStatus)))
+    all[status] = {
+      description: codes.map((code) => `\`${code}\``).join(', '),
+      content: {
+        'application/problem+json': {
+          schema: {
+            allOf: [
+              { $ref: '#/components/schemas/Problem' },
+              { type: 'object', properties: { code: { type: 'string', enum: codes } } },
+            ],
+          },
+        },
+      },
+    }
+  return all
+}

@@ -1,0 +1,82 @@
+import type { TypedResponse } from 'hono'
+import type { StatusCode } from 'hono/utils/http-status'
+import type { z } from 'zod'
+import { type FieldError, type Problem, problemDocument, problemStatus } from '../problems.ts'
+import { type Context, requestId } from './context.ts'
+
+type Headers = Record<string, string>
+
+/** A JSON answer whose status and body the compiler checks against the route's declaration. */
+export type Answer<S extends StatusCode, B> = Response & TypedResponse<B, S, 'json'>
+
+/**
+ * Every JSON answer leaves here. Headers are a plain object, because @hono/node-server writes one
+ * as it is, while a Headers instance costs more than the rest of the answer.
+ */
+export function answer<const S extends StatusCode, B>(
+  c: Context,
+  status: S,
+  body: B,
+  headers?: Headers,
+): Answer<S, B> {
+  return rawJson(c, status, JSON.stringify(body), headers) as Answer<S, B>
+}
+
+/** The same for a body that is JSON text already. */
+export function rawJson(c: Context, status: number, json: string, headers?: Headers): Response {
+  return send(c, status, json, 'application/json', headers)
+}
+
+/** An answer without a body. */
+export function noContent(c: Context): Answer<204, null> {
+  return new Response(null, {
+    status: 204,
+    headers: { 'X-Request-Id': requestId(c), 'Cache-Control': 'no-store' },
+  }) as Answer<204, null>
+}
+
+function send(c: Context, status: number, body: string, type: string, more?: Headers): Response {
+  const headers: Headers = {
+    'Content-Type': type,
+    'X-Request-Id': requestId(c),
+    'X-Content-Type-Options': 'nosniff',
+    'Cache-Control': 'no-store',
+  }
+  if (more !== undefined) Object.assign(headers, more)
+  return new Response(body, { status, headers })
+}
+
+/** A problem as application/problem+json. Fits every route: which ones it may answer is declared. */
+export function problemResponse(c: Context, refusal: Problem): Answer<never, never> {
+  const status = problemStatus(refusal.problem)
+  const document = problemDocument(refusal, c.req.path, requestId(c))
+  const headers: Headers = {}
+  const retryAfter = refusal.retryAfter ?? (status === 503 ? 1 : undefined)
+  if (retryAfter !== undefined) headers['Retry-After'] = String(Math.ceil(retryAfter))
+  if (status === 401) headers['WWW-Authenticate'] = 'Bearer'
+  if (status === 405) headers.Allow = String(refusal.values?.allow)
+  const body = JSON.stringify(document)
+  return send(c, status, body, 'application/problem+json', headers) as Answer<never, never>
+}
+
+/** More than this many wrong fields help nobody, and a body may hold thousands. */
+const errorsMax = 20
+
+/** zod's issues as `errors[]`: paths as in `codes[3]`, the message, and nothing of the input. */
+export function invalidRequest(error: z.core.$ZodError, root = ''): Problem {
+  const errors: FieldError[] = []
+  for (const issue of error.issues) {
+    const path = issue.path.reduce<string>(joined, root)
+    if (issue.code === 'unrecognized_keys')
+      for (const key of issue.keys)
+        errors.push({ path: joined(path, key.slice(0, 100)), message: 'is not known here' })
+    else errors.push({ path, message: issue.message })
+    if (errors.length >= errorsMax) break
+  }
+  return { ok: false, problem: 'invalid-request', errors: errors.slice(0, errorsMax) }
+}
+
+function joined(path: string, key: PropertyKey): string {
+  if (typeof key === 'number') return `${path}[${key}]`
+  return path === '' ? String(key) : `${path}.${String(key)}`
+}
