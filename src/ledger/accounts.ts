@@ -1,0 +1,144 @@
+import { randomUUID } from 'node:crypto'
+import { asc, eq, sql } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/node-postgres'
+import { type Problem, problem } from '../problems.ts'
+import { type Database, isUniqueViolation } from './database.ts'
+import { hashPassword, passwordFits } from './passwords.ts'
+import { api_keys, users } from './schema.ts'
+
+type UserRow = typeof users.$inferSelect
+type KeyRow = typeof api_keys.$inferSelect
+
+/** An account without its password's hash, which never leaves this file. */
+export type User = Omit<UserRow, 'password_hash'>
+export type NewUser = { name: string; email: string; password: string; role?: UserRow['role'] }
+/** A key without the hash of its secret. */
+export type ApiKey = Omit<KeyRow, 'secret_hash'>
+
+/** What says whether a credential still counts. */
+export type Standing = {
+  users: Map<string, Pick<UserRow, 'role' | 'is_active'>>
+  keys: Map<string, Pick<KeyRow, 'secret_hash' | 'revoked_at'>>
+}
+
+/** Every question about accounts and API keys that the house asks of PostgreSQL. */
+export type Accounts = ReturnType<typeof openAccounts>
+
+const user = ({ password_hash: _, ...rest }: UserRow): User => rest
+const apiKey = ({ secret_hash: _, ...rest }: KeyRow): ApiKey => rest
+const sameEmail = (email: string) => eq(sql`lower(${users.email})`, email.toLowerCase())
+
+/** Makes an account. `email-taken` in any spelling of upper and lower case. */
+export async function createUser(database: Database, wanted: NewUser): Promise<User | Problem> {
+  const { name, email, role = 'user' } = wanted
+  const password_hash = await hashPassword(wanted.password)
+  try {
+    const rows = await drizzle(database)
+      .insert(users)
+      .values({ user_id: randomUUID(), name, email, password_hash, role })
+      .returning()
+    return user(rows[0]!)
+  } catch (error) {
+    // drizzle wraps what PostgreSQL said.
+    if (isUniqueViolation((error as Error).cause, 'users_email')) return problem('email-taken')
+    throw error
+  }
+}
+
+export function openAccounts(database: Database) {
+  const db = drizzle(database)
+
+  async function one(email: string): Promise<UserRow | undefined> {
+    return (await db.select().from(users).where(sameEmail(email)))[0]
+  }
+
+  return {
+    createUser: (wanted: NewUser) => createUser(database, wanted),
+
+    /** The account, if the password is right. A wrong one and an unknown address look the same. */
+    async logIn(email: string, password: string): Promise<User | Problem> {
+      const row = await one(email)
+      if (!(await passwordFits(row?.password_hash, password))) return problem('invalid-credentials')
+      return row!.is_active ? user(row!) : problem('account-inactive')
+    },
+
+    async changePassword(id: string, current: string, next: string): Promise<Problem | undefined> {
+      const [row] = await db.select().from(users).where(eq(users.user_id, id))
+      if (!(await passwordFits(row?.password_hash, current))) return problem('wrong-password')
+      await db
+        .update(users)
+        .set({ password_hash: await hashPassword(next), updated_at: sql`now()` })
+        .where(eq(users.user_id, id))
+    },
+
+    async userById(id: string): Promise<User | undefined> {
+      const [row] = await db.select().from(users).where(eq(users.user_id, id))
+      return row && user(row)
+    },
+
+    async userByEmail(email: string): Promise<User | undefined> {
+      const row = await one(email)
+      return row && user(row)
+    },
+
+    async createApiKey(
+      key: Pick<KeyRow, 'key_id' | 'name' | 'secret_hash' | 'created_by'>,
+    ): Promise<ApiKey> {
+      return apiKey((await db.insert(api_keys).values(key).returning())[0]!)
+    },
+
+    /** The oldest `limit` keys, or the ones that follow `after`. */
+    async apiKeys(limit: number, after?: string): Promise<ApiKey[] | Problem> {
+      const position = sql`(${api_keys.created_at}, ${api_keys.key_id})`
+      const last = db
+        .select({ at: api_keys.created_at, id: api_keys.key_id })
+        .from(api_keys)
+        .where(eq(api_keys.key_id, after ?? ''))
+      if (after !== undefined && (await last).length === 0) return problem('invalid-cursor')
+      // Compared inside PostgreSQL, because its times are finer than a Date.
+      const rows = await db
+        .select()
+        .from(api_keys)
+        .where(after === undefined ? undefined : sql`${position} > (${last})`)
+        .orderBy(asc(api_keys.created_at), asc(api_keys.key_id))
+        .limit(limit)
+      return rows.map(apiKey)
+    },
+
+    /** Ends a key; a key that has ended keeps the time at which it did. */
+    async revokeApiKey(id: string): Promise<Problem | undefined> {
+      const rows = await db
+        .update(api_keys)
+        .set({ revoked_at: sql`coalesce(${api_keys.revoked_at}, now())` })
+        .where(eq(api_keys.key_id, id))
+        .returning({ key_id: api_keys.key_id })
+      if (rows.length === 0) return problem('api-key-not-found')
+    },
+
+    /** How many credentials stand, in one round trip per kind: asked once a second for each in use. */
+    async standing(userIds: string[], keyIds: string[]): Promise<Standing> {
+      const [accounts, keys] = await Promise.all([
+        userIds.length === 0
+          ? []
+          : db
+              .select({ id: users.user_id, role: users.role, is_active: users.is_active })
+              .from(users)
+              .where(sql`${users.user_id} = any(${sql.param(userIds)}::uuid[])`),
+        keyIds.length === 0
+          ? []
+          : db
+              .select({
+                id: api_keys.key_id,
+                secret_hash: api_keys.secret_hash,
+                revoked_at: api_keys.revoked_at,
+              })
+              .from(api_keys)
+              .where(sql`${api_keys.key_id} = any(${sql.param(keyIds)}::text[])`),
+      ])
+      return {
+        users: new Map(accounts.map(({ id, ...rest }) => [id, rest])),
+        keys: new Map(keys.map(({ id, ...rest }) => [id, rest])),
+      }
+    },
+  }
+}

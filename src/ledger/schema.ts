@@ -1,0 +1,201 @@
+import {
+  bigint,
+  boolean,
+  integer,
+  jsonb,
+  pgTable,
+  primaryKey,
+  text,
+  timestamp,
+  uuid,
+} from 'drizzle-orm/pg-core'
+
+/**
+ * The tables as migrations/ makes them, for typed queries. The SQL there is the truth; this is its
+ * twin, and test/schema.test.ts compares every column, default and key of the two. Members bear
+ * their columns' names, so that a row is what the API calls it.
+ */
+const at = () => timestamp({ withTimezone: true, mode: 'date' })
+const big = () => bigint({ mode: 'number' })
+
+export const settings = pgTable('settings', {
+  name: text().primaryKey(),
+  value: jsonb().notNull(),
+})
+
+export const shards = pgTable('shards', {
+  shard: integer().primaryKey(),
+  epoch: big().notNull().default(0),
+  phase: text({ enum: ['new', 'recovering', 'active'] })
+    .notNull()
+    .default('new'),
+  recoverer: uuid(),
+  checkpoint_epoch: big().notNull().default(0),
+  checkpoint: big().notNull().default(0),
+  checkpoint_hash: text().notNull().default(''),
+  intake: text({ enum: ['open', 'stopped'] })
+    .notNull()
+    .default('open'),
+  updated_at: at().notNull().defaultNow(),
+})
+
+export const users = pgTable('users', {
+  user_id: uuid().primaryKey(),
+  name: text().notNull(),
+  email: text().notNull(),
+  password_hash: text().notNull(),
+  role: text({ enum: ['user', 'admin'] })
+    .notNull()
+    .default('user'),
+  is_active: boolean().notNull().default(true),
+  created_at: at().notNull().defaultNow(),
+  updated_at: at().notNull().defaultNow(),
+})
+
+export const api_keys = pgTable('api_keys', {
+  key_id: text().primaryKey(),
+  name: text().notNull(),
+  secret_hash: text().notNull(),
+  created_by: text().notNull(),
+  created_at: at().notNull().defaultNow(),
+  revoked_at: at(),
+})
+
+export const books = pgTable('books', {
+  book_id: uuid().primaryKey(),
+  shard: integer()
+    .notNull()
+    .references(() => shards.shard),
+  name: text().notNull(),
+  description: text(),
+  owner_id: text().notNull(),
+  kind: text({ enum: ['codes', 'counter'] }).notNull(),
+  code_pattern: text(),
+  code_prefix: text().unique(),
+  max_redemptions: integer(),
+  max_redemptions_per_user: integer(),
+  max_assignments_per_user: integer(),
+  allow_multi_redemption: boolean().notNull(),
+  lock_policy: text({ enum: ['strict', 'holder', 'required'] }).notNull(),
+  lock_seconds: integer().notNull(),
+  opens_at: at(),
+  closes_at: at(),
+  expiration_date: at(),
+  is_active: boolean().notNull(),
+  archived_at: at(),
+  durability: text({ enum: ['redis', 'postgres'] }),
+  metadata: jsonb().$type<Record<string, unknown>>().notNull().default({}),
+  total_code_count: big().notNull().default(0),
+  version: integer().notNull().default(1),
+  pushed_version: integer().notNull().default(0),
+  created_at: at().notNull().defaultNow(),
+  updated_at: at().notNull().defaultNow(),
+})
+
+export const jobs = pgTable('jobs', {
+  job_id: uuid().primaryKey(),
+  kind: text().notNull(),
+  book_id: uuid().references(() => books.book_id),
+  state: text({ enum: ['queued', 'running', 'done', 'failed', 'cancelled'] })
+    .notNull()
+    .default('queued'),
+  total: big().notNull().default(0),
+  done: big().notNull().default(0),
+  input: jsonb().$type<Record<string, unknown>>().notNull().default({}),
+  result: jsonb(),
+  error: text(),
+  created_by: text().notNull(),
+  created_at: at().notNull().defaultNow(),
+  updated_at: at().notNull().defaultNow(),
+  finished_at: at(),
+})
+
+export const loads = pgTable('loads', {
+  load_id: big().primaryKey().generatedAlwaysAsIdentity(),
+  book_id: uuid()
+    .notNull()
+    .references(() => books.book_id),
+  job_id: uuid().references(() => jobs.job_id),
+  source: text({ enum: ['generate', 'upload', 'units'] }).notNull(),
+  state: text({ enum: ['writing', 'written', 'pushed'] }).notNull(),
+  total: big().notNull(),
+  written: big().notNull().default(0),
+  max_redemptions: integer(),
+  created_by: text().notNull(),
+  created_at: at().notNull().defaultNow(),
+})
+
+export const codes = pgTable('codes', {
+  code: text().primaryKey(),
+  book_id: uuid().notNull(),
+  load_id: big().notNull(),
+  max_redemptions: integer(),
+})
+
+export const coupons = pgTable('coupons', {
+  code: text().primaryKey(),
+  book_id: uuid().notNull(),
+  user_id: text().notNull(),
+  version: integer().notNull(),
+  redemptions: integer().notNull(),
+  max_redemptions: integer().notNull(),
+  lock_token: text(),
+  locked_until: at(),
+  assigned_at: at().notNull(),
+  updated_at: at().notNull(),
+})
+
+export const book_counters = pgTable('book_counters', {
+  book_id: uuid().primaryKey(),
+  held: big().notNull().default(0),
+  redeemed: big().notNull().default(0),
+})
+
+export const redemptions = pgTable('redemptions', {
+  redemption_id: uuid().primaryKey(),
+  code: text().notNull(),
+  book_id: uuid().notNull(),
+  user_id: text().notNull(),
+  redeemed_at: at().notNull(),
+  metadata: jsonb(),
+  rolled_back_at: at(),
+  rolled_back_by: text(),
+})
+
+export const ledger = pgTable(
+  'ledger',
+  {
+    shard: integer().notNull(),
+    epoch: big().notNull(),
+    n: big().notNull(),
+    i: integer().notNull(),
+    op: uuid().notNull(),
+    kind: text().notNull(),
+    book_id: uuid().notNull(),
+    code: text().notNull(),
+    user_id: text().notNull(),
+    version: integer().notNull(),
+    at: at().notNull(),
+    redemptions: integer().notNull(),
+    max_redemptions: integer().notNull(),
+    lock_token: text(),
+    locked_until: at(),
+    redemption_id: uuid(),
+    context: jsonb().notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.shard, table.epoch, table.n, table.i] })],
+)
+
+export const parked_facts = pgTable(
+  'parked_facts',
+  {
+    shard: integer().notNull(),
+    epoch: big().notNull(),
+    n: big().notNull(),
+    i: integer().notNull(),
+    reason: text().notNull(),
+    fact: jsonb().notNull(),
+    parked_at: at().notNull().defaultNow(),
+  },
+  (table) => [primaryKey({ columns: [table.shard, table.epoch, table.n, table.i] })],
+)
