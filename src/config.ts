@@ -126,6 +126,10 @@ export function startConfig(env: Environment = process.env) {
   return { ...readConfig(own, env), ...found }
 }
 
+/** Started by npm and a shell that are there for this process alone. */
+export const isStartedByNpm = (env: Environment = process.env) =>
+  env.npm_lifecycle_event === 'start'
+
 /** The environment of a process we start: ours, with these values in place of what was given. */
 export function environmentOf(
   values: Partial<Record<Variable, string>>,

@@ -1,0 +1,212 @@
+import { chmodSync, mkdirSync, realpathSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { ConfigError, environmentOf, isStartedByNpm, startConfig } from '../config.ts'
+import { migrate } from '../ledger/migrate.ts'
+import { seedDemo } from './demo.ts'
+import { type Kept, keep, startNode } from './keep.ts'
+import { freePort, isFree } from './ports.ts'
+import { startPostgres } from './postgres.ts'
+import { NoPostgres } from './postgres-home.ts'
+import { waitUntilReady } from './ready.ts'
+import { startRedis } from './redis.ts'
+import { giveBackDirectory, readRunning, takeDirectory, writeRunning } from './running.ts'
+import { secret } from './secret.ts'
+import { CannotStart, say, step } from './steps.ts'
+import { welcome } from './welcome.ts'
+
+/**
+ * `npm start`: brings Redis, PostgreSQL, the worker and the API up, keeps them up, and takes them
+ * down in reverse order. Killed itself, it leaves a leash on each of them.
+ */
+type Config = ReturnType<typeof startConfig>
+
+/** What runs, in the order of its start; the deadlines leave a second of the promised ten. */
+const running: { name: string; kept: Kept; deadlineMs: number }[] = []
+/** Redis and PostgreSQL outlive a killed supervisor by this much: the worker is still writing. */
+const graceSeconds = 6
+let dataDir: string | undefined
+let stopping = false
+
+function hold(name: string, kept: Kept, deadlineMs: number): void {
+  running.push({ name, kept, deadlineMs })
+  if (stopping) throw new CannotStart('stopped while starting')
+}
+
+async function ownRedis(dir: string, logs: string): Promise<string> {
+  const own = { dir: join(dir, 'redis'), log: join(logs, 'redis.log'), graceSeconds }
+  const password = secret(dir, 'redis')
+  let url = ''
+  let port: number | undefined
+  const start = async () => {
+    const redis = await startRedis({ ...own, port, password, durable: true })
+    port = redis.port
+    url = redis.url
+    return redis
+  }
+  hold('redis', await keep('redis', start, say), 1_500)
+  return url
+}
+
+async function ownPostgres(dir: string, logs: string): Promise<string> {
+  const own = { dir: join(dir, 'postgres'), log: join(logs, 'postgres.log'), graceSeconds }
+  let url = ''
+  let port: number | undefined
+  const start = async () => {
+    const postgres = await startPostgres({ ...own, port, database: 'stampede' })
+    port = postgres.port
+    url = postgres.url
+    return postgres
+  }
+  hold('postgres', await keep('postgres', start, say), 1_500)
+  return url
+}
+
+async function choosePort(config: Config): Promise<number> {
+  if (config.PORT === 0) return freePort()
+  if (await isFree(config.PORT, config.HOST)) return config.PORT
+  for (let next = config.PORT + 1; next < Math.min(config.PORT + 100, 65_536); next++) {
+    if (!(await isFree(next, config.HOST))) continue
+    throw new CannotStart(`port ${config.PORT} is taken; ${next} is free: PORT=${next} npm start`)
+  }
+  throw new CannotStart(`port ${config.PORT} is taken; choose another: PORT=... npm start`)
+}
+
+function httpUrl(host: string, port: number): string {
+  const reachable = { '0.0.0.0': '127.0.0.1', '::': '[::1]' }[host]
+  return `http://${reachable ?? (host.includes(':') ? `[${host}]` : host)}:${port}`
+}
+
+/** The directory of everything, made and taken; nobody else may read secrets and data in it. */
+function openDirectory(config: Config): string {
+  mkdirSync(join(config.DATA_DIR, 'logs'), { recursive: true, mode: 0o711 })
+  const dir = realpathSync(config.DATA_DIR)
+  chmodSync(dir, 0o711) // PostgreSQL's user passes through it when we are root
+  const holder = takeDirectory(dir)
+  if (holder !== undefined) {
+    const at = readRunning(dir)?.http
+    const state = at ? `already running at ${at}` : 'already starting'
+    throw new CannotStart(`${state}, pid ${holder} (data in ${dir})`)
+  }
+  dataDir = dir
+  return dir
+}
+
+async function start(config: Config): Promise<string> {
+  const dir = openDirectory(config)
+  const logs = join(dir, 'logs')
+  const port = await choosePort(config)
+  const http = httpUrl(config.HOST, port)
+  const place = (url: string) => new URL(url).host
+
+  const redis =
+    config.REDIS_URL ??
+    (await step(
+      'redis',
+      () => ownRedis(dir, logs),
+      (url) => place(url),
+    ))
+  const postgres =
+    config.DATABASE_URL ??
+    (await step(
+      'postgres',
+      () => ownPostgres(dir, logs),
+      (url) => place(url),
+    ))
+  const migrated = `up to date, ${config.SHARDS} shards if new`
+  await step(
+    'migrate',
+    () => migrate(postgres, config.SHARDS),
+    () => migrated,
+  )
+
+  const env = environmentOf({
+    REDIS_URL: redis,
+    DATABASE_URL: postgres,
+    JWT_SECRET: config.JWT_SECRET ?? secret(dir, 'jwt'),
+    HOST: config.HOST,
+    PORT: `${port}`,
+  })
+  const room = (name: string, file: string, deadlineMs: number) => {
+    const path = fileURLToPath(new URL(`../../${file}`, import.meta.url))
+    const options = { file: path, dir: join(dir, 'run', name), log: join(logs, `${name}.log`), env }
+    return async () => hold(name, await keep(name, () => startNode(options), say), deadlineMs)
+  }
+  await step('worker', room('worker', 'workers/main.ts', 3_000), () => 'workers/main.ts')
+  const api = room('api', 'src/server.ts', 3_000)
+  const serve = async () => {
+    await api()
+    await waitUntilReady(http, logs, () => stopping)
+  }
+  await step('api', serve, () => http)
+
+  const demo = !config.DATABASE_URL // known passwords have no place in somebody's real database
+  if (demo)
+    await step(
+      'demo',
+      () => seedDemo(dir, http, postgres),
+      (text) => text,
+    )
+  writeRunning(dir, { pid: process.pid, http, redis, postgres })
+  welcome(config.HOST, http, dir, demo)
+  return http
+}
+
+/** Clients before servers, so that what was accepted is also written. */
+async function stop(exitCode: number): Promise<never> {
+  stopping = true
+  for (const { name, kept, deadlineMs } of running.toReversed()) {
+    await kept.stop(deadlineMs).catch((error: Error) => say(`${name}: ${error.message}`))
+  }
+  if (dataDir) giveBackDirectory(dataDir)
+  process.exit(exitCode)
+}
+
+let firstSignalAt: number | undefined
+
+function onSignal(signal: string, starting: Promise<unknown>): void {
+  const now = performance.now()
+  if (firstSignalAt === undefined) {
+    firstSignalAt = now
+    stopping = true
+    say(`${signal}: stopping (once more: kill)`)
+    // A step in progress notices `stopping`; should it hang, the leashes end what it started.
+    const patience = new Promise((resolve) => setTimeout(resolve, 3_000))
+    Promise.race([starting.catch(() => {}), patience]).then(() => stop(0))
+  } else if (now - firstSignalAt > 500 && signal !== 'npm is gone') {
+    // Sooner it is the same Ctrl-C, which the terminal and npm both pass on.
+    for (const { kept } of running) kept.kill()
+    if (dataDir) giveBackDirectory(dataDir)
+    process.exit(1)
+  }
+}
+
+/** npm passes SIGTERM on to its shell, which dies of it and tells nobody: but then we are adopted. */
+function watchParent(starting: Promise<unknown>): void {
+  const parent = process.ppid
+  const watch = setInterval(() => {
+    if (process.ppid === parent) return
+    clearInterval(watch)
+    onSignal('npm is gone', starting)
+  }, 200)
+  watch.unref()
+}
+
+async function main(): Promise<void> {
+  const config = startConfig()
+  const starting = start(config)
+  if (isStartedByNpm()) watchParent(starting)
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => onSignal(signal, starting))
+  }
+  const http = await starting
+  say(`ready ${http}`)
+}
+
+main().catch((error: Error) => {
+  if (firstSignalAt !== undefined) return // onSignal stops everything
+  const known = error instanceof CannotStart || error instanceof ConfigError
+  console.error(known || error instanceof NoPostgres ? error.message : error)
+  const code = error instanceof ConfigError ? 78 : error instanceof NoPostgres ? 69 : 1
+  return stop(error instanceof CannotStart ? error.exitCode : code)
+})
