@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 --[[
   check: what a shard says of itself, for the gate and the flush worker to judge.
 

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 --[[
   count: the counters of one book.
 

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 --[[
   flushed: tell the shard what PostgreSQL has committed, and forget entries that are long in it.
 

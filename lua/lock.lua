@@ -8,7 +8,8 @@
 
   ARGV [1] epoch [2] seen [3] op [4] book [5] backlog; then per request
        code user token fresh ttl_ms key hash context
-       token: of the lock that the holder has, '' for none; fresh: of the lock that would begin
+       token: of the lock that the holder has, '' for none; fresh: of the lock that would begin;
+       ttl_ms: '' for the book's lock_seconds
 
   Replies to a request, first match wins
     again                   entry at line       same Idempotency-Key, same body
@@ -47,7 +48,8 @@ for i = 1, (#ARGV - 5) / WIDTH do
     lines[i] = string.format('coupon-locked\t%.0f', now + redis.call('PTTL', guard))
   elseif not locked(c) and token ~= '' then lines[i] = 'lock-expired'
   else
-    local until_ms = string.format('%.0f', now + tonumber(ARGV[base + 4]))
+    local ttl_ms = tonumber(ARGV[base + 4]) or tonumber(book[14]) * 1000
+    local until_ms = string.format('%.0f', now + ttl_ms)
     writes[guard] = { code = code, again = locked(c) }
     c.token, c.locked_until = locked(c) and c.token or ARGV[base + 3], until_ms
     c.version = c.version + 1

@@ -18,7 +18,7 @@
 
   Cost: O(1) a request, one journal entry a call.
 
-  A live lock stays: it was taken on a use that is left. The id stays behind with a '-' before its code, so that a second
+  A live lock stays: it was taken on a use that is left. The id stays behind with a tab before its code, so that a second
   rollback of it is told apart from a redemption there never was.
 ]]
 -- @include begin
@@ -35,13 +35,13 @@ for i = 1, (#ARGV - 5) / WIDTH do
   local c = read(code)
   if repeats(i, ARGV[base + 2], ARGV[base + 3]) then -- answered
   elseif book[3] == '1' then lines[i] = 'book-archived'
-  elseif of == '-' .. code then lines[i] = 'already-rolled-back'
+  elseif of == '\t' .. code then lines[i] = 'already-rolled-back'
   elseif redemption == '' or of ~= code or not c or c.book ~= ARGV[4] or c.redemptions < 1 then
     lines[i] = 'redemption-not-found'
   else
     if used_up(c) then reopened = reopened + 1 end
     c.redemptions, c.version = c.redemptions - 1, c.version + 1
-    gone[redemption], effect[i] = '-' .. code, true
+    gone[redemption], effect[i] = '\t' .. code, true
     undone[#undone + 1] = { code = code, redemption = redemption }
     lines[i] = string.format('rolled-back\t%d\t%s',
       fact(code, c.user, c, redemption, ARGV[base + 4]), pack(c))
@@ -53,7 +53,7 @@ local failure = append('rollback')
 if failure then return failure end
 for _, undo in ipairs(undone) do
   redis.call('HSET', KEYS[5], undo.code, pack(records[undo.code]))
-  redis.call('HSET', KEYS[8], undo.redemption, '-' .. undo.code)
+  redis.call('HSET', KEYS[8], undo.redemption, '\t' .. undo.code)
 end
 if reopened > 0 then redis.call('HINCRBY', KEYS[4], 'redeemed', -reopened) end
 return reply()

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 --[[
   show: read coupons of one book as they are now. Fenced like a write: a Redis that lost its memory
   must not say "no such coupon".

@@ -18,7 +18,8 @@ for k = 5, 8 do
   if k ~= 6 and redis.call('HEXISTS', KEYS[k], '') == 0 then return 'fenced\tsentinel' end
 end
 local book = redis.call('HMGET', KEYS[4], 'kind', 'active', 'archived', 'opens_at', 'closes_at',
-  'expires_at', 'max', 'max_per_user', 'max_held', 'lock_policy', 'left', 'overrides')
+  'expires_at', 'max', 'max_per_user', 'max_held', 'lock_policy', 'left', 'overrides',
+  'durability', 'lock_seconds')
 local kind, max, max_per_user, max_held = book[1], book[7], tonumber(book[8]), tonumber(book[9])
 local left = tonumber(book[11])
 if not left or left ~= (kind == 'counter' and left or redis.call('SCARD', KEYS[6])) then

@@ -38,6 +38,9 @@ export type Fact = {
   context: string
 }
 
+/** When an answer may be given: once Redis decided, or once PostgreSQL holds the fact. */
+export type Durability = 'redis' | 'postgres'
+
 export type EntryId = { epoch: number; n: number }
 
 export type Entry = EntryId & {
@@ -77,7 +80,14 @@ export function decodeEntry(id: string, fields: readonly string[]): Entry {
     })
   }
   const kind = fields[1] as FactKind
-  return { ...parseEntryId(id), kind, book: fields[3]!, at: Number(fields[5]), op: fields[7]!, facts }
+  return {
+    ...parseEntryId(id),
+    kind,
+    book: fields[3]!,
+    at: Number(fields[5]),
+    op: fields[7]!,
+    facts,
+  }
 }
 
 /**

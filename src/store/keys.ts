@@ -18,7 +18,7 @@ export const keys = {
   users: (shard: number, book: string) => `${tag(shard)}:users:${book}`,
   /** HASH code -> packed record; the empty field is the sentinel. */
   coupons: (shard: number) => `${tag(shard)}:coupons`,
-  /** HASH redemption id -> code, '-' before it once rolled back; the empty field is the sentinel. */
+  /** HASH redemption id -> code, a tab before it once rolled back; the empty field is the sentinel. */
   redemptions: (shard: number) => `${tag(shard)}:redemptions`,
   /** STRING lock token, gone at the lock's deadline. */
   lock: (shard: number, code: string) => `${tag(shard)}:lock:${code}`,

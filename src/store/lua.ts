@@ -6,7 +6,9 @@ const read = (name: string) => readFileSync(new URL(name, folder), 'utf8')
 
 /** The text that Redis gets: each `-- @include name` line replaced by lua/include/name.lua. */
 export function scriptText(name: string): string {
-  return read(`${name}.lua`).replace(/^-- @include (\w+)$/gm, (_, part) => read(`include/${part}.lua`))
+  return read(`${name}.lua`).replace(/^-- @include (\w+)$/gm, (_, part) =>
+    read(`include/${part}.lua`),
+  )
 }
 
 export const scriptNames = readdirSync(folder)

@@ -1,0 +1,89 @@
+import type { Entry, Fact } from '../journal/entry.ts'
+import type { Transaction } from './database.ts'
+import { foldEntries } from './fold.ts'
+import { writeFold } from './write.ts'
+
+/**
+ * Applies entries one fact at a time. A fact that PostgreSQL or the fold refuses is parked with the
+ * reason, and blocks nobody. Returns how many were.
+ */
+export async function applyCarefully(
+  tx: Transaction,
+  shard: number,
+  entries: Entry[],
+): Promise<number> {
+  let parked = 0
+  for (const entry of entries)
+    for (const fact of entry.facts) {
+      const recorded = await attempt(tx, () => record(tx, shard, entry, fact))
+      const reason =
+        recorded ??
+        (await attempt(tx, () => writeFold(tx, foldEntries([{ ...entry, facts: [fact] }]))))
+      if (!reason) continue
+      parked++
+      await park(tx, shard, entry, fact, reason)
+    }
+  return parked
+}
+
+/** Runs `work` under a savepoint; the reason if it failed, with its effects undone. */
+async function attempt(tx: Transaction, work: () => Promise<void>): Promise<string | undefined> {
+  await tx.query('SAVEPOINT fact')
+  try {
+    await work()
+    await tx.query('RELEASE SAVEPOINT fact')
+    return undefined
+  } catch (error) {
+    // Any refusal of this one fact is a reason to park it; a lost connection fails here again.
+    await tx.query('ROLLBACK TO SAVEPOINT fact')
+    return (error as Error).message
+  }
+}
+
+async function record(tx: Transaction, shard: number, entry: Entry, fact: Fact): Promise<void> {
+  await tx.query(
+    `INSERT INTO ledger (shard, epoch, n, i, op, kind, book_id, code, user_id, version, at,
+       redemptions, max_redemptions, lock_token, locked_until, redemption_id, context)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, to_timestamp($11 / 1000.0), $12, $13, $14,
+       to_timestamp($15::bigint / 1000.0), $16, $17)`,
+    [
+      shard,
+      entry.epoch,
+      entry.n,
+      fact.i,
+      entry.op,
+      entry.kind,
+      entry.book,
+      fact.code,
+      fact.user,
+      fact.version,
+      entry.at,
+      fact.redemptions,
+      fact.max,
+      fact.lockToken,
+      fact.lockedUntil,
+      fact.redemption,
+      fact.context,
+    ],
+  )
+}
+
+/** jsonb cannot hold U+0000 or lone surrogates, which may be the very reason: they are shown. */
+function storable(value: unknown): string {
+  const shown = (text: string) => text.toWellFormed().replaceAll('\u0000', '\\u0000')
+  return JSON.stringify(value, (_, part) => (typeof part === 'string' ? shown(part) : part))
+}
+
+async function park(
+  tx: Transaction,
+  shard: number,
+  entry: Entry,
+  fact: Fact,
+  reason: string,
+): Promise<void> {
+  const { facts: _, ...head } = entry
+  await tx.query(
+    `INSERT INTO parked_facts (shard, epoch, n, i, reason, fact) VALUES ($1, $2, $3, $4, $5, $6)`,
+    [shard, entry.epoch, entry.n, fact.i, reason, storable({ ...head, fact })],
+  )
+}

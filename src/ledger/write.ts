@@ -1,0 +1,122 @@
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { from as copyFrom } from 'pg-copy-streams'
+import type { Context } from '../journal/entry.ts'
+import type { Transaction } from './database.ts'
+import type { Folded } from './fold.ts'
+
+/** A row is not where the fold expects it: the batch is applied again fact by fact. */
+export class Misfit extends Error {}
+
+export const iso = (ms: number) => new Date(ms).toISOString()
+/** COPY's text format: a backslash introduces an escape, so it has to be one itself. */
+export const copyText = (text: string) =>
+  text.includes('\\') ? text.replaceAll('\\', '\\\\') : text
+export const nullable = (value: string | null) => value ?? '\\N'
+
+/** One element of a PostgreSQL array literal. */
+const element = (text: string | null) =>
+  text === null ? 'NULL' : `"${text.replace(/["\\]/g, '\\$&')}"`
+const arrayOf = (values: (string | null)[]) => `{${values.map(element).join(',')}}`
+const numbersOf = (values: number[]) => `{${values.join(',')}}`
+
+/** COPY of rows that are lines of its text format. */
+export async function copy(tx: Transaction, table: string, lines: string[]): Promise<void> {
+  if (lines.length === 0) return
+  await pipeline(
+    Readable.from([`${lines.join('\n')}\n`], { objectMode: false }),
+    tx.query(copyFrom(`COPY ${table} FROM STDIN`)),
+  )
+}
+
+const couponColumns = `coupons (code, book_id, user_id, version, redemptions, max_redemptions,
+  lock_token, locked_until, assigned_at, updated_at)`
+
+/** Writes what a batch comes to. Throws Misfit where a row is not at the version it should be. */
+export async function writeFold(tx: Transaction, fold: Folded): Promise<void> {
+  await copy(
+    tx,
+    couponColumns,
+    fold.inserts.map(
+      ({ book, fact, at }) =>
+        `${copyText(fact.code)}\t${book}\t${copyText(fact.user)}\t${fact.version}\t` +
+        `${fact.redemptions}\t${fact.max}\t${nullable(fact.lockToken)}\t` +
+        `${fact.lockedUntil ? iso(fact.lockedUntil) : '\\N'}\t${iso(fact.assignedAt)}\t${iso(at)}`,
+    ),
+  )
+  await updateCoupons(tx, fold)
+  await deleteCoupons(tx, fold)
+  await writeRedemptions(tx, fold)
+  for (const [book, { held, redeemed }] of fold.counters)
+    await tx.query(
+      `INSERT INTO book_counters AS b (book_id, held, redeemed) VALUES ($1, $2, $3)
+       ON CONFLICT (book_id) DO UPDATE
+       SET held = b.held + excluded.held, redeemed = b.redeemed + excluded.redeemed`,
+      [book, held, redeemed],
+    )
+}
+
+async function updateCoupons(tx: Transaction, { updates }: Folded): Promise<void> {
+  if (updates.length === 0) return
+  const facts = updates.map(({ fact }) => fact)
+  const { rowCount } = await tx.query(
+    `UPDATE coupons c SET version = u.version, user_id = u.user_id, redemptions = u.redemptions,
+       max_redemptions = u.max, lock_token = u.token, locked_until = to_timestamp(u.until / 1000.0),
+       assigned_at = to_timestamp(u.assigned / 1000.0), updated_at = to_timestamp(u.at / 1000.0)
+     FROM unnest($1::text[], $2::int[], $3::int[], $4::text[], $5::int[], $6::int[], $7::text[],
+       $8::bigint[], $9::bigint[], $10::bigint[])
+       AS u(code, before, version, user_id, redemptions, max, token, until, assigned, at)
+     WHERE c.code = u.code AND c.version = u.before`,
+    [
+      arrayOf(facts.map(({ code }) => code)),
+      numbersOf(updates.map(({ before }) => before)),
+      numbersOf(facts.map(({ version }) => version)),
+      arrayOf(facts.map(({ user }) => user)),
+      numbersOf(facts.map(({ redemptions }) => redemptions)),
+      numbersOf(facts.map(({ max }) => max)),
+      arrayOf(facts.map(({ lockToken }) => lockToken)),
+      `{${facts.map(({ lockedUntil }) => lockedUntil ?? 'NULL').join(',')}}`,
+      numbersOf(facts.map(({ assignedAt }) => assignedAt)),
+      numbersOf(updates.map(({ at }) => at)),
+    ],
+  )
+  if (rowCount !== updates.length)
+    throw new Misfit(`${updates.length - (rowCount ?? 0)} coupons are not at the expected version`)
+}
+
+async function deleteCoupons(tx: Transaction, { deletes }: Folded): Promise<void> {
+  if (deletes.length === 0) return
+  const { rowCount } = await tx.query(
+    `DELETE FROM coupons c USING unnest($1::text[], $2::int[]) AS d(code, before)
+     WHERE c.code = d.code AND c.version = d.before`,
+    [arrayOf(deletes.map(({ code }) => code)), numbersOf(deletes.map(({ before }) => before))],
+  )
+  if (rowCount !== deletes.length)
+    throw new Misfit(`${deletes.length - (rowCount ?? 0)} released coupons are not as expected`)
+}
+
+async function writeRedemptions(tx: Transaction, { redeemed, rolledBack }: Folded): Promise<void> {
+  if (redeemed.length > 0)
+    await copy(
+      tx,
+      'redemptions (redemption_id, code, book_id, user_id, redeemed_at, metadata)',
+      redeemed.map(({ fact, book, at }) => {
+        const { metadata } = JSON.parse(fact.context) as Context
+        const text = metadata === undefined ? '\\N' : copyText(JSON.stringify(metadata))
+        const who = `${copyText(fact.code)}\t${book}\t${copyText(fact.user)}`
+        return `${fact.redemption}\t${who}\t${iso(at)}\t${text}`
+      }),
+    )
+  if (rolledBack.length === 0) return
+  const { rowCount } = await tx.query(
+    `UPDATE redemptions r SET rolled_back_at = to_timestamp(u.at / 1000.0), rolled_back_by = u.actor
+     FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS u(id, at, actor)
+     WHERE r.redemption_id = u.id AND r.rolled_back_at IS NULL`,
+    [
+      arrayOf(rolledBack.map(({ fact }) => fact.redemption)),
+      numbersOf(rolledBack.map(({ at }) => at)),
+      arrayOf(rolledBack.map(({ fact }) => (JSON.parse(fact.context) as Context).actor)),
+    ],
+  )
+  if (rowCount !== rolledBack.length) throw new Misfit('a redemption was rolled back before')
+}

@@ -1,0 +1,139 @@
+import { entryHash } from '../journal/entry.ts'
+import type { Database } from '../ledger/database.ts'
+import { type ShardRow, shardRow } from '../ledger/shards.ts'
+import { keys } from '../store/keys.ts'
+import { NotSent, type Place, RedisRefused, ReplyLost } from '../store/place.ts'
+
+/** What lua/check.lua says of a shard; undefined: it holds nothing. */
+export type ShardState = {
+  epoch: number
+  phase: string
+  n: number
+  facts: number
+  flushed: number
+  watermark: number
+  intake: string
+  whole: boolean
+  checkpoint: string[]
+}
+
+/**
+ * May a shard serve? `level`: Redis has everything the ledger has. `new`: the installation never
+ * served. `lost`: Redis misses something, or PostgreSQL does. `wait`: cannot be told now.
+ */
+export type Verdict =
+  | { is: 'level'; row: ShardRow; state: ShardState }
+  | { is: 'new'; row: ShardRow }
+  | { is: 'lost'; why: string }
+  | { is: 'wait'; why: string }
+
+export async function readShard(
+  place: Place,
+  shard: number,
+  checkpoint: string,
+): Promise<ShardState | undefined> {
+  const reply = await place.call(
+    'check',
+    [keys.meta(shard), keys.journal(shard), keys.coupons(shard), keys.redemptions(shard)],
+    [checkpoint],
+  )
+  if (!Array.isArray(reply)) return undefined
+  const [epoch, phase, n, facts, flushed, watermark, intake, whole, fields] = reply
+  return {
+    epoch: Number(epoch),
+    phase: String(phase),
+    n: Number(n),
+    facts: Number(facts),
+    flushed: Number(flushed),
+    watermark: Number(watermark),
+    intake: String(intake),
+    whole: whole === '1',
+    checkpoint: (fields as string[]) ?? [],
+  }
+}
+
+/** Compares a shard in Redis with its row in PostgreSQL: the fork check. Changes nothing. */
+export async function judge(place: Place, database: Database, shard: number): Promise<Verdict> {
+  let row: ShardRow
+  try {
+    row = await shardRow(database, shard)
+  } catch (error) {
+    return judgeAlone(place, shard, `PostgreSQL: ${(error as Error).message}`)
+  }
+  const id = row.checkpoint > 0 ? `${row.checkpointEpoch}-${row.checkpoint}` : ''
+  let state: ShardState | undefined
+  try {
+    state = await readShard(place, shard, id)
+  } catch (error) {
+    return { is: 'wait', why: explain(error) }
+  }
+  if (row.phase !== 'active') return judgeUnborn(row, state)
+  const why = whatIsLost(row, state, id)
+  return why ? { is: 'lost', why } : { is: 'level', row, state: state! }
+}
+
+/** A shard that never served is new as long as the ledger knows nothing of it. */
+function judgeUnborn(row: ShardRow, state: ShardState | undefined): Verdict {
+  const begun = !state || (row.phase === 'recovering' && state.phase.startsWith('recovering:'))
+  if (begun && row.facts === 0) return { is: 'new', row }
+  if (row.phase === 'recovering' && row.facts === 0 && state?.n === 0) return { is: 'new', row }
+  return { is: 'lost', why: 'Redis holds coupons of an installation that PostgreSQL does not know' }
+}
+
+function whatIsLost(row: ShardRow, state: ShardState | undefined, id: string): string | undefined {
+  if (!state) return 'Redis has lost its memory: the shard has no meta'
+  if (state.epoch !== row.epoch || state.phase !== 'active')
+    return `Redis is at epoch ${state.epoch} (${state.phase}), PostgreSQL at ${row.epoch}`
+  if (!state.whole) return 'Redis has lost its memory: journal or sentinels are missing'
+  if (state.n < row.checkpoint)
+    return `Redis ends at entry ${state.n}, the ledger already holds ${row.checkpoint}`
+  if (state.watermark > row.checkpoint)
+    return `PostgreSQL ends at entry ${row.checkpoint}, but had committed ${state.watermark}: an old backup?`
+  if (id && entryHash(id, state.checkpoint) !== row.checkpointHash)
+    return `entry ${id} in Redis is not the one that the ledger holds`
+  return undefined
+}
+
+/**
+ * PostgreSQL is away. A process that has served this shard may go on if Redis is still in the epoch
+ * it knows and has every entry it saw; one that has not must wait.
+ */
+async function judgeAlone(place: Place, shard: number, why: string): Promise<Verdict> {
+  const { epoch, seen } = place.gates[shard]!
+  if (epoch === 0) return { is: 'wait', why }
+  try {
+    const state = await readShard(place, shard, '')
+    if (!state || state.epoch !== epoch || state.phase !== 'active' || !state.whole)
+      return { is: 'wait', why: `Redis changed while PostgreSQL is away. ${why}` }
+    if (state.n < seen)
+      return { is: 'wait', why: `Redis lost entries while PostgreSQL is away. ${why}` }
+    const row = { shard, epoch, phase: 'active', facts: state.flushed } as ShardRow
+    return { is: 'level', row, state }
+  } catch (error) {
+    return { is: 'wait', why: explain(error) }
+  }
+}
+
+function explain(error: unknown): string {
+  if (error instanceof RedisRefused && error.message.startsWith('NOSCRIPT'))
+    return 'no worker has vouched for this Redis since it started'
+  if (error instanceof NotSent || error instanceof ReplyLost || error instanceof RedisRefused)
+    return `Redis: ${error.message}`
+  throw error
+}
+
+/** Settings of Redis without which no promise holds; undefined when all is well. */
+export async function unfitRedis(place: Place): Promise<string | undefined> {
+  const { redis } = place
+  const info = await redis.info()
+  const field = (name: string) => new RegExp(`^${name}:(.*)\\r?$`, 'm').exec(info)?.[1]?.trim()
+  const version = field('redis_version') ?? '0'
+  if (Number.parseInt(version, 10) < 7) return `Redis ${version} is too old: 7.0 or later is needed`
+  if (field('role') !== 'master')
+    return `this Redis is a ${field('role')}: REDIS_URL must name the master`
+  if (field('aof_enabled') !== '1')
+    return 'appendonly is off: set `appendonly yes`, or a restart of Redis forgets the sale'
+  if (field('maxmemory_policy') !== 'noeviction')
+    return `maxmemory-policy is ${field('maxmemory_policy')}: set noeviction, or Redis drops coupons`
+  return undefined
+}

@@ -1,0 +1,122 @@
+import { Redis } from 'ioredis'
+import { scriptSha } from './lua.ts'
+
+/** A command that takes longer is given up and its socket destroyed: a zombie must not write later. */
+const deadlineMs = 1_000
+
+/** The command was never written to a socket: it had no effect. */
+export class NotSent extends Error {}
+/** The command was written and its reply never came: it had its effect once, or not at all. */
+export class ReplyLost extends Error {}
+/** Redis answered with an error; the message is Redis' own. */
+export class RedisRefused extends Error {}
+
+/**
+ * What this process believes of a shard. `seen` is the highest entry it was told of in `epoch`; it
+ * goes into every call, so that a Redis that knows less refuses to decide.
+ */
+export type Gate = { shard: number; open: boolean; why: string; epoch: number; seen: number }
+
+/**
+ * Turns a shard into a connection: today one Redis for all. While a gate is shut nothing is sent
+ * for its shard; src/recovery/gate.ts opens it after its check. A connection that closed shuts all.
+ */
+export class Place {
+  readonly gates: Gate[]
+  readonly redis: Redis
+  #waiting: (() => void)[] = []
+
+  constructor(url: string, shards: number, name: string) {
+    this.gates = Array.from({ length: shards }, (_, shard) => ({
+      shard,
+      open: false,
+      why: 'not connected to Redis yet',
+      epoch: 0,
+      seen: 0,
+    }))
+    this.redis = new Redis(url, {
+      connectionName: `stampede-${name}`,
+      // With ioredis' defaults a lost reply sends the command a second time.
+      maxRetriesPerRequest: 0,
+      enableOfflineQueue: false,
+      autoResendUnfulfilledCommands: false,
+      retryStrategy: (attempt) => Math.min(20 * 2 ** attempt, 500),
+      connectTimeout: 2_000,
+      disableClientInfo: true,
+      protocol: 2,
+    })
+    // The reason of a broken connection stands in the gates; without a listener it would be fatal.
+    this.redis.on('error', (error) => this.shutAll(`Redis: ${error.message}`))
+    this.redis.on('close', () => this.shutAll('the connection to Redis closed'))
+  }
+
+  get connected(): boolean {
+    return this.redis.status === 'ready'
+  }
+
+  shut(shard: number, why: string): void {
+    const gate = this.gates[shard]!
+    gate.open = false
+    gate.why = why
+  }
+
+  shutAll(why: string): void {
+    for (const gate of this.gates) if (gate.open) this.shut(gate.shard, why)
+  }
+
+  /** Lets a shard serve: `n` is its last entry in `epoch`, as a check has just read it. */
+  open(shard: number, epoch: number, n: number): void {
+    const gate = this.gates[shard]!
+    if (gate.epoch !== epoch) gate.seen = 0
+    gate.epoch = epoch
+    gate.seen = Math.max(gate.seen, n)
+    gate.open = true
+    gate.why = ''
+    const waiting = this.#waiting
+    this.#waiting = []
+    for (const wake of waiting) wake()
+  }
+
+  /** Remembers that entry `n` of `epoch` exists. */
+  see(shard: number, epoch: number, n: number): void {
+    const gate = this.gates[shard]!
+    if (gate.epoch === epoch && n > gate.seen) gate.seen = n
+  }
+
+  /** Waits until the shard's gate is open, at most `ms`; says whether it is. */
+  async opened(shard: number, ms: number): Promise<boolean> {
+    const deadline = performance.now() + ms
+    while (!this.gates[shard]!.open) {
+      const left = deadline - performance.now()
+      if (left <= 0) return false
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, left)
+        this.#waiting.push(() => {
+          clearTimeout(timer)
+          resolve()
+        })
+      })
+    }
+    return true
+  }
+
+  /** EVALSHA of lua/<script>.lua. Throws NotSent, ReplyLost or RedisRefused. */
+  async call(script: string, keys: string[], args: (string | number)[]): Promise<unknown> {
+    if (!this.connected) throw new NotSent('not connected to Redis')
+    const timer = setTimeout(() => this.redis.stream?.destroy(), deadlineMs)
+    try {
+      return await this.redis.call('EVALSHA', [scriptSha(script), keys.length, ...keys, ...args])
+    } catch (cause) {
+      const { name, message } = cause as Error
+      if (name === 'ReplyError') throw new RedisRefused(message)
+      if (message.startsWith("Stream isn't writeable")) throw new NotSent(message)
+      throw new ReplyLost(message)
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  close(): void {
+    this.redis.disconnect()
+  }
+}

@@ -1,0 +1,81 @@
+import { decodeEntry, entryHash, entryId } from '../src/journal/entry.ts'
+import { entriesAfter, readJournal } from '../src/journal/journal.ts'
+import { apply } from '../src/ledger/apply.ts'
+import type { Database } from '../src/ledger/database.ts'
+import { Overtaken, type ShardRow, shardRow } from '../src/ledger/shards.ts'
+import { keys } from '../src/store/keys.ts'
+import type { Place } from '../src/store/place.ts'
+import { announce } from '../src/store/watermark.ts'
+import { Retention } from './retention.ts'
+
+/** Facts that one transaction should carry: larger ones cost less, smaller ones are sooner there. */
+const factsWanted = 4_000
+const entriesMax = 2_000
+
+/** What a flusher remembers of a shard between two flushes; losing it costs nothing but speed. */
+export type Flusher = {
+  place: Place
+  database: Database
+  shard: number
+  factsPerEntry: number
+  retention: Retention
+}
+
+export function flusher(place: Place, database: Database, shard: number): Flusher {
+  return { place, database, shard, factsPerEntry: 1, retention: new Retention() }
+}
+
+export type Flushed = { facts: number; parked: number; more: boolean }
+
+/**
+ * Moves one batch of a shard's journal into the ledger; says how many facts it had and whether more
+ * are waiting. Killed on any line, the next call does the same work again and the ledger ends the
+ * same: rows and checkpoint commit together, the announcement and the trim follow the commit.
+ * Throws JournalForked when Redis is not the one the ledger knows; Overtaken is nobody's loss.
+ */
+export async function flushOnce(flusher: Flusher): Promise<Flushed> {
+  const { place, database, shard } = flusher
+  const row = await shardRow(database, shard)
+  if (row.phase !== 'active') return { facts: 0, parked: 0, more: false }
+  const count = Math.max(16, Math.min(entriesMax, Math.ceil(factsWanted / flusher.factsPerEntry)))
+  const from = { epoch: row.checkpointEpoch, n: row.checkpoint, hash: row.checkpointHash }
+  const raw = await readJournal(place.redis, keys.journal(shard), from, count + 1)
+  const fresh = entriesAfter(raw, from, ({ id, fields }) => entryHash(id, fields))
+  if (fresh.length === 0) {
+    await announceAgain(flusher, row)
+    return { facts: 0, parked: 0, more: false }
+  }
+  const entries = fresh.map(({ id, fields }) => decodeEntry(id, fields))
+  const facts = entries.reduce((sum, entry) => sum + entry.facts.length, 0)
+  const last = fresh.at(-1)!
+  const parked = await apply(database, row, entries, entryHash(last.id, last.fields)).catch(
+    (error) => {
+      // Another worker flushed the same entries first. Nothing of ours was committed.
+      if (error instanceof Overtaken) return undefined
+      throw error
+    },
+  )
+  if (parked === undefined) return { facts: 0, parked: 0, more: true }
+  flusher.factsPerEntry = facts / entries.length
+  const n = entries.at(-1)!.n
+  const oldest = flusher.retention.add(n, facts)
+  await announce(place, shard, {
+    epoch: row.checkpointEpoch,
+    watermark: n,
+    facts: row.facts + facts,
+    trimBelow: oldest > 0 ? entryId({ epoch: row.checkpointEpoch, n: oldest }) : '',
+  })
+  return { facts, parked, more: fresh.length >= count }
+}
+
+/** A flusher that died after its commit announced nothing: Redis learns of it here. */
+async function announceAgain({ place, shard }: Flusher, row: ShardRow): Promise<void> {
+  const watermark = await place.redis.hget(keys.meta(shard), 'watermark')
+  if (watermark === null || Number(watermark) >= row.checkpoint) return
+  await announce(place, shard, {
+    epoch: row.checkpointEpoch,
+    watermark: row.checkpoint,
+    facts: row.facts,
+    trimBelow: '',
+  })
+}
