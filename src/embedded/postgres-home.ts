@@ -5,6 +5,7 @@ import {
   chownSync,
   cpSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -12,7 +13,6 @@ import {
   realpathSync,
   renameSync,
   rmSync,
-  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
@@ -44,9 +44,10 @@ function elsewhere(): string {
   for (const base of ['/var/lib', '/var/tmp']) {
     const dir = join(base, 'stampede')
     try {
-      mkdirSync(dir, { recursive: true, mode: 0o755 })
+      if (mkdirSync(dir, { recursive: true })) chmodSync(dir, 0o755) // whatever the umask is
+      const { uid, mode } = lstatSync(dir)
       // In /var/tmp anyone could have made it first, and could put another program there.
-      if (statSync(dir).uid === 0 && (statSync(dir).mode & 0o022) === 0) return dir
+      if (uid === 0 && (mode & 0o170777) === 0o040755) return dir
     } catch {
       // a read-only system: the next place
     }
@@ -77,6 +78,7 @@ function npmBinaries(owner?: Owner): string | undefined {
   if (!existsSync(copy)) {
     const partial = `${copy}.${process.pid}`
     cpSync(native, partial, { recursive: true, verbatimSymlinks: true })
+    spawnSync('chmod', ['-R', 'a+rX', partial]) // npm ran under a strict umask
     try {
       renameSync(partial, copy) // whoever is killed before this line leaves no half of a program
     } catch {
