@@ -1,23 +1,36 @@
 import { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
+import { apiKeyRoutes } from './http/api-keys.ts'
+import { authRoutes } from './http/auth.ts'
 import type { Env } from './http/context.ts'
+import { documentation } from './http/docs.ts'
 import { fallbacks } from './http/fallbacks.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
 import type { Principals } from './http/principal.ts'
+import type { Tokens } from './http/tokens.ts'
+import { userRoutes } from './http/users.ts'
+import type { Accounts } from './ledger/accounts.ts'
+import { isOutage } from './ledger/outage.ts'
 
 /** Everything the routes need of the house. A main builds it; tests build it of the same parts. */
 export type Deps = {
+  accounts: Accounts
+  tokens: Tokens
   principals: Principals
   log: Logger
   readiness(): Promise<Readiness>
   version: Version
 }
 
+const v1 = [authRoutes, userRoutes, apiKeyRoutes]
+
 /** The API: routes, and what happens when none fits. It never listens. */
 export function createApp(deps: Deps): OpenAPIHono<Env> {
   // Not strict: a trailing slash is accepted, without a redirect.
   const app = new OpenAPIHono<Env>({ strict: false })
   app.route('/', healthRoutes(deps))
-  fallbacks(app, deps.log)
+  for (const routes of v1) app.route('/api/v1', routes(deps))
+  documentation(app, deps.version)
+  fallbacks(app, deps.log, isOutage)
   return app
 }

@@ -21,10 +21,14 @@ export async function readBody(
   const { raw } = c.req
   const length = raw.headers.get('content-length')
   if (length !== null && Number(length) > limit) return problem('body-too-large', { limit })
-  const text =
-    length !== null && raw.headers.get('transfer-encoding') === null
-      ? await raw.text()
-      : await counted(raw, limit)
+  const whole = length !== null && raw.headers.get('transfer-encoding') === null
+  let text: string | null
+  try {
+    text = await (whole ? raw.text() : counted(raw, limit))
+  } catch {
+    // The client went away in the middle of its body: nobody will read this answer.
+    return problem('malformed-json')
+  }
   if (text === null) return problem('body-too-large', { limit })
   if (text === '') return optional ? { ok: true, value: {} } : problem('malformed-json')
 

@@ -7,7 +7,11 @@ import { problemResponse } from './respond.ts'
 const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
 
 /** What happens when no route fits, and when one throws. */
-export function fallbacks(app: OpenAPIHono<Env>, log: Logger): void {
+export function fallbacks(
+  app: OpenAPIHono<Env>,
+  log: Logger,
+  isOutage: (error: unknown) => boolean,
+): void {
   app.notFound((c) => {
     const allow = methods.filter((method) => app.router.match(method, c.req.path)[0].length > 0)
     if (allow.length === 0) return problemResponse(c, problem('route-not-found'))
@@ -18,7 +22,24 @@ export function fallbacks(app: OpenAPIHono<Env>, log: Logger): void {
   // Expected refusals are values. What is thrown is a bug or a broken machine: log it, and tell the
   // client no more than the request id. Neither body nor path is logged, for they may hold codes.
   app.onError((error, c) => {
-    log.error({ request_id: requestId(c), method: c.req.method, err: error }, 'request failed')
+    const request_id = requestId(c)
+    if (isOutage(error)) {
+      log.warn({ request_id, method: c.req.method, err: brief(error) }, 'PostgreSQL is away')
+      return problemResponse(c, problem('not-ready'))
+    }
+    log.error({ request_id, method: c.req.method, err: brief(error) }, 'request failed')
     return problemResponse(c, problem('internal-error'))
   })
+}
+
+/**
+ * The innermost cause, and of it only what tells a programmer where to look: drizzle puts a query's
+ * parameters into its message, PostgreSQL a row's values into its detail.
+ */
+function brief(error: Error) {
+  let inner = error
+  while (inner.cause instanceof Error) inner = inner.cause
+  const { name, message, code } = inner as Error & { code?: string }
+  const stack = error.stack?.split('\n').filter((line) => line.startsWith('    at '))
+  return { name, message, code, stack: stack?.slice(0, 12).join('\n') }
 }

@@ -136,6 +136,7 @@ function runner(
       body: undefined,
     }
     if (params !== undefined) {
+      if (!decodable(c.req.raw.url)) return problemResponse(c, undecodable)
       const parsed = params.safeParse(c.req.param())
       if (!parsed.success) return problemResponse(c, invalidRequest(parsed.error))
       input.params = parsed.data
@@ -154,6 +155,22 @@ function runner(
     }
     return handler(c, input as Parameters<AnyHandler>[1], who)
   }
+}
+
+/** Hono hands on what it cannot decode; then two spellings would name the same thing. */
+function decodable(url: string): boolean {
+  if (!url.includes('%')) return true
+  try {
+    decodeURIComponent(url.split('?', 1)[0]!)
+    return true
+  } catch {
+    return false
+  }
+}
+const undecodable: Problem = {
+  ok: false,
+  problem: 'invalid-request',
+  errors: [{ path: 'path', message: 'must be percent-encoded UTF-8' }],
 }
 
 function denied(allowed: readonly PrincipalKind[]): Problem {

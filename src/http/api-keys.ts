@@ -1,0 +1,94 @@
+import { z } from '@hono/zod-openapi'
+import type { Deps } from '../app.ts'
+import type { ApiKey } from '../ledger/accounts.ts'
+import { answer, noContent, problemResponse } from './respond.ts'
+import { resource } from './route.ts'
+import { instant, line, listOf, page, strict } from './schemas.ts'
+import { makeApiKey } from './tokens.ts'
+
+const keyId = z
+  .string()
+  .regex(/^[0-9a-f]{16}$/, 'must be 16 hexadecimal digits')
+  .openapi({ example: '5f0c2b9e41d7a683' })
+
+const ApiKeyResponse = z
+  .object({
+    key_id: z.string(),
+    name: z.string(),
+    created_by: z.string(),
+    created_at: instant,
+    revoked_at: instant.nullable(),
+  })
+  .openapi('ApiKeyResponse')
+const NewApiKeyResponse = ApiKeyResponse.extend({
+  key: z.string().openapi({ description: 'The key itself. It is shown this once.' }),
+}).openapi('NewApiKeyResponse')
+
+const view = (key: ApiKey) => ({
+  key_id: key.key_id,
+  name: key.name,
+  created_by: key.created_by,
+  created_at: key.created_at.toISOString(),
+  revoked_at: key.revoked_at?.toISOString() ?? null,
+})
+
+/** Keys of services, which may act for any user: made, listed and ended by administrators. */
+export function apiKeyRoutes(deps: Deps) {
+  const { accounts, principals } = deps
+  const { api, route } = resource(deps, 'API keys')
+
+  route(
+    {
+      method: 'post',
+      path: '/api-keys',
+      summary: 'Make an API key for a service. The key is shown this once',
+      needs: ['admin'],
+      body: strict({ name: line(1, 255) }).openapi('CreateApiKeyRequest'),
+      answers: { 201: NewApiKeyResponse },
+    },
+    async (c, { body }, who) => {
+      const { key_id, key, secret_hash } = makeApiKey()
+      const made = { key_id, name: body.name, secret_hash, created_by: who.actor }
+      return answer(c, 201, { ...view(await accounts.createApiKey(made)), key })
+    },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/api-keys',
+      summary: 'List the API keys, oldest first, without the keys themselves',
+      needs: ['admin'],
+      query: strict({ limit: page.limit, starting_after: keyId.optional() }),
+      answers: { 200: listOf(ApiKeyResponse) },
+      problems: ['invalid-cursor'],
+    },
+    async (c, { query }) => {
+      const { limit, starting_after } = query
+      const keys = await accounts.apiKeys(limit + 1, starting_after)
+      if ('problem' in keys) return problemResponse(c, keys)
+      const data = keys.slice(0, limit).map(view)
+      const has_more = keys.length > limit
+      return answer(c, 200, { data, has_more, next_cursor: has_more ? data.at(-1)!.key_id : null })
+    },
+  )
+
+  route(
+    {
+      method: 'delete',
+      path: '/api-keys/{key_id}',
+      summary: 'Revoke an API key: within a second nobody accepts it any more',
+      needs: ['admin'],
+      params: strict({ key_id: keyId }),
+      answers: { 204: null },
+      problems: ['api-key-not-found'],
+    },
+    async (c, { params }) => {
+      const refused = await accounts.revokeApiKey(params.key_id)
+      if (refused) return problemResponse(c, refused)
+      principals.forget(params.key_id)
+      return noContent(c)
+    },
+  )
+  return api
+}

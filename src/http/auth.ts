@@ -1,0 +1,123 @@
+import { z } from '@hono/zod-openapi'
+import type { Deps } from '../app.ts'
+import type { User } from '../ledger/accounts.ts'
+import { problem } from '../problems.ts'
+import { answer, problemResponse } from './respond.ts'
+import { resource } from './route.ts'
+import { email, instant, line, password, strict, uuid } from './schemas.ts'
+
+export const UserResponse = z
+  .object({
+    user_id: uuid,
+    name: z.string(),
+    email: z.string(),
+    role: z.enum(['user', 'admin']),
+    is_active: z.boolean(),
+    created_at: instant,
+    updated_at: instant,
+  })
+  .openapi('UserResponse')
+
+const TokenResponse = z
+  .object({ access_token: z.string(), token_type: z.literal('bearer'), user: UserResponse })
+  .openapi('TokenResponse')
+
+const RegisterRequest = strict({
+  name: line(1, 255),
+  email,
+  password: password(8, 100),
+}).openapi('RegisterRequest')
+// Any length: what counts as too short today must not keep yesterday's accounts out.
+const LoginRequest = strict({ email, password: password(0, 1_000) }).openapi('LoginRequest')
+const ChangePasswordRequest = strict({
+  current_password: password(0, 1_000),
+  new_password: password(8, 100),
+}).openapi('ChangePasswordRequest')
+
+export const userView = (user: User) => ({
+  user_id: user.user_id,
+  name: user.name,
+  email: user.email,
+  role: user.role,
+  is_active: user.is_active,
+  created_at: user.created_at.toISOString(),
+  updated_at: user.updated_at.toISOString(),
+})
+
+export function authRoutes(deps: Deps) {
+  const { accounts, tokens } = deps
+  const { api, route } = resource(deps, 'Auth')
+  const signedIn = async (user: User) => ({
+    access_token: await tokens.issue(user),
+    token_type: 'bearer' as const,
+    user: userView(user),
+  })
+
+  route(
+    {
+      method: 'post',
+      path: '/auth/register',
+      summary: 'Make an account and sign in with it',
+      needs: 'nobody',
+      body: RegisterRequest,
+      answers: { 201: TokenResponse },
+      problems: ['email-taken', 'not-ready'],
+    },
+    async (c, { body }) => {
+      const user = await accounts.createUser(body)
+      if ('problem' in user) return problemResponse(c, user)
+      return answer(c, 201, await signedIn(user))
+    },
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/auth/login',
+      summary: 'Sign in: a token for 30 minutes',
+      needs: 'nobody',
+      body: LoginRequest,
+      answers: { 200: TokenResponse },
+      problems: ['invalid-credentials', 'account-inactive', 'not-ready'],
+    },
+    async (c, { body }) => {
+      const user = await accounts.logIn(body.email, body.password)
+      if ('problem' in user) return problemResponse(c, user)
+      return answer(c, 200, await signedIn(user))
+    },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/auth/me',
+      summary: 'The account that is signed in',
+      needs: ['user', 'admin'],
+      answers: { 200: UserResponse },
+    },
+    async (c, _, who) => {
+      const user = await accounts.userById(who.id)
+      if (user === undefined) return problemResponse(c, problem('unauthenticated'))
+      return answer(c, 200, userView(user))
+    },
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/auth/change-password',
+      summary: 'Replace the password of the account that is signed in',
+      needs: ['user', 'admin'],
+      body: ChangePasswordRequest,
+      answers: { 200: z.object({ message: z.string() }) },
+      problems: ['wrong-password'],
+    },
+    async (c, { body }, who) => {
+      const { current_password, new_password } = body
+      const refused = await accounts.changePassword(who.id, current_password, new_password)
+      if (refused) return problemResponse(c, refused)
+      return answer(c, 200, { message: 'Password updated successfully' })
+    },
+  )
+  return api
+}
