@@ -8,6 +8,8 @@ import { forget, reclaim, record } from './leftovers.ts'
 
 /** Something that is kept running until it is stopped. */
 export interface Kept {
+  /** How often it died by itself. */
+  deaths(): number
   stop(deadlineMs: number): Promise<void>
   kill(): void
 }
@@ -30,6 +32,7 @@ export async function keep(
   say: (line: string) => void,
 ): Promise<Kept> {
   let life = await start()
+  let deaths = 0
   let stopping = false
   const stopped = new AbortController()
   let startedAt = performance.now()
@@ -38,6 +41,7 @@ export async function keep(
 
   const onExit = (child: ChildProcess) => {
     if (stopping) return
+    deaths++
     waitMs =
       performance.now() - startedAt > 60_000 ? 0 : Math.min(Math.max(250, waitMs * 2), 10_000)
     say(`${name} died (${wayOf(child)}), starting it again in ${waitMs} ms`)
@@ -65,6 +69,7 @@ export async function keep(
   watch()
 
   return {
+    deaths: () => deaths,
     stop: async (deadlineMs) => {
       stopping = true
       stopped.abort()

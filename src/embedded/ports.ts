@@ -1,4 +1,5 @@
 import { createServer } from 'node:net'
+import { CannotStart } from './steps.ts'
 
 /** A port of 127.0.0.1 that was free a moment ago; whoever binds it must still expect a clash. */
 export function freePort(): Promise<number> {
@@ -19,4 +20,21 @@ export function isFree(port: number, host: string): Promise<boolean> {
     probe.once('error', () => resolve(false))
     probe.listen(port, host, () => probe.close(() => resolve(true)))
   })
+}
+
+/** The port asked for, or any for 0. A taken one is an expected reason not to start. */
+export async function choosePort(host: string, port: number): Promise<number> {
+  if (port === 0) return freePort()
+  if (await isFree(port, host)) return port
+  for (let next = port + 1; next < Math.min(port + 100, 65_536); next++) {
+    if (!(await isFree(next, host))) continue
+    throw new CannotStart(`port ${port} is taken; ${next} is free: PORT=${next} npm start`)
+  }
+  throw new CannotStart(`port ${port} is taken; choose another: PORT=... npm start`)
+}
+
+/** Where a client of this machine finds what listens there. */
+export function httpUrl(host: string, port: number): string {
+  const reachable = { '0.0.0.0': '127.0.0.1', '::': '[::1]' }[host]
+  return `http://${reachable ?? (host.includes(':') ? `[${host}]` : host)}:${port}`
 }

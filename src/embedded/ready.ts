@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { tail } from './keep.ts'
+import { type Kept, tail } from './keep.ts'
 import { CannotStart, say } from './steps.ts'
 
 const patienceMs = 60_000
 const tellEveryMs = 5_000
+/** It is restarted for ever once it has served; before that it will not get better by itself. */
+const deathsMax = 3
 
 /** What /readyz says, in a few words, or why it cannot be asked. */
 async function ask(http: string): Promise<{ ready: boolean; text: string }> {
@@ -20,6 +22,7 @@ async function ask(http: string): Promise<{ ready: boolean; text: string }> {
 /** Returns when the API serves; says every few seconds what it waits for. */
 export async function waitUntilReady(
   http: string,
+  api: Kept,
   logs: string,
   isStopping: () => boolean,
 ): Promise<void> {
@@ -28,9 +31,10 @@ export async function waitUntilReady(
     const { ready, text } = await ask(http)
     if (ready) return
     const waited = performance.now() - start
-    if (waited > patienceMs) {
-      const log = tail(logs, 'api')
-      throw new CannotStart(`the API is not ready after 60 s: ${text}\n${log}\n(logs in ${logs})`)
+    const hopeless = api.deaths() >= deathsMax
+    if (hopeless || waited > patienceMs) {
+      const why = hopeless ? `died ${api.deaths()} times` : `is not ready after 60 s: ${text}`
+      throw new CannotStart(`the API ${why}\n${tail(logs, 'api')}\n(logs in ${logs})`)
     }
     if (waited - told > tellEveryMs) {
       told = waited

@@ -1,14 +1,20 @@
 import {
+  chmodSync,
   closeSync,
+  mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
   writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { commandOf, isAlive } from './leftovers.ts'
+import { CannotStart } from './steps.ts'
 
 /** run.json: for whoever wants to talk to a running `npm start`. The URLs contain passwords. */
 export interface Running {
@@ -18,7 +24,7 @@ export interface Running {
   postgres: string
 }
 
-export function readRunning(dir: string): Running | undefined {
+function readRunning(dir: string): Running | undefined {
   try {
     return JSON.parse(readFileSync(join(dir, 'run.json'), 'utf8')) as Running
   } catch {
@@ -49,7 +55,7 @@ function holder(dir: string): number | undefined {
  * Takes the directory for this process, or says who has it. Two that start in the same moment
  * cannot both create the file.
  */
-export function takeDirectory(dir: string): number | undefined {
+function takeDirectory(dir: string): number | undefined {
   for (;;) {
     try {
       const file = openSync(lockPath(dir), 'wx', 0o600)
@@ -64,6 +70,31 @@ export function takeDirectory(dir: string): number | undefined {
     if (pid !== undefined) return pid
     rmSync(lockPath(dir), { force: true })
   }
+}
+
+const logBytesMax = 20_000_000
+
+/** Logs are appended to; a long one makes room at a start, and the one before it goes. */
+function rotate(logs: string): void {
+  for (const name of readdirSync(logs).filter((entry) => entry.endsWith('.log'))) {
+    const path = join(logs, name)
+    if (statSync(path).size > logBytesMax) renameSync(path, `${path}.old`)
+  }
+}
+
+/** The directory of everything, made and taken for this process. */
+export function openDirectory(path: string): string {
+  mkdirSync(join(path, 'logs'), { recursive: true, mode: 0o711 })
+  const dir = realpathSync(path)
+  chmodSync(dir, 0o711) // PostgreSQL's user passes through it when we are root
+  const holder = takeDirectory(dir)
+  if (holder !== undefined) {
+    const at = readRunning(dir)?.http
+    const state = at ? `already running at ${at}` : 'already starting'
+    throw new CannotStart(`${state}, pid ${holder} (data in ${dir})`)
+  }
+  rotate(join(dir, 'logs'))
+  return dir
 }
 
 export function giveBackDirectory(dir: string): void {

@@ -1,16 +1,15 @@
-import { chmodSync, mkdirSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ConfigError, environmentOf, isStartedByNpm, startConfig } from '../config.ts'
 import { migrate } from '../ledger/migrate.ts'
 import { seedDemo } from './demo.ts'
 import { type Kept, keep, startNode } from './keep.ts'
-import { freePort, isFree } from './ports.ts'
+import { choosePort, httpUrl } from './ports.ts'
 import { startPostgres } from './postgres.ts'
 import { NoPostgres } from './postgres-home.ts'
 import { waitUntilReady } from './ready.ts'
 import { startRedis } from './redis.ts'
-import { giveBackDirectory, readRunning, takeDirectory, writeRunning } from './running.ts'
+import { giveBackDirectory, openDirectory, writeRunning } from './running.ts'
 import { secret } from './secret.ts'
 import { CannotStart, say, step } from './steps.ts'
 import { welcome } from './welcome.ts'
@@ -62,63 +61,20 @@ async function ownPostgres(dir: string, logs: string): Promise<string> {
   return url
 }
 
-async function choosePort(config: Config): Promise<number> {
-  if (config.PORT === 0) return freePort()
-  if (await isFree(config.PORT, config.HOST)) return config.PORT
-  for (let next = config.PORT + 1; next < Math.min(config.PORT + 100, 65_536); next++) {
-    if (!(await isFree(next, config.HOST))) continue
-    throw new CannotStart(`port ${config.PORT} is taken; ${next} is free: PORT=${next} npm start`)
-  }
-  throw new CannotStart(`port ${config.PORT} is taken; choose another: PORT=... npm start`)
-}
-
-function httpUrl(host: string, port: number): string {
-  const reachable = { '0.0.0.0': '127.0.0.1', '::': '[::1]' }[host]
-  return `http://${reachable ?? (host.includes(':') ? `[${host}]` : host)}:${port}`
-}
-
-/** The directory of everything, made and taken; nobody else may read secrets and data in it. */
-function openDirectory(config: Config): string {
-  mkdirSync(join(config.DATA_DIR, 'logs'), { recursive: true, mode: 0o711 })
-  const dir = realpathSync(config.DATA_DIR)
-  chmodSync(dir, 0o711) // PostgreSQL's user passes through it when we are root
-  const holder = takeDirectory(dir)
-  if (holder !== undefined) {
-    const at = readRunning(dir)?.http
-    const state = at ? `already running at ${at}` : 'already starting'
-    throw new CannotStart(`${state}, pid ${holder} (data in ${dir})`)
-  }
-  dataDir = dir
-  return dir
-}
+const hostOf = (url: string) => new URL(url).host
 
 async function start(config: Config): Promise<string> {
-  const dir = openDirectory(config)
+  const dir = openDirectory(config.DATA_DIR)
+  dataDir = dir
   const logs = join(dir, 'logs')
-  const port = await choosePort(config)
+  const port = await choosePort(config.HOST, config.PORT)
   const http = httpUrl(config.HOST, port)
-  const place = (url: string) => new URL(url).host
 
-  const redis =
-    config.REDIS_URL ??
-    (await step(
-      'redis',
-      () => ownRedis(dir, logs),
-      (url) => place(url),
-    ))
+  const redis = config.REDIS_URL ?? (await step('redis', () => ownRedis(dir, logs), hostOf))
   const postgres =
-    config.DATABASE_URL ??
-    (await step(
-      'postgres',
-      () => ownPostgres(dir, logs),
-      (url) => place(url),
-    ))
-  const migrated = `up to date, ${config.SHARDS} shards if new`
-  await step(
-    'migrate',
-    () => migrate(postgres, config.SHARDS),
-    () => migrated,
-  )
+    config.DATABASE_URL ?? (await step('postgres', () => ownPostgres(dir, logs), hostOf))
+  const migrated = () => 'the schema is up to date'
+  await step('migrate', () => migrate(postgres, config.SHARDS), migrated)
 
   const env = environmentOf({
     REDIS_URL: redis,
@@ -130,14 +86,15 @@ async function start(config: Config): Promise<string> {
   const room = (name: string, file: string, deadlineMs: number) => {
     const path = fileURLToPath(new URL(`../../${file}`, import.meta.url))
     const options = { file: path, dir: join(dir, 'run', name), log: join(logs, `${name}.log`), env }
-    return async () => hold(name, await keep(name, () => startNode(options), say), deadlineMs)
+    return async () => {
+      const kept = await keep(name, () => startNode(options), say)
+      hold(name, kept, deadlineMs)
+      return kept
+    }
   }
   await step('worker', room('worker', 'workers/main.ts', 3_000), () => 'workers/main.ts')
   const api = room('api', 'src/server.ts', 3_000)
-  const serve = async () => {
-    await api()
-    await waitUntilReady(http, logs, () => stopping)
-  }
+  const serve = async () => waitUntilReady(http, await api(), logs, () => stopping)
   await step('api', serve, () => http)
 
   const demo = !config.DATABASE_URL // known passwords have no place in somebody's real database
@@ -205,8 +162,9 @@ async function main(): Promise<void> {
 
 main().catch((error: Error) => {
   if (firstSignalAt !== undefined) return // onSignal stops everything
-  const known = error instanceof CannotStart || error instanceof ConfigError
-  console.error(known || error instanceof NoPostgres ? error.message : error)
+  const expected = [CannotStart, ConfigError, NoPostgres].some((kind) => error instanceof kind)
+  const denied = ['EACCES', 'EPERM', 'EROFS', 'ENOSPC'].includes(`${'code' in error && error.code}`)
+  console.error(expected || denied ? error.message : error)
   const code = error instanceof ConfigError ? 78 : error instanceof NoPostgres ? 69 : 1
   return stop(error instanceof CannotStart ? error.exitCode : code)
 })
