@@ -1,0 +1,78 @@
+import { randomUUID } from 'node:crypto'
+import type { Database, Transaction } from './database.ts'
+import type { jobs } from './schema.ts'
+
+/**
+ * Work that outlives its request. The row is the job; BullMQ only carries its id to a worker, so a
+ * job lost on the way is found again by its row.
+ *
+ *   queued -> running -> done | failed | cancelled
+ */
+export type Job = typeof jobs.$inferSelect
+export type NewJob = Pick<Job, 'kind' | 'book_id' | 'total' | 'input' | 'created_by'>
+
+/** Made in the transaction of what it is about: neither ever stands there alone. */
+export async function createJob(tx: Transaction, job: NewJob): Promise<Job> {
+  const { rows } = await tx.query<Job>(
+    `INSERT INTO jobs (job_id, kind, book_id, total, input, created_by)
+     VALUES ($1, $2, $3, $4, $5, $6) RETURNING *`,
+    [randomUUID(), job.kind, job.book_id, job.total, job.input, job.created_by],
+  )
+  return rows[0]!
+}
+
+export async function getJob(database: Database, jobId: string): Promise<Job | undefined> {
+  const { rows } = await database.query<Job>(`SELECT * FROM jobs WHERE job_id = $1`, [jobId])
+  return rows[0]
+}
+
+/** Marks a job as running; undefined if there is nothing left to do. */
+export async function startJob(database: Database, jobId: string): Promise<Job | undefined> {
+  const { rows } = await database.query<Job>(
+    `UPDATE jobs SET state = 'running', updated_at = now()
+     WHERE job_id = $1 AND state IN ('queued', 'running') RETURNING *`,
+    [jobId],
+  )
+  return rows[0]
+}
+
+/** Says how far it is; also the sign of life that keeps the sweep away. */
+export async function progressJob(on: Database | Transaction, jobId: string, done: number) {
+  await on.query(
+    `UPDATE jobs SET done = greatest(done, $2), updated_at = now()
+     WHERE job_id = $1 AND state = 'running'`,
+    [jobId, done],
+  )
+}
+
+export async function finishJob(
+  on: Database | Transaction,
+  jobId: string,
+  result: Record<string, unknown>,
+): Promise<void> {
+  await on.query(
+    `UPDATE jobs SET state = 'done', done = total, result = $2, updated_at = now(),
+       finished_at = now() WHERE job_id = $1 AND state IN ('queued', 'running')`,
+    [jobId, result],
+  )
+}
+
+/** For what another attempt would not change. `error` is shown to whoever asks for the job. */
+export async function failJob(on: Database | Transaction, jobId: string, error: string) {
+  await on.query(
+    `UPDATE jobs SET state = 'failed', error = $2, updated_at = now(), finished_at = now()
+     WHERE job_id = $1 AND state IN ('queued', 'running')`,
+    [jobId, error],
+  )
+}
+
+/** Unfinished jobs that gave no sign of life for `silentMs`, oldest first. */
+export async function silentJobs(database: Database, silentMs: number): Promise<string[]> {
+  const { rows } = await database.query<{ job_id: string }>(
+    `SELECT job_id FROM jobs
+     WHERE state IN ('queued', 'running') AND updated_at < now() - $1 * interval '1 ms'
+     ORDER BY created_at LIMIT 1000`,
+    [silentMs],
+  )
+  return rows.map((row) => row.job_id)
+}

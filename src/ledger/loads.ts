@@ -1,0 +1,114 @@
+import type { Database, Transaction } from './database.ts'
+import type { loads } from './schema.ts'
+
+/**
+ * A load brings codes into a book, PostgreSQL first.
+ *
+ *   writing -> written -> pushed      rows are being added; all are there; Redis has them too
+ *
+ * Codes, `written` and the book's count commit together, so wherever a load is killed, what is left
+ * to do can be read off its row.
+ */
+export type Load = typeof loads.$inferSelect
+export type NewLoad = Pick<
+  Load,
+  'book_id' | 'job_id' | 'source' | 'total' | 'max_redemptions' | 'created_by'
+>
+
+export async function openLoad(tx: Transaction, load: NewLoad): Promise<Load> {
+  const { rows } = await tx.query<Load>(
+    `INSERT INTO loads (book_id, job_id, source, state, total, max_redemptions, created_by)
+     VALUES ($1, $2, $3, 'writing', $4, $5, $6) RETURNING *`,
+    [load.book_id, load.job_id, load.source, load.total, load.max_redemptions, load.created_by],
+  )
+  return rows[0]!
+}
+
+export async function getLoad(on: Database | Transaction, loadId: number) {
+  const sql = `SELECT * FROM loads WHERE load_id = $1`
+  return (await on.query<Load>(sql, [loadId])).rows[0]
+}
+
+export async function loadOfJob(on: Database | Transaction, jobId: string) {
+  const sql = `SELECT * FROM loads WHERE job_id = $1`
+  return (await on.query<Load>(sql, [jobId])).rows[0]
+}
+
+/**
+ * Counts `added` codes in: the load's `written`, then the book's total; returns the load as it is
+ * now. Throws, and the transaction falls, if another process has moved this load meanwhile.
+ */
+export async function countIn(tx: Transaction, load: Load, added: number): Promise<Load> {
+  const { rows } = await tx.query<Load>(
+    `UPDATE loads SET written = written + $3::bigint,
+       state = CASE WHEN written + $3::bigint >= total THEN 'written' ELSE state END
+     WHERE load_id = $1 AND written = $2 AND state = 'writing' RETURNING *`,
+    [load.load_id, load.written, added],
+  )
+  if (!rows[0]) throw new Error(`load ${load.load_id} was moved by another process`)
+  await tx.query('UPDATE books SET total_code_count = total_code_count + $2 WHERE book_id = $1', [
+    load.book_id,
+    added,
+  ])
+  return rows[0]
+}
+
+/** Ends a load where it is: what was written counts, the rest never comes. */
+export async function cutLoad(on: Database | Transaction, loadId: number): Promise<Load> {
+  const { rows } = await on.query<Load>(
+    `UPDATE loads SET state = CASE state WHEN 'writing' THEN 'written' ELSE state END,
+       total = written WHERE load_id = $1 RETURNING *`,
+    [loadId],
+  )
+  return rows[0]!
+}
+
+/** Redis has them all. */
+export async function markPushed(on: Database | Transaction, loadId: number): Promise<void> {
+  await on.query(`UPDATE loads SET state = 'pushed' WHERE load_id = $1 AND state = 'written'`, [
+    loadId,
+  ])
+}
+
+/** How many codes of the book Redis must have once this load is there too. */
+export async function countPushed(database: Database, bookId: string, loadId: number) {
+  const { rows } = await database.query<{ count: number }>(
+    `SELECT coalesce(sum(written), 0)::bigint AS count FROM loads
+     WHERE book_id = $1 AND source <> 'units' AND (state = 'pushed' OR load_id = $2)`,
+    [bookId, loadId],
+  )
+  return rows[0]!.count
+}
+
+/**
+ * Loads to push that no job will come back for: uploads and small generations whose process died
+ * between PostgreSQL and Redis, and what a failed job left behind.
+ */
+export async function unpushedLoads(database: Database): Promise<number[]> {
+  const { rows } = await database.query<{ load_id: number }>(
+    `SELECT load_id FROM loads LEFT JOIN jobs USING (job_id)
+     WHERE loads.state = 'written' AND (loads.job_id IS NULL OR finished_at IS NOT NULL)
+     ORDER BY load_id LIMIT 100`,
+  )
+  return rows.map((row) => row.load_id)
+}
+
+/** The load's next codes after `after` in byte order, and where to go on; null at the end. */
+export async function loadPage(
+  database: Database,
+  load: Load,
+  after: string,
+  size: number,
+): Promise<{ codes: string[]; next: string | null }> {
+  // No index knows a load's codes, so a page is a page of its book: it costs the same wherever the
+  // load's codes stand. Codes have no spaces, and one string is read far faster than an array.
+  const { rows } = await database.query<{ codes: string | null; next: string | null; n: number }>(
+    `SELECT string_agg(code, ' ') FILTER (WHERE load_id = $3) AS codes, max(code) AS next,
+       count(*) AS n
+     FROM (SELECT code, load_id FROM codes WHERE book_id = $1 AND code > $2
+           ORDER BY code LIMIT $4) page`,
+    [load.book_id, after, load.load_id, size],
+  )
+  const { codes, next, n } = rows[0]!
+  return { codes: codes ? codes.split(' ') : [], next: n < size ? null : next }
+}
