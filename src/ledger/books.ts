@@ -1,0 +1,185 @@
+import { randomUUID } from 'node:crypto'
+import { and, eq, isNull, lt, sql } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/node-postgres'
+import { drawPrefix } from '../codes.ts'
+import { type Problem, problem } from '../problems.ts'
+import { type Database, isUniqueViolation, type Transaction, transaction } from './database.ts'
+import { books, codes, loads, shards } from './schema.ts'
+
+/** A book's row: its policy, and how far Redis has followed it. null in a limit: no limit. */
+export type Book = typeof books.$inferSelect
+
+type Policy = Pick<
+  Book,
+  | 'name'
+  | 'description'
+  | 'owner_id'
+  | 'code_pattern'
+  | 'max_redemptions'
+  | 'max_redemptions_per_user'
+  | 'max_assignments_per_user'
+  | 'lock_policy'
+  | 'lock_seconds'
+  | 'opens_at'
+  | 'closes_at'
+  | 'expiration_date'
+  | 'is_active'
+  | 'durability'
+  | 'metadata'
+>
+/** allow_multi_redemption left out: whatever max_redemptions implies. */
+export type NewBook = Policy & {
+  kind: Book['kind']
+  allow_multi_redemption?: boolean
+  units?: number
+  created_by: string
+}
+export type BookChange = Partial<Policy> & { allow_multi_redemption?: boolean }
+
+/** Says no where a book's times contradict each other. */
+function timesRefusal(book: Pick<Book, 'opens_at' | 'closes_at'>): Problem | undefined {
+  const { opens_at, closes_at } = book
+  if (!opens_at || !closes_at || opens_at < closes_at) return undefined
+  const message = 'must be later than opens_at'
+  return { ok: false, problem: 'invalid-request', errors: [{ path: 'closes_at', message }] }
+}
+
+/** Makes a book on the shard that has the fewest; it never moves. */
+export async function createBook(database: Database, wanted: NewBook): Promise<Book | Problem> {
+  const refusal = timesRefusal(wanted)
+  if (refusal) return refusal
+  const { units = 0, created_by, ...policy } = wanted
+  for (;;) {
+    try {
+      return await transaction(database, async (tx) => {
+        const db = drizzle(tx)
+        const [book] = await db
+          .insert(books)
+          .values({
+            ...policy,
+            book_id: randomUUID(),
+            shard: emptiestShard,
+            code_prefix: policy.kind === 'counter' ? await freePrefix(tx) : null,
+            allow_multi_redemption: policy.allow_multi_redemption ?? policy.max_redemptions !== 1,
+            total_code_count: units,
+          })
+          .returning()
+        if (units > 0) await noteUnits(tx, book!.book_id, units, created_by)
+        return book!
+      })
+    } catch (error) {
+      // Another counter book drew the same prefix at the same moment: draw again.
+      const { cause } = error as Error
+      if (!isUniqueViolation(cause, 'books_code_prefix_key')) throw error
+    }
+  }
+}
+
+const emptiestShard = sql<number>`(
+  SELECT ${shards.shard} FROM ${shards}
+  LEFT JOIN ${books} ON ${books.shard} = ${shards.shard} AND ${books.archived_at} IS NULL
+  GROUP BY 1 ORDER BY count(${books.book_id}), random() LIMIT 1)`
+
+/** A prefix with which no code begins. */
+async function freePrefix(tx: Transaction): Promise<string> {
+  for (;;) {
+    const prefix = drawPrefix()
+    const [clash] = await drizzle(tx)
+      .select({ code: codes.code })
+      .from(codes)
+      .where(sql`${codes.code} >= ${prefix} AND ${codes.code} < ${`${prefix}\x7f`}`)
+      .limit(1)
+    if (!clash) return prefix
+  }
+}
+
+/** Units of a counter book stand in its total; a load's row says who added them, and when. */
+async function noteUnits(tx: Transaction, book_id: string, count: number, created_by: string) {
+  await drizzle(tx).insert(loads).values({
+    book_id,
+    source: 'units',
+    state: 'pushed',
+    total: count,
+    written: count,
+    created_by,
+  })
+}
+
+export async function getBook(database: Database, id: string): Promise<Book | undefined> {
+  const rows = await drizzle(database).select().from(books).where(eq(books.book_id, id))
+  return rows[0]
+}
+
+const risen = { version: sql`${books.version} + 1`, updated_at: sql`now()` }
+
+/** Changes a book's policy. Its version rises, so that Redis takes it for newer than what it has. */
+export async function updateBook(
+  database: Database,
+  id: string,
+  change: BookChange,
+): Promise<Book | Problem> {
+  return transaction(database, async (tx) => {
+    const db = drizzle(tx)
+    const [old] = await db.select().from(books).where(eq(books.book_id, id)).for('update')
+    if (!old) return problem('book-not-found')
+    if (old.archived_at) return problem('book-archived')
+    const refusal = timesRefusal({ ...old, ...change })
+    if (refusal) return refusal
+    const derived =
+      change.max_redemptions === undefined
+        ? {}
+        : { allow_multi_redemption: change.max_redemptions !== 1 }
+    const [book] = await db
+      .update(books)
+      .set({ ...derived, ...change, ...risen })
+      .where(eq(books.book_id, id))
+      .returning()
+    return book!
+  })
+}
+
+/** Archives a book for ever. A book that is archived already stays as it is, and that is fine. */
+export async function archiveBook(database: Database, id: string): Promise<Book | Problem> {
+  const rows = await drizzle(database)
+    .update(books)
+    .set({ ...risen, archived_at: sql`now()` })
+    .where(and(eq(books.book_id, id), isNull(books.archived_at)))
+    .returning()
+  return rows[0] ?? (await getBook(database, id)) ?? problem('book-not-found')
+}
+
+/** Adds units to a counter book: they reach Redis as part of its next version. */
+export async function addUnits(
+  database: Database,
+  id: string,
+  count: number,
+  created_by: string,
+): Promise<Book | undefined> {
+  return transaction(database, async (tx) => {
+    const [book] = await drizzle(tx)
+      .update(books)
+      .set({ ...risen, total_code_count: sql`${books.total_code_count} + ${count}` })
+      .where(and(eq(books.book_id, id), eq(books.kind, 'counter'), isNull(books.archived_at)))
+      .returning()
+    if (book) await noteUnits(tx, id, count, created_by)
+    return book
+  })
+}
+
+/** Redis has this version of the book. */
+export async function markBookPushed(database: Database, { book_id, version }: Book) {
+  await drizzle(database)
+    .update(books)
+    .set({ pushed_version: version })
+    .where(and(eq(books.book_id, book_id), lt(books.pushed_version, version)))
+}
+
+/** Books whose last change Redis may not have. */
+export async function unpushedBooks(database: Database): Promise<string[]> {
+  const rows = await drizzle(database)
+    .select({ id: books.book_id })
+    .from(books)
+    .where(lt(books.pushed_version, books.version))
+    .limit(100)
+  return rows.map((row) => row.id)
+}
