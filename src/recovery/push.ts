@@ -1,0 +1,164 @@
+import { type Book, getBook, markBookPushed, unpushedBooks } from '../ledger/books.ts'
+import type { Database } from '../ledger/database.ts'
+import {
+  countPushed,
+  getLoad,
+  type Load,
+  loadPage,
+  markPushed,
+  unpushedLoads,
+} from '../ledger/loads.ts'
+import { type Problem, problem } from '../problems.ts'
+import type { BookPolicy } from '../store/books.ts'
+import type { Store } from '../store/store.ts'
+
+/**
+ * What is not a coupon verb stands in PostgreSQL first; from there it is pushed into Redis. Every
+ * push may be repeated without harm, so what a crash left half done, the sweep does again.
+ */
+export type Pusher = {
+  database: Database
+  store: Pick<Store, 'pushBook' | 'load' | 'bookCounts'>
+}
+export type Pushed = { ok: true } | Problem
+
+const done: Pushed = { ok: true }
+/** lua/load.lua takes no more. A thousand hold up Redis for about a millisecond. */
+const codesPerCall = 1_000
+/** Enough to keep Redis busy; more would only stand before other people's coupons. */
+const callsInFlight = 4
+const pageSize = 20_000
+
+export function policyOf(book: Book): BookPolicy {
+  const time = (at: Date | null) => at?.getTime() ?? null
+  return {
+    shard: book.shard,
+    book: book.book_id,
+    version: book.version,
+    pushedVersion: book.pushed_version,
+    kind: book.kind,
+    active: book.is_active,
+    archived: book.archived_at !== null,
+    opensAt: time(book.opens_at),
+    closesAt: time(book.closes_at),
+    expiresAt: time(book.expiration_date),
+    maxRedemptions: maxRedemptions(book),
+    maxRedemptionsPerUser: book.max_redemptions_per_user,
+    maxAssignmentsPerUser: book.max_assignments_per_user,
+    lockPolicy: book.lock_policy,
+    lockSeconds: book.lock_seconds,
+    durability: book.durability,
+    units: book.kind === 'counter' ? book.total_code_count : 0,
+  }
+}
+
+/** How often a code of this book may be redeemed unless it has a limit of its own; 0: no limit. */
+export const maxRedemptions = (
+  book: Pick<Book, 'allow_multi_redemption' | 'max_redemptions'>,
+): number => (book.allow_multi_redemption ? (book.max_redemptions ?? 0) : 1)
+
+/** Brings a book's policy into Redis and remembers that it is there. */
+export async function pushBook(pusher: Pusher, bookId: string): Promise<Pushed> {
+  const book = await getBook(pusher.database, bookId)
+  if (!book) return problem('book-not-found')
+  const pushed = await pusher.store.pushBook(policyOf(book))
+  if (pushed.ok) await markBookPushed(pusher.database, book)
+  return pushed
+}
+
+/** Stock needs its book: makes sure that Redis has had it. */
+async function ensureBook(pusher: Pusher, book: Book): Promise<Pushed> {
+  return book.pushed_version > 0 ? done : pushBook(pusher, book.book_id)
+}
+
+/** Brings codes into stock, several calls at a time; stops at the first that Redis refuses. */
+export async function pushCodes(
+  { store }: Pusher,
+  { shard, book_id }: Pick<Book, 'shard' | 'book_id'>,
+  codes: string[],
+  max: number | null,
+): Promise<Pushed> {
+  let refusal: Problem | undefined
+  let next = 0
+  async function lane(): Promise<void> {
+    while (next < codes.length && !refusal) {
+      const some = codes.slice(next, next + codesPerCall)
+      next += codesPerCall
+      const loaded = await store.load(shard, book_id, some, max)
+      if (!loaded.ok) refusal ??= loaded
+    }
+  }
+  await Promise.all(Array.from({ length: callsInFlight }, lane))
+  return refusal ?? done
+}
+
+/** Brings all that was written of a load into Redis, from PostgreSQL, and says so in its row. */
+export async function pushLoad(pusher: Pusher, loadId: number): Promise<Pushed> {
+  const load = await getLoad(pusher.database, loadId)
+  const book = load && (await getBook(pusher.database, load.book_id))
+  if (!load || !book) return problem('book-not-found')
+  const ready = await ensureBook(pusher, book)
+  if (!ready.ok) return ready
+  for (let after: string | null = ''; after !== null; ) {
+    const page: Awaited<ReturnType<typeof loadPage>> = await loadPage(
+      pusher.database,
+      load,
+      after,
+      pageSize,
+    )
+    const pushed = await pushCodes(pusher, book, page.codes, load.max_redemptions)
+    if (!pushed.ok) return pushed
+    after = page.next
+  }
+  return settle(pusher, book, load.load_id)
+}
+
+/**
+ * Ends a load whose codes were all pushed, if Redis still has as many as it must. A Redis that was
+ * killed meanwhile may have forgotten its last second, and no journal entry would tell of it.
+ */
+export async function settle(pusher: Pusher, book: Book, loadId: number): Promise<Pushed> {
+  const counts = await pusher.store.bookCounts(book.shard, book.book_id)
+  if (!counts.ok) return counts
+  const expected = await countPushed(pusher.database, book.book_id, loadId)
+  if (counts.left + counts.held < expected) return { ...problem('not-ready'), retryAfter: 1 }
+  await markPushed(pusher.database, loadId)
+  return done
+}
+
+/** The same for codes that were written just now and are still at hand. */
+export async function pushFresh(
+  pusher: Pusher,
+  book: Book,
+  load: Load,
+  codes: string[],
+): Promise<Pushed> {
+  const ready = await ensureBook(pusher, book)
+  if (!ready.ok) return ready
+  const pushed = await pushCodes(pusher, book, codes, load.max_redemptions)
+  if (pushed.ok) await markPushed(pusher.database, load.load_id)
+  return pushed
+}
+
+/**
+ * Asks whether Redis would take a push now, so that a client hears `not-ready` before anything is
+ * written. What fails after that is written, refused, and healed by the sweep.
+ */
+export async function readyFor(pusher: Pusher, book: Book): Promise<Pushed> {
+  if (book.pushed_version === 0) return pushBook(pusher, book.book_id)
+  const counts = await pusher.store.bookCounts(book.shard, book.book_id)
+  return counts.ok ? done : counts
+}
+
+/**
+ * Pushes every book and load whose push did not come to its end; returns how many. What Redis
+ * refuses now is left for the next time: other shards may be well.
+ */
+export async function pushOnce(pusher: Pusher): Promise<number> {
+  let healed = 0
+  for (const bookId of await unpushedBooks(pusher.database))
+    if ((await pushBook(pusher, bookId)).ok) healed++
+  for (const loadId of await unpushedLoads(pusher.database))
+    if ((await pushLoad(pusher, loadId)).ok) healed++
+  return healed
+}
