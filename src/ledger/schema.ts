@@ -33,6 +33,7 @@ export const shards = pgTable('shards', {
   checkpoint_epoch: big().notNull().default(0),
   checkpoint: big().notNull().default(0),
   checkpoint_hash: text().notNull().default(''),
+  facts: big().notNull().default(0),
   intake: text({ enum: ['open', 'stopped'] })
     .notNull()
     .default('open'),

@@ -1,0 +1,107 @@
+import { randomBytes } from 'node:crypto'
+import pg from 'pg'
+import pino from 'pino'
+import { inject } from 'vitest'
+import { createApp, type Deps } from '../src/app.ts'
+import { createPrincipals } from '../src/http/principal.ts'
+import { createTokens } from '../src/http/tokens.ts'
+import { openAccounts } from '../src/ledger/accounts.ts'
+import { openDatabase } from '../src/ledger/database.ts'
+import { migrate } from '../src/ledger/migrate.ts'
+import { checkContract, declaredRoutes } from './contract.ts'
+
+/** A fresh, migrated database of this test file's own. */
+export async function makeDatabase(): Promise<{ url: string; drop(): Promise<void> }> {
+  const admin = inject('postgres')
+  const name = `t_${randomBytes(6).toString('hex')}`
+  const run = async (sql: string) => {
+    const client = new pg.Client({ connectionString: admin })
+    await client.connect()
+    await client.query(sql)
+    await client.end()
+  }
+  await run(`CREATE DATABASE ${name}`)
+  const url = new URL(admin)
+  url.pathname = name
+  await migrate(url.href, 4)
+  return { url: url.href, drop: () => run(`DROP DATABASE ${name} WITH (FORCE)`) }
+}
+
+type Call = {
+  body?: unknown
+  raw?: string | Uint8Array<ArrayBuffer> | ReadableStream
+  token?: string
+  headers?: Record<string, string>
+}
+// biome-ignore lint/suspicious/noExplicitAny: tests look into whatever came; the contract checks it
+export type Reply = { status: number; headers: Headers; text: string; body: any }
+
+/** Stands for a part that a test without Redis does not have: it may be passed on, never used. */
+const absent = (name: string): object =>
+  new Proxy(() => {}, {
+    get: (_, member) => (member === 'then' ? undefined : absent(`${name}.${String(member)}`)),
+    apply: () => {
+      throw new Error(`${name} was called in a test that has no Redis`)
+    },
+  })
+
+/** The API over a real PostgreSQL and without Redis: accounts, keys, and the HTTP skeleton. */
+export async function openHouse(options: { now?: () => number; log?: string[] } = {}) {
+  const { url, drop } = await makeDatabase()
+  const database = openDatabase(url, 4, 'test')
+  const accounts = openAccounts(database)
+  const tokens = createTokens('a secret of at least 32 characters', options.now)
+  const principals = createPrincipals({ accounts, tokens, now: options.now })
+  const lines = options.log ?? []
+  const parts: Partial<Deps> = {
+    accounts,
+    tokens,
+    principals,
+    log: pino({ level: 'info' }, { write: (text: string) => lines.push(text) }),
+    readiness: async () => ({ ready: true, redis: true, postgres: true, reason: null, shards: [] }),
+    version: { name: 'stampede', version: '0.0.0', node: process.version, commit: null },
+  }
+  const deps = new Proxy(parts, {
+    get: (known, name) => known[name as keyof Deps] ?? absent(String(name)),
+  }) as Deps
+  const app = createApp(deps)
+  const routes = declaredRoutes(app)
+
+  async function call(method: string, path: string, { body, raw, token, headers }: Call = {}) {
+    const response = await app.request(path, {
+      method,
+      headers: {
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+        ...headers,
+      },
+      body: body === undefined ? raw : JSON.stringify(body),
+    })
+    const text = await response.text()
+    const type = response.headers.get('content-type')
+    const reply: Reply = {
+      status: response.status,
+      headers: response.headers,
+      text,
+      body: type?.includes('json') && text !== '' ? JSON.parse(text) : undefined,
+    }
+    if (method !== 'HEAD') checkContract(routes, method, path.split('?')[0]!, { ...reply, type })
+    return reply
+  }
+
+  let users = 0
+  /** A fresh account and its token. */
+  async function signUp(role: 'user' | 'admin' = 'user') {
+    const email = `someone-${++users}@example.com`
+    const user = await accounts.createUser({ name: 'Someone', email, password: 'password', role })
+    if ('problem' in user) throw new Error(user.problem)
+    return { ...user, token: await tokens.issue(user) }
+  }
+
+  const close = async () => {
+    await database.end()
+    await drop()
+  }
+  return { app, deps, database, accounts, tokens, principals, url, call, signUp, close }
+}
+export type House = Awaited<ReturnType<typeof openHouse>>
