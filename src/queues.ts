@@ -1,0 +1,129 @@
+import { Queue, type QueueOptions, type WorkerOptions } from 'bullmq'
+
+/**
+ * BullMQ is the clock, the journal and the tables are the carriers: a job names a shard or a row
+ * and holds nothing of its own. A job that is lost costs time, and a sweep finds its work again.
+ */
+export const queueNames = { flush: 'flush', jobs: 'jobs' } as const
+export type FlushJob = { shard: number }
+export type RowJob = { job_id: string }
+
+/** The braces keep all keys of a queue on one node of a Redis Cluster. */
+const prefix = '{stampede}'
+/** Nobody reads BullMQ's event streams here. */
+const eventsMaxLen = 100
+/** How long a route waits for BullMQ to take a job; after that the sweep brings it. */
+const enqueueMs = 500
+const reopenMs = 1_000
+
+/** What every worker process passes to BullMQ's Worker. */
+export function workerOptions(url: string): WorkerOptions {
+  return {
+    connection: workerConnection(url),
+    prefix,
+    // With BullMQ's 30 s the work of a killed process would lie still for a minute.
+    lockDuration: 5_000,
+    stalledInterval: 1_000,
+    // A shard's job may outlive any number of workers: it must never end up as failed.
+    maxStalledCount: 1_000_000,
+    removeOnComplete: { count: 0 },
+    removeOnFail: { count: 0 },
+  }
+}
+
+/** A worker waits for Redis as long as it takes. */
+export function workerConnection(url: string) {
+  return { url, maxRetriesPerRequest: null }
+}
+
+export type Queues = {
+  /** Has the shard's journal flushed soon. Fire and forget: never throws, never blocks. */
+  nudge(shard: number): void
+  /** Has a worker take up the job of this row; false if BullMQ does not answer now. */
+  enqueue(jobId: string): Promise<boolean>
+  close(): Promise<void>
+}
+
+export function openQueues(url: string): Queues {
+  const flush = producer<FlushJob>(url, queueNames.flush)
+  const jobs = producer<RowJob>(url, queueNames.jobs)
+  /** Shards whose nudge is on its way; true: once more when it has arrived. */
+  const underway = new Map<number, boolean>()
+
+  async function send(shard: number): Promise<void> {
+    do {
+      underway.set(shard, false)
+      // A nudge that fails is made good by the sweep of the workers.
+      await flush
+        .queue()
+        .add(
+          'flush',
+          { shard },
+          { deduplication: { id: `flush-${shard}`, keepLastIfActive: true } },
+        )
+        .catch(() => {})
+    } while (underway.get(shard))
+    underway.delete(shard)
+  }
+
+  return {
+    nudge(shard) {
+      if (underway.has(shard)) underway.set(shard, true)
+      else void send(shard)
+    },
+
+    async enqueue(jobId) {
+      const added = jobs
+        .queue()
+        .add('job', { job_id: jobId }, { jobId })
+        .then(
+          () => true,
+          () => false,
+        )
+      return Promise.race([added, after(enqueueMs)])
+    },
+
+    async close() {
+      await Promise.allSettled([flush.close(), jobs.close()])
+    },
+  }
+}
+
+function after(ms: number): Promise<false> {
+  return new Promise((resolve) => setTimeout(resolve, ms, false).unref())
+}
+
+/** A queue that is only written to, so that an outage of its Redis is an error at once. */
+function producer<T>(url: string, name: string) {
+  const options: QueueOptions = {
+    connection: { url, maxRetriesPerRequest: 1, enableOfflineQueue: false },
+    prefix,
+    streams: { events: { maxLen: eventsMaxLen } },
+    defaultJobOptions: { removeOnComplete: true, removeOnFail: true },
+  }
+  let closed = false
+  let queue = open()
+
+  function open(): Queue<T> {
+    const fresh = new Queue<T>(name, options)
+    // Said by whoever adds; without a listener it would be fatal.
+    fresh.on('error', () => {})
+    // BullMQ gives up for good when Redis goes away during its first question: begin again then.
+    fresh.waitUntilReady().catch(() => {
+      if (closed) return
+      void fresh.close().catch(() => {})
+      setTimeout(() => {
+        if (!closed) queue = open()
+      }, reopenMs).unref()
+    })
+    return fresh
+  }
+
+  return {
+    queue: () => queue,
+    close() {
+      closed = true
+      return queue.close()
+    },
+  }
+}

@@ -1,0 +1,36 @@
+import type { Database } from '../src/ledger/database.ts'
+import { failJob, getJob, silentJobs } from '../src/ledger/jobs.ts'
+import type { Queues } from '../src/queues.ts'
+import type { Pusher } from '../src/recovery/push.ts'
+import { generateOnce } from './generate.ts'
+
+/** One function per kind of job. Each goes on from where a killed run stopped. */
+const kinds: Record<string, (jobId: string, pusher: Pusher) => Promise<unknown>> = {
+  generate: generateOnce,
+}
+
+/** Does the job that a row describes. What it throws is worth another try: the sweep sees to it. */
+export async function jobOnce(jobId: string, pusher: Pusher): Promise<void> {
+  const job = await getJob(pusher.database, jobId)
+  if (!job || job.finished_at) return
+  const work = kinds[job.kind]
+  if (work) await work(jobId, pusher)
+  else await failJob(pusher.database, jobId, `no worker knows the kind ${job.kind}`)
+}
+
+/** A job that shows no progress for this long has lost its worker, or BullMQ has lost the job. */
+const silentMs = 5_000
+
+/**
+ * Enqueues every unfinished job that gave no sign of life; returns how many BullMQ took. One that
+ * is waiting or being worked on is in BullMQ under the same id, and is not added twice.
+ */
+export async function sweepJobsOnce(
+  database: Database,
+  { enqueue }: Pick<Queues, 'enqueue'>,
+  silent = silentMs,
+): Promise<number> {
+  let taken = 0
+  for (const jobId of await silentJobs(database, silent)) if (await enqueue(jobId)) taken++
+  return taken
+}
