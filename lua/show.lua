@@ -3,14 +3,14 @@
   show: read coupons of one book as they are now. Fenced like a write: a Redis that lost its memory
   must not say "no such coupon".
 
-  KEYS [1] meta [2] book [3] stock [4] coupons
+  KEYS [1] meta [2] book [3] stock [4] coupons [5] uses
 
   ARGV [1] epoch [2] seen [3..] codes
 
   Replies
     fenced  why
-    shown   now expires_at max
-            then a line a code: `coupon` record | `stock` | `absent`
+    shown   now expires_at
+            then a line a code: `coupon` record | `stock` max | `absent`
 
   Cost: O(codes), writes nothing.
 ]]
@@ -25,11 +25,13 @@ if book[4] ~= 'counter' and tonumber(book[3]) ~= redis.call('SCARD', KEYS[3]) th
   return 'fenced\tstock'
 end
 local clock = redis.call('TIME')
-local lines = { string.format('shown\t%.0f\t%s\t%s',
-  clock[1] * 1000 + math.floor(clock[2] / 1000), book[1], book[2]) }
+local lines = { string.format('shown\t%.0f\t%s',
+  clock[1] * 1000 + math.floor(clock[2] / 1000), book[1]) }
 for i = 3, #ARGV do
   local record = redis.call('HGET', KEYS[4], ARGV[i])
   lines[#lines + 1] = record and 'coupon\t' .. record
-    or redis.call('SISMEMBER', KEYS[3], ARGV[i]) == 1 and 'stock' or 'absent'
+    or redis.call('SISMEMBER', KEYS[3], ARGV[i]) == 1
+      and 'stock\t' .. (redis.call('HGET', KEYS[5], ARGV[i]) or book[2])
+    or 'absent'
 end
 return table.concat(lines, '\n')

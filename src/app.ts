@@ -3,6 +3,7 @@ import type { Logger } from 'pino'
 import { apiKeyRoutes } from './http/api-keys.ts'
 import { authRoutes } from './http/auth.ts'
 import type { Env } from './http/context.ts'
+import { couponRoutes } from './http/coupons.ts'
 import { documentation } from './http/docs.ts'
 import { fallbacks } from './http/fallbacks.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
@@ -11,18 +12,24 @@ import type { Tokens } from './http/tokens.ts'
 import { userRoutes } from './http/users.ts'
 import type { Accounts } from './ledger/accounts.ts'
 import { isOutage } from './ledger/outage.ts'
+import type { Directory } from './recovery/directory.ts'
+import type { Durable } from './recovery/durable.ts'
+import type { Store } from './store/store.ts'
 
 /** Everything the routes need of the house. A main builds it; tests build it of the same parts. */
 export type Deps = {
   accounts: Accounts
   tokens: Tokens
   principals: Principals
+  store: Store
+  directory: Directory
+  durable: Durable
   log: Logger
   readiness(): Promise<Readiness>
   version: Version
 }
 
-const v1 = [authRoutes, userRoutes, apiKeyRoutes]
+const v1 = [authRoutes, userRoutes, apiKeyRoutes, couponRoutes]
 
 /** The API: routes, and what happens when none fits. It never listens. */
 export function createApp(deps: Deps): OpenAPIHono<Env> {

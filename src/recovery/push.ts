@@ -18,7 +18,7 @@ import type { Store } from '../store/store.ts'
  */
 export type Pusher = {
   database: Database
-  store: Pick<Store, 'pushBook' | 'load' | 'bookCounts'>
+  store: Pick<Store, 'place' | 'pushBook' | 'load' | 'bookCounts'>
 }
 export type Pushed = { ok: true } | Problem
 

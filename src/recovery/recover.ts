@@ -36,7 +36,10 @@ export async function recoverOnce(place: Place, database: Database, log: Logger)
     if (verdict.is === 'new' && (await begin(place, database, verdict.row, log)))
       verdict = await judge(place, database, gate.shard)
     if (verdict.is === 'level') {
-      await healLoads(database, place, gate.shard)
+      const why = await healLoads(database, place, gate.shard)
+      if (why) verdict = { is: 'lost', why }
+    }
+    if (verdict.is === 'level') {
       await loadScripts(place, scriptNames)
       place.open(gate.shard, verdict.state.epoch, verdict.state.n)
     } else if (verdict.is !== 'new') {
@@ -74,20 +77,26 @@ async function begin(
 /**
  * Loads are not in the journal, so a Redis that lost the last moments before it stopped may lack
  * codes although every entry is there. Books whose numbers do not add up get their loads again;
- * that does no harm to a code that is there.
+ * that does no harm to a code that is there. Returns why the shard is lost if a whole book is gone.
  */
-async function healLoads(database: Database, place: Place, shard: number): Promise<void> {
-  const { rows } = await database.query<{ book_id: string; total: number }>(
-    `SELECT book_id, total_code_count AS total FROM books
-     WHERE shard = $1 AND pushed_version > 0 AND kind = 'codes' AND archived_at IS NULL`,
+async function healLoads(
+  database: Database,
+  place: Place,
+  shard: number,
+): Promise<string | undefined> {
+  const { rows } = await database.query<{ book_id: string; kind: string; total: number }>(
+    `SELECT book_id, kind, total_code_count AS total FROM books
+     WHERE shard = $1 AND pushed_version > 0`,
     [shard],
   )
-  for (const { book_id, total } of rows) {
+  for (const { book_id, kind, total } of rows) {
     const [left, held] = await place.redis.hmget(keys.book(shard, book_id), 'left', 'held')
-    if (Number(left) + Number(held) >= total) continue
+    if (left == null) return `Redis has lost the book ${book_id}`
+    if (kind === 'counter' || Number(left) + Number(held) >= total) continue
     await database.query(
       `UPDATE loads SET state = 'written' WHERE book_id = $1 AND state = 'pushed'`,
       [book_id],
     )
   }
+  return undefined
 }

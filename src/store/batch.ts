@@ -182,7 +182,7 @@ export class Batch<A extends string, V> {
 
   #answer(batch: Waiting<A, V>[], reply: string): void {
     const lines = reply.split('\n')
-    const [word, level, n, at, durability] = lines[0]!.split('\t')
+    const [word, level, n, at, durability, expiresAt] = lines[0]!.split('\t')
     if (word !== 'done' || lines.length !== batch.length + 1)
       throw new Error(`lua/${this.#verb.script}.lua answered what its twin cannot read`)
     const head: Head = {
@@ -191,6 +191,7 @@ export class Batch<A extends string, V> {
       n: Number(n),
       at: Number(at),
       durability: (durability || undefined) as Head['durability'],
+      expiresAt: Number(expiresAt || 0),
     }
     this.#place.see(head.shard, head.epoch, head.n)
     let wrote = false

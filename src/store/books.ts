@@ -2,6 +2,7 @@ import type { Durability } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
 import { keys } from './keys.ts'
 import { NotSent, type Place, RedisRefused, ReplyLost } from './place.ts'
+import { type CouponRecord, unpackRecord } from './record.ts'
 
 /** A book's policy as Redis decides by it. Times in ms since 1970, null where there is none. */
 export type BookPolicy = {
@@ -141,10 +142,12 @@ export type Shown = {
   now: number
   /** 0: the book never expires. */
   expiresAt: number
-  /** The book's max_redemptions; 0: no limit. */
-  max: number
-  /** One per code, in order: the record's fields, in stock, or neither. */
-  coupons: ({ is: 'coupon'; fields: string[] } | { is: 'stock' } | { is: 'absent' })[]
+  /** One per code, in order: a coupon, in stock (max 0: no limit), or neither. */
+  coupons: (
+    | { is: 'coupon'; coupon: CouponRecord }
+    | { is: 'stock'; max: number }
+    | { is: 'absent' }
+  )[]
 }
 
 /** lua/show.lua: coupons of one book as they are now, by Redis' clock. */
@@ -159,7 +162,13 @@ export async function show(
     place,
     shard,
     'show',
-    [keys.meta(shard), keys.book(shard, book), keys.stock(shard, book), keys.coupons(shard)],
+    [
+      keys.meta(shard),
+      keys.book(shard, book),
+      keys.stock(shard, book),
+      keys.coupons(shard),
+      keys.uses(shard, book),
+    ],
     [epoch, seen, ...codes],
   )
   if (!shown.ok) return shown
@@ -168,9 +177,9 @@ export async function show(
     ok: true,
     now: Number(head![1]),
     expiresAt: Number(head![2] || 0),
-    max: Number(head![3]),
-    coupons: lines.map(([is, ...fields]) =>
-      is === 'coupon' ? { is, fields } : { is: is as 'stock' | 'absent' },
-    ),
+    coupons: lines.map(([is, ...values]) => {
+      if (is === 'coupon') return { is, coupon: unpackRecord(values) }
+      return is === 'stock' ? { is, max: Number(values[0]) } : { is: 'absent' }
+    }),
   }
 }

@@ -54,6 +54,8 @@ export type Outcome<V> = {
   replayed: boolean
   /** The book's own durability; undefined: the verb's default counts. */
   durability: Durability | undefined
+  /** When the book's coupons expire; 0: never. */
+  expiresAt: number
 }
 
 /** The first line of a reply. */
@@ -63,6 +65,7 @@ export type Head = {
   n: number
   at: number
   durability: Durability | undefined
+  expiresAt: number
 }
 
 const times = new Set(['expiration_date', 'opens_at', 'closes_at', 'locked_until'])
@@ -86,7 +89,8 @@ export function readLine<V>(of: Verb<string, V>, line: string, head: Head): Outc
   const wrote = done.values[0] === 'fact'
   const fact = wrote ? { shard: head.shard, epoch, n, i: Number(values[0]) } : undefined
   const value = done.read(wrote ? values.slice(1) : values)
-  return { ok: true, value, at, fact, replayed, durability: head.durability }
+  const { durability, expiresAt } = head
+  return { ok: true, value, at, fact, replayed, durability, expiresAt }
 }
 
 function readRefusal<V>(of: Verb<string, V>, word: string, values: string[], now: number): Problem {

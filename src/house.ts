@@ -1,0 +1,108 @@
+import { readFileSync } from 'node:fs'
+import type { Logger } from 'pino'
+import { createApp, type Deps } from './app.ts'
+import type { ApiConfig } from './config.ts'
+import type { Readiness, Version } from './http/health.ts'
+import { createPrincipals } from './http/principal.ts'
+import { createTokens } from './http/tokens.ts'
+import { openAccounts } from './ledger/accounts.ts'
+import { openDatabase } from './ledger/database.ts'
+import { shardRows } from './ledger/shards.ts'
+import type { Queues } from './queues.ts'
+import { openDirectory } from './recovery/directory.ts'
+import { openDurable } from './recovery/durable.ts'
+import { openGatesOnce } from './recovery/gate.ts'
+import { keys } from './store/keys.ts'
+import { Place } from './store/place.ts'
+import { openStore } from './store/store.ts'
+import { Watermarks } from './store/watermark.ts'
+
+const packageJson = new URL('../package.json', import.meta.url)
+const { name, version } = JSON.parse(readFileSync(packageJson, 'utf8'))
+
+type Settings = Pick<
+  ApiConfig,
+  | 'REDIS_URL'
+  | 'DATABASE_URL'
+  | 'DATABASE_POOL'
+  | 'JWT_SECRET'
+  | 'DURABILITY_WAIT_MS'
+  | 'BACKLOG_FACTS'
+>
+export type House = Awaited<ReturnType<typeof openHouse>>
+
+/**
+ * Puts the rooms of an API process together: what src/server.ts serves and what tests speak to. The
+ * database must be migrated. It serves once `openGates` has found the shards level.
+ */
+export async function openHouse(settings: Settings, queues: Queues, log: Logger) {
+  const database = openDatabase(settings.DATABASE_URL, settings.DATABASE_POOL, 'api')
+  const shards = await shardRows(database)
+  const place = new Place(settings.REDIS_URL, shards.length, 'api')
+  const watermarks = new Watermarks(place)
+  const store = openStore(place, { backlog: settings.BACKLOG_FACTS }, (shard) =>
+    queues.nudge(shard),
+  )
+  const accounts = openAccounts(database)
+  const tokens = createTokens(settings.JWT_SECRET)
+  let stopping = false
+
+  async function readiness(): Promise<Readiness> {
+    const postgres = await database.query('SELECT 1').then(
+      () => true,
+      () => false,
+    )
+    const metas = await Promise.all(
+      place.gates.map(({ shard }) =>
+        place.redis
+          .hmget(keys.meta(shard), 'phase', 'facts', 'flushed', 'intake')
+          .catch(() => [] as (string | null)[]),
+      ),
+    )
+    const shut = place.gates.find((gate) => !gate.open)
+    return {
+      ready: !stopping && !shut,
+      redis: place.connected,
+      postgres,
+      reason: stopping ? 'this process is stopping' : (shut?.why ?? null),
+      shards: place.gates.map(({ shard, epoch, open }, s) => {
+        const [phase, facts, flushed, intake] = metas[s]!
+        return {
+          shard,
+          epoch,
+          phase: open ? (phase ?? 'unknown') : 'shut',
+          intake: intake ?? 'unknown',
+          lag: Number(facts ?? 0) - Number(flushed ?? 0),
+        }
+      }),
+    }
+  }
+
+  const deps: Deps = {
+    accounts,
+    tokens,
+    principals: createPrincipals({ accounts, tokens }),
+    store,
+    directory: openDirectory(store, database),
+    durable: openDurable(place, watermarks, settings.DURABILITY_WAIT_MS),
+    log,
+    readiness,
+    version: { name, version, node: process.version, commit: null } satisfies Version,
+  }
+  return {
+    app: createApp(deps),
+    deps,
+    place,
+    database,
+    openGates: () => openGatesOnce(place, database),
+    /** From now on /readyz says no, so that a load balancer sends nobody any more. */
+    stop: () => {
+      stopping = true
+    },
+    async close() {
+      watermarks.close()
+      place.close()
+      await database.end()
+    },
+  }
+}

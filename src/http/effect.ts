@@ -1,0 +1,78 @@
+import { createHash } from 'node:crypto'
+import type { Deps } from '../app.ts'
+import type { Durability } from '../journal/entry.ts'
+import { type Problem, problem } from '../problems.ts'
+import { factName } from '../recovery/durable.ts'
+import type { Outcome } from '../store/verb.ts'
+import { type Context, factContext, type Principal } from './context.ts'
+import { answer } from './respond.ts'
+
+const digest = (...parts: string[]) =>
+  createHash('sha256').update(JSON.stringify(parts)).digest('base64url').slice(0, 22)
+
+const keyPattern = /^[\x21-\x7e]{1,255}$/
+
+/** What every coupon verb sends along: who asks, from where, and under which Idempotency-Key. */
+export type Ask = { key: string; hash: string; context: string; durability: Durability | undefined }
+
+/**
+ * Reads Idempotency-Key and Durability of a request. A key counts per principal, route and book; its
+ * hash is of everything that was asked, so that another request under the same key is told apart.
+ */
+export function readAsk(
+  c: Context,
+  who: Principal,
+  route: string,
+  book: string,
+  asked: unknown,
+  metadata?: unknown,
+): { ok: true; ask: Ask } | Problem {
+  const { headers } = c.req.raw
+  const level = headers.get('durability')
+  if (level !== null && level !== 'redis' && level !== 'postgres')
+    return invalid('Durability', 'must be redis or postgres')
+  const sent = headers.get('idempotency-key')
+  const context = factContext(c, who)
+  if (metadata !== undefined) context.metadata = metadata
+  let key = ''
+  let hash = ''
+  if (sent !== null) {
+    if (!keyPattern.test(sent))
+      return invalid('Idempotency-Key', 'must be 1 to 255 visible ASCII characters')
+    key = digest(who.actor, route, book, sent)
+    hash = digest(JSON.stringify(asked))
+    context.key = key
+    context.hash = hash
+  }
+  const durability = level ?? undefined
+  return { ok: true, ask: { key, hash, context: JSON.stringify(context), durability } }
+}
+
+function invalid(header: string, message: string): Problem {
+  return { ...problem('invalid-request'), errors: [{ path: `header ${header}`, message }] }
+}
+
+/** Whether the answer of a verb waits for the ledger, unless request or book say otherwise. */
+export type VerbDefault = Durability
+
+/**
+ * Answers a verb that was done: waits for the durability that was asked for, and says which one was
+ * reached. 202 instead of 200: done in Redis, but the ledger did not follow in time.
+ */
+export async function answerEffect<V, B>(
+  c: Context,
+  deps: Deps,
+  outcome: Outcome<V>,
+  ask: Ask,
+  usual: VerbDefault,
+  body: B,
+) {
+  const wanted = ask.durability ?? outcome.durability ?? usual
+  const { fact, replayed } = outcome
+  const reached = wanted === 'redis' ? wanted : await deps.durable.reach(fact, wanted)
+  const headers: Record<string, string> = {
+    Durability: fact ? `${reached}; entry=${factName(fact)}` : reached,
+  }
+  if (replayed) headers['Idempotent-Replayed'] = 'true'
+  return reached === wanted ? answer(c, 200, body, headers) : answer(c, 202, body, headers)
+}

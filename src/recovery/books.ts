@@ -1,0 +1,134 @@
+import {
+  addUnits,
+  archiveBook,
+  type Book,
+  type BookChange,
+  createBook,
+  getBook,
+  type NewBook,
+  updateBook,
+} from '../ledger/books.ts'
+import { type Generation, generateLater, generateNow } from '../ledger/generate.ts'
+import { getJob, type Job } from '../ledger/jobs.ts'
+import {
+  type BookFilter,
+  type CouponState,
+  countLocked,
+  listBooks,
+  listCodes,
+  listRedemptions,
+  type Page,
+} from '../ledger/lists.ts'
+import { type Upload, uploadCodes } from '../ledger/upload.ts'
+import { type Problem, problem } from '../problems.ts'
+import type { Queues } from '../queues.ts'
+import { type Pusher, pushBook, pushFresh, readyFor } from './push.ts'
+
+/** More codes than this are not waited for: a job makes them. */
+export const generateNowMax = 10_000
+
+/**
+ * Books and codes, as routes ask for them: PostgreSQL first, then Redis, and only then the answer.
+ * Where Redis refuses after PostgreSQL has committed, the client hears `not-ready` and the sweep
+ * brings Redis level.
+ */
+export type Books = ReturnType<typeof openBooks>
+
+export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) {
+  const { database, store } = pusher
+
+  async function get(id: string): Promise<Book | Problem> {
+    return (await getBook(database, id)) ?? problem('book-not-found')
+  }
+
+  /** The book as it is, once Redis has it. */
+  async function pushed(book: Book | Problem): Promise<Book | Problem> {
+    if ('problem' in book) return book
+    const done = await pushBook(pusher, book.book_id)
+    return done.ok ? book : done
+  }
+
+  /** A book of codes that takes new ones now. */
+  async function fillable(id: string): Promise<Book | Problem> {
+    const book = await get(id)
+    if ('problem' in book) return book
+    if (book.archived_at) return problem('book-archived')
+    if (book.kind === 'counter') return problem('wrong-book-kind')
+    const ready = await readyFor(pusher, book)
+    return ready.ok ? book : ready
+  }
+
+  return {
+    get,
+
+    async create(wanted: NewBook): Promise<Book | Problem> {
+      const open = store.place.gates.filter((gate) => gate.open).map((gate) => gate.shard)
+      if (open.length === 0) return { ...problem('not-ready'), retryAfter: 1 }
+      return pushed(await createBook(database, wanted, open))
+    },
+
+    async update(id: string, change: BookChange): Promise<Book | Problem> {
+      return pushed(await updateBook(database, id, change))
+    },
+
+    async archive(id: string): Promise<Book | Problem> {
+      return pushed(await archiveBook(database, id))
+    },
+
+    list: (filter: BookFilter) => listBooks(database, filter),
+    codes: (book: Book, page: Page & { state?: CouponState }) => listCodes(database, book, page),
+    redemptions: (id: string, page: Page) => listRedemptions(database, id, page),
+
+    /** The numbers of a book: Redis' counters, and what only PostgreSQL can count. */
+    async counts({ shard, book_id }: Book) {
+      const counts = await store.bookCounts(shard, book_id)
+      return counts.ok ? { ...counts, locked: await countLocked(database, book_id) } : counts
+    },
+
+    /** Generates codes while the client waits, or makes a job of it. */
+    async generate(wanted: Generation): Promise<{ codes: string[] } | { job: Job } | Problem> {
+      const book = await fillable(wanted.book_id)
+      if ('problem' in book) return book
+      const pattern = wanted.pattern ?? book.code_pattern
+      if (wanted.count > generateNowMax) {
+        const made = await generateLater(database, { ...wanted, pattern })
+        if ('job' in made) await enqueue(made.job.job_id)
+        return made
+      }
+      const made = await generateNow(database, { ...wanted, pattern })
+      if ('problem' in made) return made
+      const done = await pushFresh(pusher, book, made.load, made.codes)
+      return done.ok ? { codes: made.codes } : done
+    },
+
+    /** Adds a list of codes; returns those that were new. */
+    async upload(wanted: Upload): Promise<{ codes: string[] } | Problem> {
+      const book = await fillable(wanted.book_id)
+      if ('problem' in book) return book
+      const made = await uploadCodes(database, wanted)
+      if ('problem' in made) return made
+      const done = await pushFresh(pusher, book, made.load, made.codes)
+      return done.ok ? { codes: made.codes } : done
+    },
+
+    /** Adds units to a counter book. */
+    async addUnits(id: string, count: number, actor: string): Promise<Book | Problem> {
+      const book = await get(id)
+      if ('problem' in book) return book
+      if (book.kind !== 'counter') return notCounter
+      return pushed((await addUnits(database, id, count, actor)) ?? problem('book-archived'))
+    },
+
+    async job(id: string): Promise<Job | Problem> {
+      return (await getJob(database, id)) ?? problem('job-not-found')
+    },
+  }
+}
+
+const notCounter: Problem = {
+  ok: false,
+  problem: 'invalid-request',
+  errors: [
+    { path: 'book_id', message: 'must name a counter book: this one takes generated codes' },
+  ],
+}

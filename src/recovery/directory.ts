@@ -1,0 +1,77 @@
+import { LRUCache } from 'lru-cache'
+import { prefixOf } from '../codes.ts'
+import type { Database } from '../ledger/database.ts'
+import { type Problem, problem } from '../problems.ts'
+import type { BookPlace, Store } from '../store/store.ts'
+
+/** What never changes of a book. `prefix` begins the codes of a counter book. */
+export type BookFacts = BookPlace & { kind: 'codes' | 'counter'; prefix: string | null }
+
+/** Tells which book and shard a code, a book id or a redemption belongs to. */
+export type Directory = ReturnType<typeof openDirectory>
+
+const codesKept = 200_000
+const booksKept = 50_000
+
+/**
+ * Both mappings never change, so what was found once is kept; that something is missing is never
+ * kept, because it may come into being any moment.
+ */
+export function openDirectory(store: Store, database: Database) {
+  const books = new LRUCache<string, BookFacts>({ max: booksKept })
+  const codes = new LRUCache<string, BookPlace>({ max: codesKept })
+
+  async function book(id: string): Promise<BookFacts | Problem> {
+    const known = books.get(id)
+    if (known) return known
+    const { rows } = await database.query<BookFacts>(
+      'SELECT shard, book_id AS book, kind, code_prefix AS prefix FROM books WHERE book_id = $1',
+      [id],
+    )
+    if (!rows[0]) return problem('book-not-found')
+    books.set(id, rows[0])
+    return rows[0]
+  }
+
+  /**
+   * Coupons are found in Redis, codes in stock in PostgreSQL. A counter book's code that Redis does
+   * not know is still traced to its book, by prefix: only that book's shard may say it is unknown.
+   */
+  async function bookOfCode(code: string): Promise<BookPlace | Problem> {
+    const known = codes.get(code)
+    if (known) return known
+    const found =
+      (await store.findCode(code).catch(() => undefined)) ??
+      (
+        await database.query<BookPlace>(
+          `SELECT b.shard, b.book_id AS book FROM books b JOIN codes c USING (book_id)
+           WHERE c.code = $1
+           UNION ALL
+           SELECT shard, book_id FROM books
+           WHERE code_prefix = $2`,
+          [code, prefixOf(code)],
+        )
+      ).rows[0]
+    if (!found) return problem('coupon-not-found')
+    codes.set(code, found)
+    return found
+  }
+
+  return {
+    book,
+    bookOfCode,
+    /** Spares the look-up of codes that were just handed out. */
+    learn(code: string, place: BookPlace): void {
+      codes.set(code, place)
+    },
+    async codeOfRedemption(id: string): Promise<string | undefined> {
+      const code = await store.findRedemption(id).catch(() => undefined)
+      if (code) return code
+      const { rows } = await database.query<{ code: string }>(
+        'SELECT code FROM redemptions WHERE redemption_id = $1',
+        [id],
+      )
+      return rows[0]?.code
+    },
+  }
+}

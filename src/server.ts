@@ -1,0 +1,65 @@
+import { serve } from '@hono/node-server'
+import closeWithGrace from 'close-with-grace'
+import { pino } from 'pino'
+import { apiConfig, ConfigError } from './config.ts'
+import { openHouse } from './house.ts'
+import { openQueues } from './queues.ts'
+
+/** How often a shut gate is looked at, and how long a stop may take. */
+const gateMs = 100
+const stopMs = 8_000
+
+/** The API process: `node src/server.ts`. Exits 78 on wrong configuration, 69 without PostgreSQL. */
+const config = (() => {
+  try {
+    return apiConfig()
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    console.error(error.message)
+    process.exit(78)
+  }
+})()
+const log = pino({ name: 'api', level: config.LOG_LEVEL })
+const queues = openQueues(config.QUEUE_REDIS_URL ?? config.REDIS_URL)
+const house = await openHouse(config, queues, log).catch((error: Error) => {
+  log.fatal(`PostgreSQL has no shards to serve: ${error.message}. Is it there, and migrated?`)
+  process.exit(69)
+})
+
+let closing = false
+const gates = (async () => {
+  for (let shut = -1; !closing; ) {
+    const left = await house.openGates().catch((error: Error) => {
+      log.error({ err: error }, 'could not look at the gates')
+      return shut
+    })
+    if (left !== shut) log.info(left === 0 ? 'all shards serve' : `${left} shards are shut`)
+    shut = left
+    await new Promise((resolve) => setTimeout(resolve, gateMs))
+  }
+})()
+
+const server = serve({ fetch: house.app.fetch, hostname: config.HOST, port: config.PORT }, (at) =>
+  log.info(`listening on http://${config.HOST}:${at.port}`),
+)
+server.on('error', (error: NodeJS.ErrnoException) => {
+  log.fatal(`cannot listen on ${config.HOST}:${config.PORT}: ${error.message}`)
+  process.exit(1)
+})
+if ('requestTimeout' in server) {
+  server.requestTimeout = 10_000
+  server.headersTimeout = 5_000
+}
+
+closeWithGrace({ delay: stopMs, logger: log }, async ({ err }) => {
+  if (err) log.fatal({ err }, 'unexpected error')
+  house.stop()
+  closing = true
+  await new Promise<void>((resolve) => {
+    server.close(() => resolve())
+    if ('closeIdleConnections' in server) server.closeIdleConnections()
+  })
+  await gates
+  await queues.close()
+  await house.close()
+})

@@ -1,0 +1,101 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'bullmq'
+import closeWithGrace from 'close-with-grace'
+import { type Logger, pino } from 'pino'
+import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
+import { openDatabase } from '../src/ledger/database.ts'
+import { shardRows } from '../src/ledger/shards.ts'
+import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
+import { pushOnce } from '../src/recovery/push.ts'
+import { recoverOnce } from '../src/recovery/recover.ts'
+import { Place } from '../src/store/place.ts'
+import { openStore } from '../src/store/store.ts'
+import { jobOnce, sweepJobsOnce } from './jobs.ts'
+import { flushShards } from './shards.ts'
+
+/** How often each sweep looks. */
+const recoverMs = 100
+const pushMs = 1_000
+const jobsMs = 2_000
+const jobsAtOnce = 2
+const stopMs = 8_000
+
+/**
+ * A worker process: BullMQ says when to flush and which job to do, sweeps find what BullMQ lost, and
+ * shut gates are looked after. Any number of these may run; PostgreSQL decides who was first.
+ */
+export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: Logger) {
+  const database = openDatabase(config.DATABASE_URL, config.DATABASE_POOL, 'worker')
+  const place = new Place(config.REDIS_URL, (await shardRows(database)).length, 'worker')
+  const queueUrl = config.QUEUE_REDIS_URL ?? config.REDIS_URL
+  const queues = openQueues(queueUrl)
+  const store = openStore(place, { backlog: 0 }, () => {})
+  const shards = flushShards(place, database, log)
+  let stopping = false
+
+  const options = workerOptions(queueUrl)
+  const flushWorker = new Worker<FlushJob>(
+    queueNames.flush,
+    async ({ data }) => shards.byNudge(data.shard, () => stopping),
+    { ...options, concurrency: place.gates.length },
+  )
+  const jobWorker = new Worker<RowJob>(
+    queueNames.jobs,
+    ({ data }) => jobOnce(data.job_id, { database, store }),
+    { ...options, concurrency: jobsAtOnce },
+  )
+  for (const worker of [flushWorker, jobWorker]) {
+    worker.on('error', (error) => log.warn(`BullMQ: ${error.message}`))
+    worker.on('failed', (_, error) => log.error({ err: error }, 'a job failed and will come again'))
+  }
+
+  /** Does `work` every `ms` until the worker stops; a failure is logged and the next turn tries again. */
+  async function every(ms: number, what: string, work: () => Promise<unknown>): Promise<void> {
+    while (!stopping) {
+      await work().catch((error: Error) => log.warn({ err: error }, `${what} failed`))
+      await sleep(ms)
+    }
+  }
+  const loops = [
+    every(recoverMs, 'looking after shut gates', () => recoverOnce(place, database, log)),
+    every(shards.sweepMs, 'the flush sweep', async () => place.connected && shards.bySweep()),
+    every(pushMs, 'pushing books and loads', async () =>
+      place.gates.some((gate) => gate.open) ? pushOnce({ database, store }) : 0,
+    ),
+    every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
+  ]
+
+  return {
+    place,
+    flushes: shards.flushes,
+    /** Ends the flush in progress and starts no other. What is not flushed is in the journal. */
+    async stop(): Promise<void> {
+      stopping = true
+      await Promise.all([flushWorker.close(), jobWorker.close(), ...loops])
+      await queues.close()
+      place.close()
+      await database.end()
+    },
+  }
+}
+
+async function main(): Promise<void> {
+  const config = workerConfig()
+  const log = pino({ name: 'worker', level: config.LOG_LEVEL })
+  const worker = await startWorker(config, log).catch((error: Error) => {
+    log.fatal(`PostgreSQL has no shards to work for: ${error.message}. Is it there, and migrated?`)
+    process.exit(69)
+  })
+  log.info('working')
+  closeWithGrace({ delay: stopMs, logger: log }, async ({ err }) => {
+    if (err) log.fatal({ err }, 'unexpected error')
+    await worker.stop()
+  })
+}
+
+if (import.meta.main)
+  await main().catch((error: Error) => {
+    if (!(error instanceof ConfigError)) throw error
+    console.error(error.message)
+    process.exit(78)
+  })

@@ -1,0 +1,109 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { JournalForked } from '../src/journal/journal.ts'
+import type { Database } from '../src/ledger/database.ts'
+import { isOutage } from '../src/ledger/outage.ts'
+import { keys } from '../src/store/keys.ts'
+import { NotSent, type Place, ReplyLost } from '../src/store/place.ts'
+import { type Flusher, flusher, flushOnce } from './flush.ts'
+
+/** Between two flushes of a busy shard: fewer, larger transactions cost less. */
+const paceMs = 20
+/** How long a job stays at a level shard: the next sale's facts then need no job of their own. */
+const lingerMs = 250
+const pollMs = 5
+/** Facts that wait longer than this have no job that cares for them: the sweep takes them. */
+const sweepMs = 200
+const outageMs = 500
+
+export type Trigger = 'nudge' | 'sweep'
+
+/** One shard's flushing in this process: at most one at a time, whoever asked for it. */
+class ShardFlush {
+  readonly #flusher: Flusher
+  readonly #log: Logger
+  readonly #counts: Record<Trigger, number>
+  #busy = false
+  /** Entries there were at the last sweep: what is still not flushed now has waited since then. */
+  #sweptAt = 0
+
+  constructor(flusher: Flusher, log: Logger, counts: Record<Trigger, number>) {
+    this.#flusher = flusher
+    this.#log = log
+    this.#counts = counts
+  }
+
+  async #lag(): Promise<{ n: number; watermark: number }> {
+    const { place, shard } = this.#flusher
+    const [n, watermark] = await place.redis.hmget(keys.meta(shard), 'n', 'watermark')
+    return { n: Number(n ?? 0), watermark: Number(watermark ?? 0) }
+  }
+
+  /** Flushes until the journal is level, then stays a moment for more. */
+  async byNudge(stopping: () => boolean): Promise<void> {
+    if (this.#busy) return
+    this.#busy = true
+    try {
+      for (let level = performance.now(); performance.now() - level < lingerMs; ) {
+        if (stopping() || !this.#flusher.place.gates[this.#flusher.shard]!.open) return
+        const { n, watermark } = await this.#lag()
+        if (n > watermark) {
+          await this.#flush('nudge')
+          level = performance.now()
+        } else await sleep(pollMs)
+      }
+    } finally {
+      this.#busy = false
+    }
+  }
+
+  /** Flushes what no job came for. */
+  async bySweep(): Promise<void> {
+    const { place, shard } = this.#flusher
+    if (this.#busy || !place.gates[shard]!.open) return
+    const { n, watermark } = await this.#lag()
+    const waited = this.#sweptAt > watermark
+    this.#sweptAt = n
+    if (!waited || this.#busy) return
+    this.#busy = true
+    try {
+      await this.#flush('sweep')
+    } finally {
+      this.#busy = false
+    }
+  }
+
+  async #flush(trigger: Trigger): Promise<void> {
+    const { place, shard } = this.#flusher
+    try {
+      const { facts, parked, more } = await flushOnce(this.#flusher)
+      if (facts > 0) this.#counts[trigger]++
+      if (parked > 0) this.#log.error({ shard, parked }, 'facts were parked: see parked_facts')
+      if (!more) await sleep(paceMs)
+    } catch (error) {
+      if (error instanceof JournalForked) {
+        place.shut(shard, error.message)
+        this.#log.error({ shard }, `shut: ${error.message}`)
+      } else if (isOutage(error) || error instanceof NotSent || error instanceof ReplyLost) {
+        this.#log.warn({ shard }, `cannot flush now: ${(error as Error).message}`)
+        await sleep(outageMs)
+      } else throw error
+    }
+  }
+}
+
+export type Shards = ReturnType<typeof flushShards>
+
+/** All shards' flushing in this process. `flushes` counts transactions by what brought them about. */
+export function flushShards(place: Place, database: Database, log: Logger) {
+  const flushes: Record<Trigger, number> = { nudge: 0, sweep: 0 }
+  const shards = place.gates.map(
+    ({ shard }) => new ShardFlush(flusher(place, database, shard), log, flushes),
+  )
+  return {
+    flushes,
+    sweepMs,
+    byNudge: (shard: number, stopping: () => boolean) => shards[shard]?.byNudge(stopping),
+    bySweep: () => Promise.all(shards.map((shard) => shard.bySweep())),
+  }
+}
