@@ -9,6 +9,7 @@ import { Redis } from 'ioredis'
 import pg from 'pg'
 import { afterAll, expect, test } from 'vitest'
 import { environmentOf } from '../src/config.ts'
+import { leash } from '../src/embedded/leash.ts'
 import { commandOf, isAlive, readRecord, scratchDir } from '../src/embedded/leftovers.ts'
 import { freePort } from '../src/embedded/ports.ts'
 import type { Running } from '../src/embedded/running.ts'
@@ -31,6 +32,7 @@ function start(port = 0): Start {
   const env = environmentOf({ ...none, HOST: '127.0.0.1', PORT: `${port}`, DATA_DIR: dataDir })
   const child = spawn(process.execPath, [main], { env, stdio: ['ignore', 'pipe', 'pipe'] })
   started.push(child)
+  leash(child, 'TERM') // a killed test run would leave it serving
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (output += text))
   return { child, output: () => output, exit: once(child, 'close').then(([code]) => code) }

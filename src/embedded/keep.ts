@@ -102,9 +102,9 @@ export async function startNode(options: {
     detached: true, // Ctrl-C is for us, and we stop the rooms one after the other
   })
   closeSync(log)
-  await once(child, 'spawn')
   leash(child, 'TERM')
-  record(child.pid!, options.dir)
+  if (child.pid) record(child.pid, options.dir)
+  await once(child, 'spawn') // or throws what went wrong
 
   const stop = async (deadlineMs: number) => {
     if (!hasExited(child)) {

@@ -150,6 +150,12 @@ function watchParent(starting: Promise<unknown>): void {
 }
 
 async function main(): Promise<void> {
+  // The terminal went away, or `npm start | head`: what runs need not stop for that.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
+  process.on('uncaughtException', (error) => {
+    console.error(error)
+    stop(1)
+  })
   const config = startConfig()
   const starting = start(config)
   if (isStartedByNpm()) watchParent(starting)
