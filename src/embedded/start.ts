@@ -92,7 +92,7 @@ async function start(config: Config): Promise<string> {
       return kept
     }
   }
-  await step('worker', room('worker', 'workers/main.ts', 3_000), () => 'workers/main.ts')
+  await step('worker', room('worker', 'workers/main.ts', 2_500), () => 'workers/main.ts')
   const api = room('api', 'src/server.ts', 3_000)
   const serve = async () => waitUntilReady(http, await api(), logs, () => stopping)
   await step('api', serve, () => http)
