@@ -11,7 +11,7 @@ import { migrate } from '../src/ledger/migrate.ts'
 import { checkContract, declaredRoutes } from './contract.ts'
 
 /** A fresh, migrated database of this test file's own. */
-export async function makeDatabase(): Promise<{ url: string; drop(): Promise<void> }> {
+export async function makeDatabase(shards = 4): Promise<{ url: string; drop(): Promise<void> }> {
   const admin = inject('postgres')
   const name = `t_${randomBytes(6).toString('hex')}`
   const run = async (sql: string) => {
@@ -23,7 +23,7 @@ export async function makeDatabase(): Promise<{ url: string; drop(): Promise<voi
   await run(`CREATE DATABASE ${name}`)
   const url = new URL(admin)
   url.pathname = name
-  await migrate(url.href, 4)
+  await migrate(url.href, shards)
   return { url: url.href, drop: () => run(`DROP DATABASE ${name} WITH (FORCE)`) }
 }
 

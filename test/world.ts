@@ -1,0 +1,190 @@
+import { once } from 'node:events'
+import { rmSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { serve } from '@hono/node-server'
+import { Redis } from 'ioredis'
+import pino from 'pino'
+import { scratchDir } from '../src/embedded/leftovers.ts'
+import { startRedis } from '../src/embedded/redis.ts'
+import { openHouse } from '../src/house.ts'
+import { makeApiKey } from '../src/http/tokens.ts'
+import { openQueues } from '../src/queues.ts'
+import { startWorker } from '../workers/main.ts'
+import { checkContract, declaredRoutes } from './contract.ts'
+import { makeDatabase } from './house.ts'
+
+export type Reply = {
+  status: number
+  headers: Headers
+  // biome-ignore lint/suspicious/noExplicitAny: tests look into whatever came; the contract checks it
+  body: any
+}
+type Ask = { body?: unknown; as?: string; headers?: Record<string, string> }
+
+const secret = 'a secret of at least 32 characters'
+
+/**
+ * The whole service on real servers: a Redis and a database of this test file's own, an API over
+ * real sockets and a worker, both in this process.
+ */
+export async function openWorld({ shards = 2, worker = true, waitMs = 2_000 } = {}) {
+  const dir = scratchDir('redis')
+  const server = await startRedis({ dir, durable: true })
+  const { url: databaseUrl, drop } = await makeDatabase(shards)
+  const log = pino({ level: 'fatal' })
+  const settings = {
+    REDIS_URL: server.url,
+    QUEUE_REDIS_URL: undefined,
+    DATABASE_URL: databaseUrl,
+    DATABASE_POOL: 10,
+    JWT_SECRET: secret,
+    DURABILITY_WAIT_MS: waitMs,
+    BACKLOG_FACTS: 500_000,
+  }
+  const queues = openQueues(server.url)
+  const house = await openHouse(settings, queues, log)
+  let works = worker ? await startWorker(settings, log) : undefined
+  let open = true
+  const gates = (async () => {
+    while (open) {
+      await house.openGates().catch(() => {})
+      await sleep(20)
+    }
+  })()
+  const http = serve({ fetch: house.app.fetch, hostname: '127.0.0.1', port: 0 })
+  await once(http, 'listening')
+  const base = `http://127.0.0.1:${(http.address() as AddressInfo).port}`
+  const routes = declaredRoutes(house.app)
+
+  /** One request over a real socket. A path that begins with a word is below /api/v1. */
+  async function call(
+    method: string,
+    path: string,
+    { body, as, headers }: Ask = {},
+  ): Promise<Reply> {
+    const full = path.startsWith('/') ? path : `/api/v1/${path}`
+    const response = await fetch(base + full, {
+      method,
+      headers: {
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        ...(as === undefined ? {} : { authorization: `Bearer ${as}` }),
+        ...headers,
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    })
+    const text = await response.text()
+    const type = response.headers.get('content-type')
+    const reply: Reply = {
+      status: response.status,
+      headers: response.headers,
+      body: type?.includes('json') && text !== '' ? JSON.parse(text) : undefined,
+    }
+    checkContract(routes, method, full.split('?')[0]!, { ...reply, type })
+    return reply
+  }
+
+  const { accounts, tokens } = house.deps
+  let people = 0
+  /** A fresh account and its token. */
+  async function signUp(role: 'user' | 'admin' = 'user') {
+    const email = `someone-${++people}@example.com`
+    const user = await accounts.createUser({ name: 'Someone', email, password: 'password', role })
+    if ('problem' in user) throw new Error(user.problem)
+    return { id: user.user_id, token: await tokens.issue(user) }
+  }
+
+  async function ready(): Promise<void> {
+    await until(() => house.place.gates.every((gate) => gate.open), 'all gates are open')
+  }
+  if (worker) await ready()
+  const admin = await signUp('admin')
+  const { key, ...stored } = makeApiKey()
+  await house.database.query(
+    'INSERT INTO api_keys (key_id, name, secret_hash, created_by) VALUES ($1, $2, $3, $4)',
+    [stored.key_id, 'test', stored.secret_hash, admin.id],
+  )
+
+  /** A book with these codes in stock (`count`: as many generated ones); answers its id. */
+  async function makeBook(
+    policy: Record<string, unknown> = {},
+    codes: string[] | number = [],
+  ): Promise<string> {
+    const made = await call('POST', 'books', {
+      as: admin.token,
+      body: { name: 'A book', owner_id: 'owner', ...policy },
+    })
+    if (made.status !== 201) throw new Error(`no book: ${JSON.stringify(made.body)}`)
+    const id: string = made.body.book_id
+    const filled =
+      typeof codes === 'number'
+        ? codes > 0 &&
+          (await call('POST', `books/${id}/codes/generate`, {
+            as: admin.token,
+            body: { count: codes },
+          }))
+        : codes.length > 0 &&
+          (await call('POST', `books/${id}/codes/upload`, { as: admin.token, body: { codes } }))
+    if (filled && filled.status !== 200) throw new Error(`no codes: ${JSON.stringify(filled.body)}`)
+    return id
+  }
+
+  /** Resolves once PostgreSQL holds everything that the journals hold. */
+  async function level(ms = 10_000): Promise<void> {
+    await until(async () => (await house.deps.durable.barrier()).ok, 'the ledger is level', ms)
+  }
+
+  const redis = new Redis(server.url)
+  return {
+    base,
+    call,
+    signUp,
+    makeBook,
+    level,
+    ready,
+    admin: admin.token,
+    adminId: admin.id,
+    /** An API key: it acts for any user. */
+    service: key,
+    redis,
+    redisServer: server,
+    settings,
+    house,
+    database: house.database,
+    flushes: () => works?.flushes ?? { nudge: 0, sweep: 0 },
+    async stopWorker() {
+      await works?.stop()
+      works = undefined
+    },
+    async startWorker() {
+      works ??= await startWorker(settings, log)
+    },
+    async close() {
+      open = false
+      http.close()
+      if ('closeAllConnections' in http) http.closeAllConnections()
+      await gates
+      await works?.stop()
+      await queues.close()
+      redis.disconnect()
+      await house.close()
+      await drop()
+      await server.stop()
+      rmSync(dir, { recursive: true, force: true })
+    },
+  }
+}
+export type World = Awaited<ReturnType<typeof openWorld>>
+
+/** Waits until `holds`, looking often; throws with `what` when it does not within `ms`. */
+export async function until(
+  holds: () => boolean | Promise<boolean>,
+  what: string,
+  ms = 15_000,
+): Promise<void> {
+  const deadline = performance.now() + ms
+  while (!(await holds())) {
+    if (performance.now() > deadline) throw new Error(`not within ${ms} ms: ${what}`)
+    await sleep(10)
+  }
+}
