@@ -2,16 +2,21 @@ import { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
 import { apiKeyRoutes } from './http/api-keys.ts'
 import { authRoutes } from './http/auth.ts'
+import { bookListRoutes } from './http/book-lists.ts'
+import { bookRoutes } from './http/books.ts'
+import { codeRoutes } from './http/codes.ts'
 import type { Env } from './http/context.ts'
 import { couponRoutes } from './http/coupons.ts'
 import { documentation } from './http/docs.ts'
 import { fallbacks } from './http/fallbacks.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
+import { jobRoutes } from './http/jobs.ts'
 import type { Principals } from './http/principal.ts'
 import type { Tokens } from './http/tokens.ts'
 import { userRoutes } from './http/users.ts'
 import type { Accounts } from './ledger/accounts.ts'
 import { isOutage } from './ledger/outage.ts'
+import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
 import type { Store } from './store/store.ts'
@@ -24,12 +29,22 @@ export type Deps = {
   store: Store
   directory: Directory
   durable: Durable
+  books: Books
   log: Logger
   readiness(): Promise<Readiness>
   version: Version
 }
 
-const v1 = [authRoutes, userRoutes, apiKeyRoutes, couponRoutes]
+const v1 = [
+  authRoutes,
+  userRoutes,
+  apiKeyRoutes,
+  couponRoutes,
+  bookRoutes,
+  bookListRoutes,
+  codeRoutes,
+  jobRoutes,
+]
 
 /** The API: routes, and what happens when none fits. It never listens. */
 export function createApp(deps: Deps): OpenAPIHono<Env> {

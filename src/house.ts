@@ -9,6 +9,7 @@ import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
 import { shardRows } from './ledger/shards.ts'
 import type { Queues } from './queues.ts'
+import { openBooks } from './recovery/books.ts'
 import { openDirectory } from './recovery/directory.ts'
 import { openDurable } from './recovery/durable.ts'
 import { openGatesOnce } from './recovery/gate.ts'
@@ -85,6 +86,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     store,
     directory: openDirectory(store, database),
     durable: openDurable(place, watermarks, settings.DURABILITY_WAIT_MS),
+    books: openBooks({ database, store }, queues),
     log,
     readiness,
     version: { name, version, node: process.version, commit: null } satisfies Version,

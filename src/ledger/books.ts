@@ -44,21 +44,24 @@ function timesRefusal(book: Pick<Book, 'opens_at' | 'closes_at'>): Problem | und
   return { ok: false, problem: 'invalid-request', errors: [{ path: 'closes_at', message }] }
 }
 
-/** Makes a book on the shard that has the fewest; it never moves. */
-export async function createBook(database: Database, wanted: NewBook): Promise<Book | Problem> {
+/** Makes a book on that one of `onto` which has the fewest; it never moves. */
+export async function createBook(
+  database: Database,
+  wanted: NewBook,
+  onto: number[],
+): Promise<Book | Problem> {
   const refusal = timesRefusal(wanted)
   if (refusal) return refusal
   const { units = 0, created_by, ...policy } = wanted
   for (;;) {
     try {
       return await transaction(database, async (tx) => {
-        const db = drizzle(tx)
-        const [book] = await db
+        const [book] = await drizzle(tx)
           .insert(books)
           .values({
             ...policy,
             book_id: randomUUID(),
-            shard: emptiestShard,
+            shard: emptiest(onto),
             code_prefix: policy.kind === 'counter' ? await freePrefix(tx) : null,
             allow_multi_redemption: policy.allow_multi_redemption ?? policy.max_redemptions !== 1,
             total_code_count: units,
@@ -75,9 +78,11 @@ export async function createBook(database: Database, wanted: NewBook): Promise<B
   }
 }
 
-const emptiestShard = sql<number>`(
+/** Whoever creates books at the same moment spreads them by chance. */
+const emptiest = (onto: number[]) => sql<number>`(
   SELECT ${shards.shard} FROM ${shards}
   LEFT JOIN ${books} ON ${books.shard} = ${shards.shard} AND ${books.archived_at} IS NULL
+  WHERE ${shards.shard} = ANY(${sql.param(onto)}::integer[])
   GROUP BY 1 ORDER BY count(${books.book_id}), random() LIMIT 1)`
 
 /** A prefix with which no code begins. */

@@ -3,7 +3,7 @@ import { drizzle } from 'drizzle-orm/node-postgres'
 import { type Problem, problem } from '../problems.ts'
 import type { Book } from './books.ts'
 import type { Database } from './database.ts'
-import { books, codes, coupons, loads, redemptions } from './schema.ts'
+import { books, codes, coupons, redemptions } from './schema.ts'
 
 /** What lists show. All give up to limit + 1 rows: one more than asked for says that there are more. */
 export type Page = { limit: number; after?: string; skip: number }
@@ -48,7 +48,6 @@ export type ListedCode = {
   code: string
   /** The code's own limit: null = the book's, 0 = no limit. */
   max_redemptions: number | null
-  created_at: Date | null
   coupon: typeof coupons.$inferSelect | null
 }
 
@@ -92,28 +91,21 @@ export async function listCodes(
       .orderBy(coupons.code)
       .limit(limit + 1)
       .offset(skip)
-    return { now, rows: rows.map(heldCode) }
+    return { now, rows: rows.map((coupon) => ({ ...coupon, coupon })) }
   }
   const rows = await db
     .select({
       code: codes.code,
       max_redemptions: codes.max_redemptions,
-      created_at: loads.created_at,
       coupon: coupons,
     })
     .from(codes)
     .leftJoin(coupons, eq(coupons.code, codes.code))
-    .leftJoin(loads, eq(loads.load_id, codes.load_id))
     .where(and(eq(codes.book_id, book.book_id), gt(codes.code, after), condition))
     .orderBy(codes.code)
     .limit(limit + 1)
     .offset(skip)
   return { now, rows }
-}
-
-function heldCode(coupon: typeof coupons.$inferSelect): ListedCode {
-  const { code, max_redemptions, assigned_at } = coupon
-  return { code, max_redemptions, created_at: assigned_at, coupon }
 }
 
 /** Coupons of a book that someone has locked right now. */

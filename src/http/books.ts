@@ -1,0 +1,147 @@
+import type { Deps } from '../app.ts'
+import { isPattern } from '../codes.ts'
+import { problem } from '../problems.ts'
+import {
+  BookResponse,
+  bookView,
+  ChangeBookRequest,
+  CreateBookRequest,
+  readTimes,
+} from './book-view.ts'
+import { answer, noContent, problemResponse } from './respond.ts'
+import { resource } from './route.ts'
+import { bookId, listOf, page, queryFlag, strict, userId, uuid } from './schemas.ts'
+
+const params = strict({ book_id: bookId })
+const writers = ['admin', 'service'] as const
+
+/** What a book is unless whoever makes it says otherwise. null: no limit. */
+const usual = {
+  description: null,
+  kind: 'codes',
+  code_pattern: null,
+  max_redemptions: 1,
+  max_redemptions_per_user: null,
+  max_assignments_per_user: null,
+  lock_policy: 'strict',
+  lock_seconds: 300,
+  opens_at: null,
+  closes_at: null,
+  expiration_date: null,
+  is_active: true,
+  durability: null,
+  metadata: {},
+} as const
+
+/** Books: made, read, changed and archived. Redis has every change before it is answered. */
+export function bookRoutes(deps: Deps) {
+  const { books } = deps
+  const { api, route } = resource(deps, 'Books')
+
+  route(
+    {
+      method: 'post',
+      path: '/books',
+      summary: 'Make a book: a named set of codes with one policy',
+      needs: writers,
+      body: CreateBookRequest,
+      answers: { 201: BookResponse },
+      problems: ['invalid-pattern'],
+    },
+    async (c, { body }, who) => {
+      if (body.code_pattern && !isPattern(body.code_pattern))
+        return problemResponse(c, problem('invalid-pattern'))
+      const book = await books.create({
+        ...usual,
+        owner_id: who.id,
+        ...readTimes(body),
+        created_by: who.actor,
+      })
+      if ('problem' in book) return problemResponse(c, book)
+      return answer(c, 201, bookView(book), { Location: `/api/v1/books/${book.book_id}` })
+    },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/books',
+      summary: 'List the books, newest first',
+      needs: 'anyone',
+      query: strict({
+        owner_id: userId.optional(),
+        is_active: queryFlag.optional(),
+        archived: queryFlag.optional().openapi({ description: 'true: archived books too' }),
+        ...page,
+        starting_after: uuid
+          .optional()
+          .openapi({ description: '`next_cursor` of the page before' }),
+      }),
+      answers: { 200: listOf(BookResponse) },
+      problems: ['invalid-cursor'],
+    },
+    async (c, { query }) => {
+      const { starting_after: after, archived = false, ...filter } = query
+      const rows = await books.list({ ...filter, archived, after })
+      if ('problem' in rows) return problemResponse(c, rows)
+      const data = rows.slice(0, query.limit).map(bookView)
+      const has_more = rows.length > query.limit
+      return answer(c, 200, { data, has_more, next_cursor: has_more ? data.at(-1)!.book_id : null })
+    },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/books/{book_id}',
+      summary: 'One book, archived or not',
+      needs: 'anyone',
+      params,
+      answers: { 200: BookResponse },
+      problems: ['book-not-found'],
+    },
+    async (c, { params }) => {
+      const book = await books.get(params.book_id)
+      return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
+    },
+  )
+
+  route(
+    {
+      method: 'patch',
+      path: '/books/{book_id}',
+      summary: 'Change what is named, leave the rest; in force once it is answered',
+      description:
+        'max_redemptions without allow_multi_redemption sets the latter as for a new book.',
+      needs: writers,
+      params,
+      body: ChangeBookRequest,
+      answers: { 200: BookResponse },
+      problems: ['book-not-found', 'book-archived', 'invalid-pattern'],
+    },
+    async (c, { params, body }) => {
+      if (body.code_pattern && !isPattern(body.code_pattern))
+        return problemResponse(c, problem('invalid-pattern'))
+      const book = await books.update(params.book_id, readTimes(body))
+      return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
+    },
+  )
+
+  route(
+    {
+      method: 'delete',
+      path: '/books/{book_id}',
+      summary: 'Archive a book: no verb works any more, its history stays readable',
+      description: 'There is no way back. Archiving an archived book again answers 204 as well.',
+      needs: writers,
+      params,
+      answers: { 204: null },
+      problems: ['book-not-found'],
+    },
+    async (c, { params }) => {
+      const book = await books.archive(params.book_id)
+      return 'problem' in book ? problemResponse(c, book) : noContent(c)
+    },
+  )
+  return api
+}

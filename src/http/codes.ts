@@ -1,0 +1,167 @@
+import { z } from '@hono/zod-openapi'
+import type { Deps } from '../app.ts'
+import { maxUnits } from './book-view.ts'
+import { JobResponse, jobView } from './jobs.ts'
+import { answer, problemResponse } from './respond.ts'
+import { resource } from './route.ts'
+import { bookId, count, line, newCode, queryFlag, strict } from './schemas.ts'
+
+const params = strict({ book_id: bookId })
+const writers = ['admin', 'service'] as const
+const uploadBytes = 1024 * 1024
+
+const limit = count(1).nullable().optional().openapi({
+  description: "How often each may be redeemed. null: no limit; left out: the book's",
+})
+/** As PostgreSQL and Redis keep it: null = the book's, 0 = no limit. */
+const keptLimit = (max: number | null | undefined) => (max === undefined ? null : (max ?? 0))
+
+const GenerateRequest = strict({
+  count: count(1, 1_000_000),
+  pattern: line(1, 50).nullable().optional().openapi({
+    description: "`{}` is the random part; without it a prefix. Left out: the book's pattern",
+    example: 'SUMMER-{}',
+  }),
+  length: count(4, 50).optional().openapi({ description: 'of the random part', default: 8 }),
+  charset: z
+    .string()
+    .regex(/^[\x21-\x7e]{2,94}$/, 'must be 2 to 94 visible ASCII characters')
+    .refine((text) => new Set(text).size === text.length, 'must not name a character twice')
+    .optional()
+    .openapi({ description: 'of the random part. Left out: A-Z and 0-9' }),
+  max_redemptions: limit,
+}).openapi('GenerateCodesRequest')
+
+const GeneratedResponse = z
+  .object({
+    book_id: bookId,
+    codes_created: z.number(),
+    codes: z.array(z.string()).nullable(),
+  })
+  .openapi('GeneratedCodes')
+
+const UploadRequest = strict({
+  codes: z
+    .array(newCode)
+    .min(1)
+    .max(10_000)
+    .superRefine((codes, ctx) => {
+      const seen = new Set<string>()
+      for (const [i, one] of codes.entries()) {
+        if (seen.has(one))
+          ctx.addIssue({ code: 'custom', path: [i], message: 'stands in the list before' })
+        seen.add(one)
+      }
+    }),
+  max_redemptions: limit,
+}).openapi('UploadCodesRequest')
+
+const UploadedResponse = GeneratedResponse.extend({
+  codes_skipped: z.number(),
+  skipped: z.array(z.string()).openapi({ description: 'existed before' }),
+}).openapi('UploadedCodes')
+
+const UnitsResponse = z
+  .object({ book_id: bookId, units_added: z.number(), total_code_count: z.number() })
+  .openapi('AddedUnits')
+
+/** What fills a book: PostgreSQL first, then Redis; answered once the codes can be assigned. */
+export function codeRoutes(deps: Deps) {
+  const { books } = deps
+  const { api, route } = resource(deps, 'Codes')
+
+  route(
+    {
+      method: 'post',
+      path: '/books/{book_id}/codes/generate',
+      summary: 'Generate codes: up to 10,000 at once, up to 1,000,000 by a job',
+      description:
+        'Without a pattern: 16 characters of Crockford base 32. All random parts come from the ' +
+        "operating system's cryptographic generator.",
+      needs: writers,
+      params,
+      query: strict({ include_codes: queryFlag.optional() }),
+      body: GenerateRequest,
+      answers: { 200: GeneratedResponse, 202: JobResponse },
+      problems: [
+        'book-not-found',
+        'book-archived',
+        'wrong-book-kind',
+        'invalid-pattern',
+        'pattern-too-small',
+      ],
+    },
+    async (c, { params, query, body }, who) => {
+      const made = await books.generate({
+        ...params,
+        ...body,
+        max_redemptions: keptLimit(body.max_redemptions),
+        created_by: who.actor,
+      })
+      if ('problem' in made) return problemResponse(c, made)
+      if ('job' in made)
+        return answer(c, 202, jobView(made.job), { Location: `/api/v1/jobs/${made.job.job_id}` })
+      const codes = query.include_codes ? made.codes : null
+      return answer(c, 200, { ...params, codes_created: made.codes.length, codes })
+    },
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/books/{book_id}/codes/upload',
+      summary: 'Add up to 10,000 codes of your own',
+      needs: writers,
+      params,
+      query: strict({
+        on_duplicate: z.enum(['fail', 'skip']).optional().openapi({
+          description: 'What if some exist: refuse all, or skip those',
+          default: 'fail',
+        }),
+      }),
+      body: UploadRequest,
+      bodyLimit: uploadBytes,
+      answers: { 200: UploadedResponse },
+      problems: ['book-not-found', 'book-archived', 'wrong-book-kind', 'codes-exist'],
+    },
+    async (c, { params, query, body }, who) => {
+      const added = await books.upload({
+        ...params,
+        codes: body.codes,
+        max_redemptions: keptLimit(body.max_redemptions),
+        on_duplicate: query.on_duplicate ?? 'fail',
+        created_by: who.actor,
+      })
+      if ('problem' in added) return problemResponse(c, added)
+      const fresh = new Set(added.codes)
+      const skipped = body.codes.filter((one) => !fresh.has(one))
+      return answer(c, 200, {
+        ...params,
+        codes_created: fresh.size,
+        codes: null,
+        codes_skipped: skipped.length,
+        skipped,
+      })
+    },
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/books/{book_id}/units',
+      summary: 'Add units to a counter book',
+      needs: writers,
+      params,
+      body: strict({ count: count(1, maxUnits) }).openapi('AddUnitsRequest'),
+      answers: { 200: UnitsResponse },
+      problems: ['book-not-found', 'book-archived'],
+    },
+    async (c, { params, body }, who) => {
+      const book = await books.addUnits(params.book_id, body.count, who.actor)
+      if ('problem' in book) return problemResponse(c, book)
+      const { total_code_count } = book
+      return answer(c, 200, { ...params, units_added: body.count, total_code_count })
+    },
+  )
+  return api
+}
