@@ -47,11 +47,6 @@ async function account(database: Database, wanted: NewUser): Promise<string> {
   return present.user_id
 }
 
-/** A list is an array, or an object with the array under `data` or the name of its things. */
-function rows(body: Fields, name: string): Fields[] {
-  return (Array.isArray(body) ? body : (body.data ?? body[name] ?? [])) as Fields[]
-}
-
 /** Every part asks first what is there: a start that was killed is completed by the next. */
 export async function seedDemo(dir: string, http: string, databaseUrl: string): Promise<string> {
   const marker = join(dir, 'demo.done')
@@ -77,7 +72,7 @@ export async function seedDemo(dir: string, http: string, databaseUrl: string): 
 async function fillBooks(v1: string, token: string, owner: string, alice: string) {
   const get = (path: string) => call('GET', `${v1}${path}`, token)
   const post = (path: string, body: Fields) => call('POST', `${v1}${path}`, token, body)
-  const present = rows(await get('/books?limit=100'), 'books')
+  const present = (await get('/books?limit=100')).data as Fields[]
   for (const { name, codes, pattern, forAlice } of books) {
     const book =
       present.find((one) => one.name === name) ??
@@ -88,13 +83,13 @@ async function fillBooks(v1: string, token: string, owner: string, alice: string
         max_assignments_per_user: 2,
         expiration_date: new Date(Date.now() + expiryDays * dayMs).toISOString(),
       }))
-    const missing = codes - Number(book.total_code_count ?? 0)
+    const missing = codes - Number(book.total_code_count)
     if (missing > 0)
       await post(`/books/${book.book_id}/codes/generate`, { count: missing, pattern })
 
     if (forAlice === 0) continue
     const held = await get(`/users/${alice}/coupons?book_id=${book.book_id}`)
-    const count = forAlice - rows(held, 'coupons').length
+    const count = forAlice - Number(held.total_count)
     if (count > 0) {
       await post('/coupons/assign', { book_id: book.book_id, user_id: alice, count })
     }
