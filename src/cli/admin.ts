@@ -1,0 +1,54 @@
+import { type Command, InvalidArgumentError } from 'commander'
+import { readConfig } from '../config.ts'
+import { email, line, password } from '../http/schemas.ts'
+import { createUser } from '../ledger/accounts.ts'
+import { openDatabase } from '../ledger/database.ts'
+import { problemDocument } from '../problems.ts'
+import { readPassword } from './password.ts'
+import { say } from './say.ts'
+
+/** The same rules as for accounts that register themselves. */
+const passwordRule = password(8, 100)
+const nameRule = line(1, 255)
+
+function checked(rule: typeof email | typeof nameRule) {
+  return (text: string): string => {
+    const parsed = rule.safeParse(text)
+    if (!parsed.success) throw new InvalidArgumentError(parsed.error.issues[0]!.message)
+    return text
+  }
+}
+
+export function adminVerbs(program: Command): void {
+  const admin = program.command('admin').description('administrators of this installation')
+  admin
+    .command('create')
+    .description('make an administrator; the password is asked for, or read from stdin')
+    .argument('<email>', 'what they log in with', checked(email))
+    .option('--name <name>', 'what they are called', checked(nameRule), 'Administrator')
+    .addHelpText(
+      'before',
+      'Example:\n  $ npm run stampede -- admin create you@example.com --name "Your Name"\n',
+    )
+    .action(create)
+}
+
+async function create(address: string, { name }: { name: string }, command: Command) {
+  const { DATABASE_URL } = readConfig(['DATABASE_URL'])
+  const given = passwordRule.safeParse(await readPassword())
+  if (!given.success) throw new Error('The password must have 8 to 100 characters.')
+  const database = openDatabase(DATABASE_URL, 1, 'cli')
+  try {
+    const user = await createUser(database, {
+      name,
+      email: address,
+      password: given.data,
+      role: 'admin',
+    })
+    if ('problem' in user) throw new Error(problemDocument(user, '', '').title)
+    const { user_id, email, role } = user
+    say(command, `${email} is an administrator now (user_id ${user_id}).`, { user_id, email, role })
+  } finally {
+    await database.end()
+  }
+}

@@ -1,0 +1,53 @@
+#!/usr/bin/env node
+import { Command, CommanderError } from 'commander'
+import { ConfigError } from '../config.ts'
+import { isOutage } from '../ledger/outage.ts'
+import { adminVerbs } from './admin.ts'
+import { migrateVerb } from './migrate.ts'
+
+/**
+ * The ops command. Exit codes: 0 done, 1 failed, 2 wrong usage, 69 a server it needs is down,
+ * 78 bad configuration.
+ */
+const exits = { failed: 1, usage: 2, unavailable: 69, config: 78 } as const
+
+const program = new Command('stampede')
+  .description('Look after a Stampede installation. Settings come from the environment.')
+  .option('--json', 'answer with one JSON object')
+  .addHelpText(
+    'before',
+    'Example:\n  $ echo "$PASSWORD" | npm run stampede -- admin create you@example.com\n',
+  )
+  .addHelpText(
+    'after',
+    '\nExit codes: 0 done, 1 failed, 2 wrong usage, 69 a server is down, 78 bad configuration',
+  )
+  .exitOverride()
+migrateVerb(program)
+adminVerbs(program)
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  process.exitCode = explain(error as Error)
+}
+
+/** Says what went wrong, unless commander has done so, and returns the exit code for it. */
+function explain(error: Error): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : exits.usage
+  const isDown = isOutage(error)
+  const reason = root(error).message
+  const message = isDown ? `PostgreSQL does not answer: ${reason}` : reason
+  console.error(program.opts().json ? JSON.stringify({ error: message }) : message)
+  if (error instanceof ConfigError) return exits.config
+  return isDown ? exits.unavailable : exits.failed
+}
+
+/**
+ * What is at the bottom of an error. drizzle's own message holds the statement and its values, and
+ * one of those may be a password's hash; a refused connection is one error around several.
+ */
+function root(error: Error): Error {
+  if (error.cause instanceof Error) return root(error.cause)
+  return error instanceof AggregateError ? (error.errors[0] as Error) : error
+}
