@@ -52,7 +52,7 @@ for i = 1, (#ARGV - 5) / WIDTH do
     local until_ms = string.format('%.0f', now + ttl_ms)
     writes[guard] = { code = code, again = locked(c) }
     c.token, c.locked_until = locked(c) and c.token or ARGV[base + 3], until_ms
-    c.version = c.version + 1
+    touch(c)
     effect[i] = true
     lines[i] = string.format('locked\t%d\t%s', fact(code, user, c, '', ARGV[base + 7]), pack(c))
   end

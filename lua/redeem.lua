@@ -51,8 +51,8 @@ for i = 1, (#ARGV - 5) / WIDTH do
     lines[i] = string.format('redemption-limit\t%d', max_per_user)
   elseif barred(c, ARGV[base + 2]) then lines[i] = barred(c, ARGV[base + 2])
   else
-    c.redemptions, c.version = c.redemptions + 1, c.version + 1
-    c.token, c.locked_until = '', ''
+    touch(c)
+    c.redemptions, c.token, c.locked_until = c.redemptions + 1, '', ''
     if used_up(c) then done = done + 1 end
     used[#used + 1] = { code = code, guard = KEYS[12 + i], redemption = redemption }
     effect[i] = true

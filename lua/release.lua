@@ -38,7 +38,8 @@ for i = 1, (#ARGV - 5) / WIDTH do
   elseif c.redemptions > 0 then lines[i] = 'coupon-in-use'
   elseif locked(c) then lines[i] = 'coupon-locked\t' .. c.locked_until
   else
-    c.version, c.token, c.locked_until = c.version + 1, '', ''
+    touch(c)
+    c.token, c.locked_until = '', ''
     held[c.user] = (held[c.user] or tonumber(redis.call('HGET', KEYS[7], c.user) or 0)) - 1
     back[#back + 1], effect[i] = code, true
     lines[i] = string.format('released\t%d\t%s', fact(code, c.user, c, '', ARGV[base + 3]), pack(c))

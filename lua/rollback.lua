@@ -40,7 +40,8 @@ for i = 1, (#ARGV - 5) / WIDTH do
     lines[i] = 'redemption-not-found'
   else
     if used_up(c) then reopened = reopened + 1 end
-    c.redemptions, c.version = c.redemptions - 1, c.version + 1
+    touch(c)
+    c.redemptions = c.redemptions - 1
     gone[redemption], effect[i] = '\t' .. code, true
     undone[#undone + 1] = { code = code, redemption = redemption }
     lines[i] = string.format('rolled-back\t%d\t%s',

@@ -36,7 +36,8 @@ for i = 1, (#ARGV - 5) / WIDTH do
   elseif used_up(c) then lines[i] = 'coupon-redeemed'
   elseif not locked(c) then lines[i] = 'not-locked\t' .. pack(c)
   else
-    c.token, c.locked_until, c.version = '', '', c.version + 1
+    touch(c)
+    c.token, c.locked_until = '', ''
     ended[#ended + 1], effect[i] = { code = code, guard = KEYS[12 + i] }, true
     lines[i] = string.format('unlocked\t%d\t%s', fact(code, user, c, '', ARGV[base + 4]), pack(c))
   end

@@ -1,20 +1,27 @@
 import { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
 import { apiKeyRoutes } from './http/api-keys.ts'
+import { assignRoutes } from './http/assign.ts'
 import { authRoutes } from './http/auth.ts'
 import { bookListRoutes } from './http/book-lists.ts'
 import { bookRoutes } from './http/books.ts'
 import { codeRoutes } from './http/codes.ts'
 import type { Env } from './http/context.ts'
-import { couponRoutes } from './http/coupons.ts'
 import { documentation } from './http/docs.ts'
 import { fallbacks } from './http/fallbacks.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
+import { holdingRoutes } from './http/holdings.ts'
 import { jobRoutes } from './http/jobs.ts'
+import { lockRoutes } from './http/lock.ts'
 import type { Principals } from './http/principal.ts'
+import { redeemRoutes } from './http/redeem.ts'
+import { releaseRoutes } from './http/release.ts'
+import { showRoutes } from './http/show.ts'
+import { HouseRouter } from './http/router.ts'
 import type { Tokens } from './http/tokens.ts'
 import { userRoutes } from './http/users.ts'
 import type { Accounts } from './ledger/accounts.ts'
+import type { Holdings } from './ledger/holdings.ts'
 import { isOutage } from './ledger/outage.ts'
 import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
@@ -29,6 +36,7 @@ export type Deps = {
   store: Store
   directory: Directory
   durable: Durable
+  holdingsOf: Holdings
   books: Books
   log: Logger
   readiness(): Promise<Readiness>
@@ -39,7 +47,12 @@ const v1 = [
   authRoutes,
   userRoutes,
   apiKeyRoutes,
-  couponRoutes,
+  assignRoutes,
+  lockRoutes,
+  redeemRoutes,
+  releaseRoutes,
+  showRoutes,
+  holdingRoutes,
   bookRoutes,
   bookListRoutes,
   codeRoutes,
@@ -49,7 +62,7 @@ const v1 = [
 /** The API: routes, and what happens when none fits. It never listens. */
 export function createApp(deps: Deps): OpenAPIHono<Env> {
   // Not strict: a trailing slash is accepted, without a redirect.
-  const app = new OpenAPIHono<Env>({ strict: false })
+  const app = new OpenAPIHono<Env>({ strict: false, router: new HouseRouter() })
   app.route('/', healthRoutes(deps))
   for (const routes of v1) app.route('/api/v1', routes(deps))
   documentation(app, deps.version)

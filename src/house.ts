@@ -7,6 +7,7 @@ import { createPrincipals } from './http/principal.ts'
 import { createTokens } from './http/tokens.ts'
 import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
+import { openHoldings } from './ledger/holdings.ts'
 import { shardRows } from './ledger/shards.ts'
 import type { Queues } from './queues.ts'
 import { openBooks } from './recovery/books.ts'
@@ -87,6 +88,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     directory: openDirectory(store, database),
     durable: openDurable(place, watermarks, settings.DURABILITY_WAIT_MS),
     books: openBooks({ database, store }, queues),
+    holdingsOf: openHoldings(database),
     log,
     readiness,
     version: { name, version, node: process.version, commit: null } satisfies Version,

@@ -14,15 +14,21 @@ local function read(code)
     local f = {}
     for field in string.gmatch(packed .. '\t', '([^\t]*)\t') do f[#f + 1] = field end
     c = { book = f[1], user = f[2], version = tonumber(f[3]), assigned_at = f[4],
-      redemptions = tonumber(f[6]), max = tonumber(f[7]), token = f[8], locked_until = f[9] }
+      updated_at = f[5], redemptions = tonumber(f[6]), max = tonumber(f[7]),
+      token = f[8], locked_until = f[9] }
   end
   records[code] = c
   return c
 end
 
 local function pack(c)
-  return table.concat({ ARGV[4], c.user, c.version, c.assigned_at, at, c.redemptions, c.max,
-    c.token, c.locked_until }, '\t')
+  return table.concat({ ARGV[4], c.user, c.version, c.assigned_at, c.updated_at, c.redemptions,
+    c.max, c.token, c.locked_until }, '\t')
+end
+
+-- Every change of a coupon, whatever it changes, is one more version.
+local function touch(c)
+  c.version, c.updated_at = c.version + 1, at
 end
 
 -- The user's own coupon of this book, or false: a stranger's answers like an unknown one.

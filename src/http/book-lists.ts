@@ -1,8 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import type { Book } from '../ledger/books.ts'
-import { couponStates, type ListedCode, type Redemption } from '../ledger/lists.ts'
-import { maxRedemptions } from '../recovery/push.ts'
+import type { ListedCode, Redemption } from '../ledger/lists.ts'
 import { CouponResponse, couponView, stockView } from './coupon-view.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
@@ -49,13 +48,13 @@ const historyView = (one: Redemption): z.infer<typeof HistoryResponse> => ({
   rolled_back_at: one.rolled_back_at?.toISOString() ?? null,
 })
 
-function codeView(book: Book, { code, max_redemptions, coupon }: ListedCode, at: Date) {
+function codeView(book: Book, { code, max, coupon }: ListedCode & { max: number }, at: Date) {
   const about = {
     book: book.book_id,
     expiresAt: book.expiration_date?.getTime() ?? 0,
     now: at.getTime(),
   }
-  if (!coupon) return stockView(code, max_redemptions ?? maxRedemptions(book), about)
+  if (!coupon) return stockView(code, max, about)
   const record = {
     user: coupon.user_id,
     redemptions: coupon.redemptions,
@@ -116,7 +115,7 @@ export function bookListRoutes(deps: Deps) {
       needs: readers,
       params,
       query: strict({
-        state: z.enum(couponStates).optional(),
+        state: z.enum(['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED']).optional(),
         ...page,
         starting_after: code.optional().openapi(cursor),
       }),

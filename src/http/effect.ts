@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import type { Durability } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
@@ -6,6 +7,21 @@ import { factName } from '../recovery/durable.ts'
 import type { Outcome } from '../store/verb.ts'
 import { type Context, factContext, type Principal } from './context.ts'
 import { answer } from './respond.ts'
+import { strict, userId } from './schemas.ts'
+
+/** What every coupon verb may answer besides its own refusals. */
+export const repeats = [
+  'idempotency-key-reused',
+  'intake-stopped',
+  'backlog',
+  'outcome-unknown',
+] as const
+
+export const ForUser = strict({ user_id: userId.optional() }).openapi('ForUser')
+export const lockToken = z
+  .string()
+  .regex(/^[\w-]{1,64}$/, 'must be a `lock_token` as lock answered it')
+  .openapi({ example: 'q1f0v9yVbD3m0kX2r8aZ5w' })
 
 const digest = (...parts: string[]) =>
   createHash('sha256').update(JSON.stringify(parts)).digest('base64url').slice(0, 22)
@@ -52,9 +68,6 @@ function invalid(header: string, message: string): Problem {
   return { ...problem('invalid-request'), errors: [{ path: `header ${header}`, message }] }
 }
 
-/** Whether the answer of a verb waits for the ledger, unless request or book say otherwise. */
-export type VerbDefault = Durability
-
 /**
  * Answers a verb that was done: waits for the durability that was asked for, and says which one was
  * reached. 202 instead of 200: done in Redis, but the ledger did not follow in time.
@@ -64,7 +77,7 @@ export async function answerEffect<V, B>(
   deps: Deps,
   outcome: Outcome<V>,
   ask: Ask,
-  usual: VerbDefault,
+  usual: Durability,
   body: B,
 ) {
   const wanted = ask.durability ?? outcome.durability ?? usual

@@ -22,16 +22,20 @@ export function openDurable(place: Place, watermarks: Watermarks, waitMs: number
 
     /**
      * Resolves once the ledger holds everything that these shards' journals hold now, so that a
-     * read from PostgreSQL shows what was acknowledged before it.
+     * read from PostgreSQL shows what was acknowledged before it. `now` is Redis' clock: the one
+     * that says whether a lock is over.
      */
     async barrier(shards: readonly number[] = place.gates.map(({ shard }) => shard)) {
       const behind: Problem = { ...problem('not-ready'), retryAfter: 1 }
       if (shards.some((shard) => !place.gates[shard]!.open)) return behind
       let metas: (string | null)[][]
+      let clock: number[]
       try {
-        metas = await Promise.all(
-          shards.map((shard) => place.redis.hmget(keys.meta(shard), 'epoch', 'n', 'watermark')),
+        const asked = shards.map((shard) =>
+          place.redis.hmget(keys.meta(shard), 'epoch', 'n', 'watermark'),
         )
+        clock = await place.redis.time()
+        metas = await Promise.all(asked)
       } catch {
         return behind // Redis went away between the gate and the read
       }
@@ -42,7 +46,8 @@ export function openDurable(place: Place, watermarks: Watermarks, waitMs: number
           return n <= watermark || watermarks.wait({ shard, epoch, n }, waitMs)
         }),
       )
-      return level.every(Boolean) ? ({ ok: true } as const) : behind
+      const now = Number(clock[0]) * 1000 + Math.floor(Number(clock[1]) / 1000)
+      return level.every(Boolean) ? ({ ok: true, now } as const) : behind
     },
   }
 }

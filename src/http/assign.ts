@@ -1,0 +1,122 @@
+import { z } from '@hono/zod-openapi'
+import type { Deps } from '../app.ts'
+import { drawCounterCodes } from '../codes.ts'
+import type { Outcome } from '../store/verb.ts'
+import type { Assigned } from '../store/verbs.ts'
+import { actingUser } from './context.ts'
+import { CouponResponse, couponView } from './coupon-view.ts'
+import { answerEffect, ForUser, readAsk, repeats } from './effect.ts'
+import { problemResponse } from './respond.ts'
+import { resource } from './route.ts'
+import { bookId, code, count, strict, userId } from './schemas.ts'
+
+const AssignRequest = strict({
+  book_id: bookId,
+  user_id: userId.optional(),
+  count: count(1, 100).optional(),
+}).openapi('AssignRequest')
+const AssignResponse = z
+  .object({ success: z.boolean(), assigned_count: z.number(), coupons: z.array(CouponResponse) })
+  .openapi('Assigned')
+
+const unassignable = [
+  'book-archived',
+  'book-expired',
+  'book-inactive',
+  'book-not-open',
+  'book-closed',
+  'assignment-limit',
+] as const
+
+/** assign: stock -> user, at random or by name. */
+export function assignRoutes(deps: Deps) {
+  const { api, route } = resource(deps, 'Coupons')
+  const { store, directory } = deps
+
+  const assignedView = (outcome: Outcome<Assigned[]>, book: string, user: string) =>
+    outcome.value.map((assigned) =>
+      couponView(
+        assigned.code,
+        {
+          user,
+          max: assigned.max,
+          redemptions: 0,
+          lockedUntil: 0,
+          assignedAt: outcome.at,
+          updatedAt: outcome.at,
+        },
+        { book, expiresAt: outcome.expiresAt, now: outcome.at },
+      ),
+    )
+
+  for (const path of ['/coupons/assign', '/coupons/assign/random'])
+    route(
+      {
+        method: 'post',
+        path,
+        summary: 'Give a user codes from stock, at random: all that were asked for, or none',
+        needs: 'anyone',
+        body: AssignRequest,
+        answers: { 200: AssignResponse, 202: AssignResponse },
+        problems: ['book-not-found', 'forbidden', ...unassignable, 'sold-out', ...repeats],
+      },
+      async (c, { body }, who) => {
+        const user = actingUser(who, body.user_id)
+        if (typeof user !== 'string') return problemResponse(c, user)
+        const book = await directory.book(body.book_id)
+        if ('problem' in book) return problemResponse(c, book)
+        const asked = readAsk(c, who, 'assign', book.book, body)
+        if (!asked.ok) return problemResponse(c, asked)
+        const { ask } = asked
+        const wanted = body.count ?? 1
+        const outcome = await store.assign(
+          book,
+          {
+            user,
+            count: String(wanted),
+            codes: book.prefix ? drawCounterCodes(book.prefix, wanted).join(' ') : '',
+            key: ask.key,
+            hash: ask.hash,
+            context: ask.context,
+          },
+          wanted,
+        )
+        if (!outcome.ok) return problemResponse(c, outcome)
+        for (const assigned of outcome.value) directory.learn(assigned.code, book)
+        const coupons = assignedView(outcome, book.book, user)
+        return answerEffect(c, deps, outcome, ask, 'redis', {
+          success: true,
+          assigned_count: coupons.length,
+          coupons,
+        })
+      },
+    )
+  route(
+    {
+      method: 'post',
+      path: '/coupons/assign/{code}',
+      summary: 'Give a user one named code from stock',
+      needs: 'anyone',
+      params: strict({ code }),
+      body: ForUser,
+      bodyOptional: true,
+      answers: { 200: CouponResponse, 202: CouponResponse },
+      problems: ['coupon-not-found', 'already-assigned', 'forbidden', ...unassignable, ...repeats],
+    },
+    async (c, { params, body }, who) => {
+      const user = actingUser(who, body.user_id)
+      if (typeof user !== 'string') return problemResponse(c, user)
+      const place = await directory.bookOfCode(params.code)
+      if ('problem' in place) return problemResponse(c, place)
+      const asked = readAsk(c, who, 'assign_code', place.book, { ...params, ...body })
+      if (!asked.ok) return problemResponse(c, asked)
+      const { key, hash, context } = asked.ask
+      const request = { user, code: params.code, key, hash, context }
+      const outcome = await store.assignCode(place, request)
+      if (!outcome.ok) return problemResponse(c, outcome)
+      const [view] = assignedView(outcome, place.book, user)
+      return answerEffect(c, deps, outcome, asked.ask, 'redis', view!)
+    },
+  )
+  return api
+}

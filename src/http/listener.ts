@@ -1,0 +1,31 @@
+import { createServer, type Server } from 'node:http'
+import { getRequestListener, RequestError } from '@hono/node-server'
+import type { OpenAPIHono } from '@hono/zod-openapi'
+import { type Problem, problem, problemDocument, problemStatus } from '../problems.ts'
+import type { Env } from './context.ts'
+
+const limits = { headersTimeout: 5_000, requestTimeout: 10_000, keepAliveTimeout: 65_000 }
+
+/**
+ * The app behind a server that has yet to listen. A request without a usable URL (a Host that is
+ * none, a backslash in the path) never reaches the app; it gets a problem document all the same.
+ * Bytes that are no HTTP at all get Node's own bare 400, 408 or 431.
+ */
+export function createHttpServer(app: OpenAPIHono<Env>): Server {
+  const errorHandler = (error: unknown) => {
+    const refusal = error instanceof RequestError ? notHttp : problem('internal-error')
+    const body = JSON.stringify(problemDocument(refusal, '', ''))
+    const headers = { 'Content-Type': 'application/problem+json' }
+    return new Response(body, { status: problemStatus(refusal.problem), headers })
+  }
+  return createServer(
+    limits,
+    getRequestListener(app.fetch, { hostname: 'localhost', errorHandler }),
+  )
+}
+
+const notHttp: Problem = {
+  ok: false,
+  problem: 'invalid-request',
+  errors: [{ path: 'url', message: 'must be a path on a valid host' }],
+}
