@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Redis } from 'ioredis'
 import pg from 'pg'
-import { afterAll, expect, test } from 'vitest'
+import { afterAll, expect, test, vi } from 'vitest'
 import { environmentOf } from '../src/config.ts'
 import { leash } from '../src/embedded/leash.ts'
 import { commandOf, isAlive, readRecord, scratchDir } from '../src/embedded/leftovers.ts'
@@ -15,6 +15,7 @@ import { freePort } from '../src/embedded/ports.ts'
 import type { Running } from '../src/embedded/running.ts'
 
 /** The real thing: `npm start` without npm, on a directory whose name has a space in it. */
+vi.setConfig({ testTimeout: 60_000 }) // each starts and stops everything, some of them twice
 const main = fileURLToPath(new URL('../src/embedded/start.ts', import.meta.url))
 const top = scratchDir('start')
 const dataDir = join(top, 'my data')
