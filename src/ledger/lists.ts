@@ -40,8 +40,7 @@ export async function listBooks(database: Database, filter: BookFilter): Promise
     .offset(skip)
 }
 
-export const couponStates = ['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED'] as const
-export type CouponState = (typeof couponStates)[number]
+export type CouponState = 'UNASSIGNED' | 'ASSIGNED' | 'LOCKED' | 'REDEEMED' | 'EXPIRED'
 
 /** A code as the list of its book shows it; `coupon` is null while it is in stock. */
 export type ListedCode = {

@@ -22,7 +22,7 @@ import {
 import { type Upload, uploadCodes } from '../ledger/upload.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Queues } from '../queues.ts'
-import { type Pusher, pushBook, pushFresh, readyFor } from './push.ts'
+import { maxRedemptions, type Pusher, pushBook, pushFresh, readyFor } from './push.ts'
 
 /** More codes than this are not waited for: a job makes them. */
 export const generateNowMax = 10_000
@@ -76,8 +76,14 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     },
 
     list: (filter: BookFilter) => listBooks(database, filter),
-    codes: (book: Book, page: Page & { state?: CouponState }) => listCodes(database, book, page),
     redemptions: (id: string, page: Page) => listRedemptions(database, id, page),
+
+    /** The codes of a book, each with how often it may be redeemed, in stock or not. */
+    async codes(book: Book, page: Page & { state?: CouponState }) {
+      const { now, rows } = await listCodes(database, book, page)
+      const usual = maxRedemptions(book)
+      return { now, rows: rows.map((row) => ({ ...row, max: row.max_redemptions ?? usual })) }
+    },
 
     /** The numbers of a book: Redis' counters, and what only PostgreSQL can count. */
     async counts({ shard, book_id }: Book) {
