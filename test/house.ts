@@ -9,6 +9,7 @@ import { openAccounts } from '../src/ledger/accounts.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { migrate } from '../src/ledger/migrate.ts'
 import { checkContract, declaredRoutes } from './contract.ts'
+import { makeWire } from './wire.ts'
 
 /** A fresh, migrated database of this test file's own. */
 export async function makeDatabase(shards = 4): Promise<{ url: string; drop(): Promise<void> }> {
@@ -48,7 +49,8 @@ const absent = (name: string): object =>
 /** The API over a real PostgreSQL and without Redis: accounts, keys, and the HTTP skeleton. */
 export async function openHouse(options: { now?: () => number; log?: string[] } = {}) {
   const { url, drop } = await makeDatabase()
-  const database = openDatabase(url, 4, 'test')
+  const wire = await makeWire(url)
+  const database = openDatabase(wire.url, 4, 'test')
   const accounts = openAccounts(database)
   const tokens = createTokens('a secret of at least 32 characters', options.now)
   const principals = createPrincipals({ accounts, tokens, now: options.now })
@@ -99,9 +101,10 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
   }
 
   const close = async () => {
+    wire.close()
     await database.end()
     await drop()
   }
-  return { app, deps, database, accounts, tokens, principals, url, call, signUp, close }
+  return { app, deps, database, accounts, tokens, principals, url, wire, call, signUp, close }
 }
 export type House = Awaited<ReturnType<typeof openHouse>>

@@ -1,4 +1,3 @@
-import { connect, createServer, type Server, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { Principal } from '../src/http/context.ts'
@@ -7,44 +6,10 @@ import { makeApiKey } from '../src/http/tokens.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
 import { type Database, openDatabase } from '../src/ledger/database.ts'
 import { type House, openHouse } from './house.ts'
-
-/**
- * A wire between us and PostgreSQL that can be cut (connections refused) or silenced (bytes vanish).
- */
-function makeWire(port: number, host: string) {
-  const sockets = new Set<Socket>()
-  let state: 'up' | 'silent' | 'cut' = 'up'
-  const server: Server = createServer((near) => {
-    if (state === 'cut') return near.destroy()
-    const far = connect(port, host)
-    for (const [from, to] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      sockets.add(from)
-      from.on('data', (chunk) => state === 'up' && to.write(chunk))
-      from.on('error', () => {})
-      from.on('close', () => to.destroy())
-    }
-  })
-  return {
-    listen: () =>
-      new Promise<number>((resolve) => {
-        server.listen(0, '127.0.0.1', () => resolve((server.address() as { port: number }).port))
-      }),
-    set(next: typeof state) {
-      state = next
-      if (next !== 'silent') for (const socket of sockets) socket.destroy()
-    },
-    close() {
-      for (const socket of sockets) socket.destroy()
-      server.close()
-    },
-  }
-}
+import { makeWire, type Wire } from './wire.ts'
 
 let house: House
-let wire: ReturnType<typeof makeWire>
+let wire: Wire
 let database: Database
 let time = Date.now()
 let questions = 0
@@ -52,11 +17,8 @@ let principals: ReturnType<typeof createPrincipals>
 
 beforeAll(async () => {
   house = await openHouse()
-  const url = new URL(house.url)
-  wire = makeWire(Number(url.port), url.hostname)
-  url.hostname = '127.0.0.1'
-  url.port = String(await wire.listen())
-  database = openDatabase(url.href, 4, 'wire')
+  wire = await makeWire(house.url)
+  database = openDatabase(wire.url, 4, 'wire')
 })
 afterAll(async () => {
   wire.close()

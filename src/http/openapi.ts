@@ -8,6 +8,7 @@ export function operation(spec: RouteSpec, tag: string): RouteConfig {
   return {
     method: spec.method,
     path: spec.path,
+    operationId: operationId(spec),
     tags: [tag],
     summary: spec.summary,
     ...(spec.description ? { description: spec.description } : {}),
@@ -26,6 +27,13 @@ export function operation(spec: RouteSpec, tag: string): RouteConfig {
     },
     responses: responses(spec.answers, problemsOf(spec)),
   }
+}
+
+/** `postCouponsLockByCode`: what generated clients call the function. */
+function operationId({ method, path }: RouteSpec): string {
+  const words = path.replaceAll(/\{(.+?)\}/g, 'by $1').split(/[^A-Za-z]+/)
+  const capital = (word: string) => word.charAt(0).toUpperCase() + word.slice(1)
+  return method + words.filter(Boolean).map(capital).join('')
 }
 
 /** Everything a route may refuse with: what it declares, and what its guard and its input imply. */
