@@ -9,10 +9,10 @@
        user code key hash context
 
   Replies to a request, first match wins
-    again                   entry at line       same Idempotency-Key, same body
+    again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
-    already-assigned                            to this very user
-    coupon-not-found                            also when someone else has it
+    already-assigned  -- to this very user
+    coupon-not-found  -- also when someone else has it
     book-archived
     book-expired            expiration_date
     book-inactive

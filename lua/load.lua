@@ -1,7 +1,7 @@
 #!lua
 --[[
-  load: bring codes into stock. Again and again without harm: a code that is in stock or has a record
-  is left alone, because the code of an assigned coupon must never be drawn a second time.
+  load: bring codes into stock. Again and again without harm: a code that is in stock or has a
+  record is left alone, because the code of a coupon must never be drawn a second time.
 
   KEYS [1] meta [2] book [3] stock [4] coupons [5] uses
 

@@ -12,15 +12,15 @@
        ttl_ms: '' for the book's lock_seconds
 
   Replies to a request, first match wins
-    again                   entry at line       same Idempotency-Key, same body
+    again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
     book-archived
-    coupon-not-found                            also for someone else's coupon
+    coupon-not-found  -- also for someone else's coupon
     coupon-redeemed
     book-expired            expiration_date
-    coupon-locked           locked_until        by another token
-    lock-expired                                a token was sent whose lock is over
-    locked                  fact record         begun, or extended by its own token
+    coupon-locked           locked_until  -- by another token
+    lock-expired  -- a token was sent whose lock is over
+    locked                  fact record  -- begun, or extended by its own token
 
   Cost: O(1) a request, one journal entry a call.
 

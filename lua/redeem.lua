@@ -10,16 +10,16 @@
        code user token redemption key hash context
 
   Replies to a request, first match wins
-    again                   entry at line       same Idempotency-Key, same body
+    again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
     book-archived
-    coupon-not-found                            also for someone else's coupon
+    coupon-not-found  -- also for someone else's coupon
     coupon-redeemed
     book-expired            expiration_date
-    redemption-limit        limit               per user and code
-    coupon-locked           locked_until        lock policy strict or required, without its token
-    lock-expired                                a token was sent whose lock is over
-    lock-required                               lock policy required, and there is no live lock
+    redemption-limit        limit  -- per user and code
+    coupon-locked           locked_until  -- lock policy strict or required, without its token
+    lock-expired  -- a token was sent whose lock is over
+    lock-required  -- lock policy required, and there is no live lock
     redeemed                fact redemption record
 
   Cost: O(1) a request, one journal entry a call.

@@ -9,12 +9,12 @@
        code key hash context
 
   Replies to a request, first match wins
-    again                   entry at line       same Idempotency-Key, same body
+    again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
     book-archived
-    coupon-not-found                            also for a code in stock
+    coupon-not-found  -- also for a code in stock
     coupon-redeemed
-    coupon-in-use                               some of its uses are redeemed
+    coupon-in-use  -- some of its uses are redeemed
     coupon-locked           locked_until
     released                fact record
 
@@ -53,7 +53,8 @@ if failure then return failure end
 redis.call('HDEL', KEYS[5], unpack(back))
 if kind ~= 'counter' then redis.call('SADD', KEYS[6], unpack(back)) end
 for user, count in pairs(held) do
-  if count > 0 then redis.call('HSET', KEYS[7], user, count) else redis.call('HDEL', KEYS[7], user) end
+  if count > 0 then redis.call('HSET', KEYS[7], user, count)
+  else redis.call('HDEL', KEYS[7], user) end
 end
 redis.call('HSET', KEYS[4], 'left', left + #back)
 redis.call('HINCRBY', KEYS[4], 'held', -#back)

@@ -9,7 +9,7 @@
        code redemption key hash context
 
   Replies to a request, first match wins
-    again                   entry at line       same Idempotency-Key, same body
+    again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
     book-archived
     already-rolled-back
@@ -18,8 +18,8 @@
 
   Cost: O(1) a request, one journal entry a call.
 
-  A live lock stays: it was taken on a use that is left. The id stays behind with a tab before its code, so that a second
-  rollback of it is told apart from a redemption there never was.
+  A live lock stays: it was taken on a use that is left. The id stays behind with a tab before its
+  code, so that a second rollback of it is told apart from a redemption there never was.
 ]]
 -- @include begin
 -- @include finish

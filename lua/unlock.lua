@@ -10,12 +10,12 @@
        code user key hash context
 
   Replies to a request, first match wins
-    again                   entry at line       same Idempotency-Key, same body
+    again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
     book-archived
-    coupon-not-found                            also for someone else's coupon
+    coupon-not-found  -- also for someone else's coupon
     coupon-redeemed
-    not-locked              record              nothing to end: the answer is the coupon as it is
+    not-locked              record  -- nothing to end: the answer is the coupon as it is
     unlocked                fact record
 
   Cost: O(1) a request, one journal entry a call.

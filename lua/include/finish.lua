@@ -1,8 +1,8 @@
 -- finish: how every coupon verb remembers what it decided. `-- @include finish` pulls it in.
 --
 -- (4) Write. `append` is the first write of a call: one entry with the next explicit id carries all
--- facts. Redis does not roll back, so whatever could fail has been read before; should XADD fail all
--- the same, nothing has changed yet and the error goes to the caller.
+-- facts. Redis does not roll back, so whatever could fail has been read before; should XADD fail
+-- all the same, nothing has changed yet and the error goes to the caller.
 local facts = {}   -- pairs: state, context
 
 local function fact(code, user, c, redemption, context)
