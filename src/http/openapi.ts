@@ -65,6 +65,7 @@ export function responses(answers: Answers, problems: readonly ProblemCode[]) {
     all[status] = {
       description: codes.map((code) => `\`${code}\``).join(', '),
       content: {
+        ...(all[status] as { content?: object } | undefined)?.content,
         'application/problem+json': {
           schema: {
             allOf: [
