@@ -1,9 +1,9 @@
 import type { Entry, Fact } from '../journal/entry.ts'
 import { type Database, type Transaction, transaction } from './database.ts'
-import { foldEntries } from './fold.ts'
+import { foldEntries, Misfit } from './fold.ts'
 import { applyCarefully } from './park.ts'
 import { moveCheckpoint, type ShardRow } from './shards.ts'
-import { copy, copyText, iso, Misfit, nullable, writeFold } from './write.ts'
+import { copy, copyText, iso, nullable, writeFold } from './write.ts'
 
 /**
  * Commits a batch of entries: checkpoint, ledger, coupons, redemptions and counters, together or

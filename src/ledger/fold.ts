@@ -1,5 +1,8 @@
 import type { Entry, Fact } from '../journal/entry.ts'
 
+/** A row is not, or a fact does not say, what the fold expects: it is applied fact by fact then. */
+export class Misfit extends Error {}
+
 type Placed = { fact: Fact; book: string; at: number }
 
 /** What a batch of entries comes to, code by code and book by book. */
@@ -13,12 +16,14 @@ export type Folded = {
   counters: Map<string, { held: number; redeemed: number }>
 }
 
-type Change = { before: number; last: Placed | undefined }
+/** `before` and `version`: of the row, before the batch and after what was folded; 0: no row. */
+type Change = { before: number; version: number; last: Placed | undefined }
 
 /**
  * Folds a batch to one change per code, because one statement may touch a row only once. Each fact
  * carries the whole state after it, so the last one of a code is what remains; the first one says
- * which version the row must be at (0: there must be no row).
+ * which version the row must be at (0: there must be no row). Throws Misfit where two facts of the
+ * batch contradict each other.
  */
 export function foldEntries(entries: readonly Entry[]): Folded {
   const changes = new Map<string, Change>()
@@ -38,10 +43,17 @@ export function foldEntries(entries: readonly Entry[]): Folded {
     }
     for (const fact of facts) {
       const placed = { fact, book, at }
-      const change = changes.get(fact.code)
-      const last = kind === 'release' ? undefined : placed
-      if (change) change.last = last
-      else changes.set(fact.code, { before: kind === 'assign' ? 0 : fact.version - 1, last })
+      const expected = kind === 'assign' ? 0 : fact.version - 1
+      let change = changes.get(fact.code)
+      if (!change) {
+        change = { before: expected, version: expected, last: undefined }
+        changes.set(fact.code, change)
+      }
+      if (change.version !== expected)
+        throw new Misfit(`${kind} needs version ${expected}, but it is ${change.version}`)
+      const gone = kind === 'release'
+      change.version = gone ? 0 : fact.version
+      change.last = gone ? undefined : placed
       if (kind === 'assign') counters.held++
       if (kind === 'release') counters.held--
       if (kind === 'redeem') {

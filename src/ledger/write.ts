@@ -3,10 +3,7 @@ import { pipeline } from 'node:stream/promises'
 import { from as copyFrom } from 'pg-copy-streams'
 import type { Context } from '../journal/entry.ts'
 import type { Transaction } from './database.ts'
-import type { Folded } from './fold.ts'
-
-/** A row is not where the fold expects it: the batch is applied again fact by fact. */
-export class Misfit extends Error {}
+import { type Folded, Misfit } from './fold.ts'
 
 export const iso = (ms: number) => new Date(ms).toISOString()
 /** COPY's text format: a backslash introduces an escape, so it has to be one itself. */
