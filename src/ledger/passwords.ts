@@ -9,7 +9,28 @@ const options: Options = {
   parallelism: 1,
 }
 
-export const hashPassword = (password: string): Promise<string> => hash(password, options)
+/**
+ * So many at a time. libuv has four threads, and tokens are verified on them too: a rush of logins
+ * must not keep everybody else's requests waiting.
+ */
+const atOnce = 3
+let working = 0
+const waiting: (() => void)[] = []
+
+async function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  if (working < atOnce) working++
+  else await new Promise<void>((resolve) => waiting.push(resolve))
+  try {
+    return await work()
+  } finally {
+    const next = waiting.shift()
+    if (next) next()
+    else working--
+  }
+}
+
+export const hashPassword = (password: string): Promise<string> =>
+  inTurn(() => hash(password, options))
 
 /** A hash of nothing that anybody knows: for addresses that are not registered. */
 let decoy: Promise<string> | undefined
@@ -20,6 +41,7 @@ let decoy: Promise<string> | undefined
  */
 export async function passwordFits(stored: string | undefined, password: string): Promise<boolean> {
   decoy ??= hashPassword(crypto.randomUUID())
-  const fits = await verify(stored ?? (await decoy), password)
+  const known = stored ?? (await decoy)
+  const fits = await inTurn(() => verify(known, password))
   return stored !== undefined && fits
 }
