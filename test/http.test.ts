@@ -325,6 +325,28 @@ test('http  logs a sample of what goes well', async () => {
   expect(log.length).toBeLessThan(100)
 })
 
+test('http  shrugs at a client that leaves in the middle of its body', async () => {
+  const { log, ...other } = await quietHouse()
+  const own = createHttpServer(other.app)
+  own.listen(0, '127.0.0.1')
+  await once(own, 'listening')
+  const socket = connect((own.address() as AddressInfo).port, '127.0.0.1')
+  const head = `POST ${login} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n`
+  socket.write(`${head}Content-Length: 100\r\n\r\n{"email":`)
+  await sleep(100)
+  socket.destroy()
+  await sleep(100)
+  expect((await other.call('GET', '/livez')).status).toBe(200)
+  own.close()
+  await other.close()
+  expect(log.join('')).not.toContain('request failed')
+  expect(log.join('')).toContain('"status":400')
+})
+
+test('http  takes no middleware, which would stand before every request', () => {
+  expect(() => house.app.use(async (_, next) => next())).toThrow('no middleware')
+})
+
 /** A house of its own, once the second is over whose sample the tests before have used up. */
 async function quietHouse() {
   await sleep(1_050)
