@@ -31,12 +31,12 @@ export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: 
   const queues = openQueues(queueUrl)
   const store = openStore(place, { backlog: 0 }, () => {})
   const shards = flushShards(place, database, log)
-  let stopping = false
+  const stopping = new AbortController()
 
   const options = workerOptions(queueUrl)
   const flushWorker = new Worker<FlushJob>(
     queueNames.flush,
-    async ({ data }) => shards.byNudge(data.shard, () => stopping),
+    async ({ data }) => shards.byNudge(data.shard, () => stopping.signal.aborted),
     { ...options, concurrency: place.gates.length },
   )
   const jobWorker = new Worker<RowJob>(
@@ -51,9 +51,9 @@ export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: 
 
   /** Does `work` every `ms` until the worker stops; a failure is logged and the next turn tries again. */
   async function every(ms: number, what: string, work: () => Promise<unknown>): Promise<void> {
-    while (!stopping) {
+    while (!stopping.signal.aborted) {
       await work().catch((error: Error) => log.warn({ err: error }, `${what} failed`))
-      await sleep(ms)
+      await sleep(ms, undefined, { signal: stopping.signal }).catch(() => {})
     }
   }
   const loops = [
@@ -70,7 +70,7 @@ export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: 
     flushes: shards.flushes,
     /** Ends the flush in progress and starts no other. What is not flushed is in the journal. */
     async stop(): Promise<void> {
-      stopping = true
+      stopping.abort()
       await Promise.all([flushWorker.close(), jobWorker.close(), ...loops])
       await queues.close()
       place.close()

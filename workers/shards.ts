@@ -41,7 +41,8 @@ class ShardFlush {
 
   /** Flushes until the journal is level, then stays a moment for more. */
   async byNudge(stopping: () => boolean): Promise<void> {
-    if (this.#busy) return
+    // A job that left because a sweep is at work would leave the shard to the sweeps for good.
+    while (this.#busy && !stopping()) await sleep(pollMs)
     this.#busy = true
     try {
       for (let level = performance.now(); performance.now() - level < lingerMs; ) {
