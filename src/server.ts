@@ -1,8 +1,9 @@
-import { serve } from '@hono/node-server'
+import type { AddressInfo } from 'node:net'
 import closeWithGrace from 'close-with-grace'
 import { pino } from 'pino'
 import { apiConfig, ConfigError } from './config.ts'
 import { openHouse } from './house.ts'
+import { createHttpServer } from './http/listener.ts'
 import { openQueues } from './queues.ts'
 
 /** How often a shut gate is looked at, and how long a stop may take. */
@@ -39,26 +40,22 @@ const gates = (async () => {
   }
 })()
 
-const server = serve({ fetch: house.app.fetch, hostname: config.HOST, port: config.PORT }, (at) =>
-  log.info(`listening on http://${config.HOST}:${at.port}`),
-)
+const server = createHttpServer(house.app).listen(config.PORT, config.HOST, () => {
+  const at = server.address() as AddressInfo
+  log.info(`listening on http://${config.HOST}:${at.port}`)
+})
 server.on('error', (error: NodeJS.ErrnoException) => {
   log.fatal(`cannot listen on ${config.HOST}:${config.PORT}: ${error.message}`)
   process.exit(1)
 })
-if ('requestTimeout' in server) {
-  server.requestTimeout = 10_000
-  server.headersTimeout = 5_000
-}
-
 closeWithGrace({ delay: stopMs, logger: log }, async ({ err }) => {
   if (err) log.fatal({ err }, 'unexpected error')
   house.stop()
   closing = true
-  await new Promise<void>((resolve) => {
-    server.close(() => resolve())
-    if ('closeIdleConnections' in server) server.closeIdleConnections()
-  })
+  // A kept-alive connection that becomes idle after the close would hold it up for seconds.
+  const idle = setInterval(() => server.closeIdleConnections(), 50)
+  await new Promise<void>((resolve) => server.close(() => resolve()))
+  clearInterval(idle)
   await gates
   await queues.close()
   await house.close()

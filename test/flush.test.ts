@@ -176,7 +176,7 @@ describe('flush', () => {
     expect(nudge - before.nudge).toBeGreaterThan(0)
     expect(sweep - before.sweep).toBe(0)
     // Facts that nobody nudges for.
-    await sleep(400) // the job has gone: it lingers for a quarter of a second
+    await sleep(1_000) // the jobs have gone: each lingers for a quarter of a second
     await forge('assign', [[assigned(`quiet-${book}`), context]])
     await until(async () => (await ledger()).length === warmUp + 21, 'the sweep has flushed', 2_000)
     await until(() => world.flushes().sweep - sweep === 1, 'the sweep has counted it')

@@ -2,12 +2,12 @@ import { once } from 'node:events'
 import { rmSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { serve } from '@hono/node-server'
 import { Redis } from 'ioredis'
 import pino from 'pino'
 import { scratchDir } from '../src/embedded/leftovers.ts'
 import { startRedis } from '../src/embedded/redis.ts'
 import { openHouse } from '../src/house.ts'
+import { createHttpServer } from '../src/http/listener.ts'
 import { makeApiKey } from '../src/http/tokens.ts'
 import { openQueues } from '../src/queues.ts'
 import { startWorker } from '../workers/main.ts'
@@ -52,7 +52,7 @@ export async function openWorld({ shards = 2, worker = true, waitMs = 2_000 } = 
       await sleep(20)
     }
   })()
-  const http = serve({ fetch: house.app.fetch, hostname: '127.0.0.1', port: 0 })
+  const http = createHttpServer(house.app).listen(0, '127.0.0.1')
   await once(http, 'listening')
   const base = `http://127.0.0.1:${(http.address() as AddressInfo).port}`
   const routes = declaredRoutes(house.app)
@@ -162,7 +162,7 @@ export async function openWorld({ shards = 2, worker = true, waitMs = 2_000 } = 
     async close() {
       open = false
       http.close()
-      if ('closeAllConnections' in http) http.closeAllConnections()
+      http.closeAllConnections()
       await gates
       await works?.stop()
       await queues.close()

@@ -96,8 +96,10 @@ export function resource(deps: Deps, tag: string) {
       const started = performance.now()
       const response = await run(c)
       const ms = performance.now() - started
-      if (ms > slowMs || response.status >= 500)
-        deps.log.warn({ request_id: requestId(c), route: label, status: response.status, ms })
+      // A 503 says that we keep to our promise, and an outage makes thousands: a sample will do.
+      const { status } = response
+      if (ms > slowMs || (status >= 500 && (status !== 503 || sampled(started))))
+        deps.log.warn({ request_id: requestId(c), route: label, status, ms })
       else if (deps.log.isLevelEnabled('info') && sampled(started))
         deps.log.info({ request_id: requestId(c), route: label, status: response.status, ms })
       return response

@@ -1,0 +1,79 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { rmSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { environmentOf } from '../src/config.ts'
+import { leash } from '../src/embedded/leash.ts'
+import { scratchDir } from '../src/embedded/leftovers.ts'
+import { freePort } from '../src/embedded/ports.ts'
+import { startRedis } from '../src/embedded/redis.ts'
+import { makeDatabase } from './house.ts'
+import { until } from './world.ts'
+
+const main = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
+const secret = 'a secret of at least 32 characters'
+
+export type Process = { child: ChildProcess; kill(): Promise<void>; stop(): Promise<number | null> }
+
+/** API and worker as the processes they are in production, to be killed by pid. */
+export async function openProcesses({ shards = 2 } = {}) {
+  const dir = scratchDir('redis')
+  const redis = await startRedis({ dir, durable: true })
+  const database = await makeDatabase(shards)
+  const all: Process[] = []
+
+  function run(path: string, more: Parameters<typeof environmentOf>[0] = {}): Process {
+    const env = environmentOf({
+      REDIS_URL: redis.url,
+      QUEUE_REDIS_URL: '',
+      DATABASE_URL: database.url,
+      JWT_SECRET: secret,
+      LOG_LEVEL: 'warn',
+      HOST: '127.0.0.1',
+      ...more,
+    })
+    const child = spawn(process.execPath, [main(path)], {
+      env,
+      stdio: ['ignore', 'inherit', 'inherit'],
+    })
+    leash(child, 'TERM')
+    const gone = once(child, 'exit')
+    const end = async (signal: 'SIGKILL' | 'SIGTERM') => {
+      if (child.exitCode === null && child.signalCode === null) child.kill(signal)
+      await gone
+      return child.exitCode
+    }
+    const started = {
+      child,
+      kill: async () => void (await end('SIGKILL')),
+      stop: () => end('SIGTERM'),
+    }
+    all.push(started)
+    return started
+  }
+
+  return {
+    redis,
+    databaseUrl: database.url,
+    secret,
+    startWorker: () => run('workers/main.ts'),
+    /** An API process that serves; `base` is where. */
+    async startApi(): Promise<Process & { base: string }> {
+      const port = await freePort()
+      const api = run('src/server.ts', { PORT: String(port) })
+      const base = `http://127.0.0.1:${port}`
+      await until(
+        async () => (await fetch(`${base}/readyz`).catch(() => undefined))?.ok === true,
+        'the API serves',
+        30_000,
+      )
+      return { ...api, base }
+    },
+    async close() {
+      await Promise.all(all.map((one) => one.kill()))
+      await database.drop()
+      await redis.stop()
+      rmSync(dir, { recursive: true, force: true })
+    },
+  }
+}
