@@ -24,6 +24,8 @@ export function openDatabase(url: string, size: number, name: string): Database 
   })
   // An idle connection that PostgreSQL closes must not end the process: the next query reconnects.
   pool.on('error', () => {})
+  // One in use says so to whoever waits for its answer; between two answers nobody is listening.
+  pool.on('connect', (client) => client.on('error', () => {}))
   return pool
 }
 
