@@ -1,0 +1,114 @@
+import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import pg from 'pg'
+import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { environmentOf } from '../src/config.ts'
+import { openAccounts } from '../src/ledger/accounts.ts'
+import { openDatabase } from '../src/ledger/database.ts'
+
+const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+const name = `t_${randomBytes(6).toString('hex')}`
+const here = new URL(inject('postgres'))
+here.pathname = name
+const nowhere = 'postgres://someone@127.0.0.1:1/none'
+
+async function admin(sql: string): Promise<void> {
+  const client = new pg.Client({ connectionString: inject('postgres') })
+  await client.connect()
+  await client.query(sql)
+  await client.end()
+}
+beforeAll(() => admin(`CREATE DATABASE ${name}`))
+afterAll(() => admin(`DROP DATABASE ${name} WITH (FORCE)`))
+
+/** Runs the ops command as an operator would; `input` is what they pipe into it. */
+async function stampede(args: string[], { url = here.href, input = '', shards = '3' } = {}) {
+  const child = spawn(process.execPath, [main, ...args], {
+    env: environmentOf({ DATABASE_URL: url, SHARDS: shards }) as NodeJS.ProcessEnv,
+  })
+  child.stdin.on('error', () => {}) // it may end before it has read
+  child.stdin.end(input)
+  let out = ''
+  let err = ''
+  child.stdout.on('data', (chunk) => {
+    out += chunk
+  })
+  child.stderr.on('data', (chunk) => {
+    err += chunk
+  })
+  const [code] = await once(child, 'close')
+  return { code, out, err }
+}
+
+test('migrate makes the schema and the shards, and may be run again', async () => {
+  expect(await stampede(['migrate'])).toEqual({
+    code: 0,
+    out: 'The schema is up to date.\n',
+    err: '',
+  })
+  const again = await stampede(['--json', 'migrate'])
+  expect([again.code, JSON.parse(again.out)]).toEqual([0, { migrated: true }])
+  const database = openDatabase(here.href, 1, 'test')
+  const { rows } = await database.query('SELECT shard FROM shards ORDER BY shard')
+  await database.end()
+  expect(rows.map(({ shard }) => shard)).toEqual([0, 1, 2])
+})
+
+test('admin create makes an administrator who can log in', async () => {
+  const args = ['admin', 'create', 'ada@example.com', '--name', 'Ada', '--json']
+  const made = await stampede(args, { input: 'enchantress\nsecond line\n' })
+  expect(made.code).toBe(0)
+  const database = openDatabase(here.href, 1, 'test')
+  const user = await openAccounts(database).logIn('ada@example.com', 'enchantress')
+  await database.end()
+  expect(user).toMatchObject({ ...JSON.parse(made.out), name: 'Ada', role: 'admin' })
+})
+
+test('admin create refuses a taken address and a short password with 1', async () => {
+  const create = (email: string, input: string) =>
+    stampede(['admin', 'create', email], { input: `${input}\r\n` })
+  expect((await create('bob@example.com', 'long enough')).out).toMatch(/^bob@example.com is an/)
+  const taken = await create('Bob@example.com', 'long enough')
+  expect([taken.code, taken.err]).toEqual([1, 'E-mail already registered\n'])
+  const short = await create('eve@example.com', 'short')
+  expect([short.code, short.err]).toEqual([1, 'The password must have 8 to 100 characters.\n'])
+})
+
+test('wrong usage ends with 2', async () => {
+  const wrong = [[], ['nonsense'], ['migrate', '--fast'], ['admin', 'create'], ['admin']]
+  const ends = await Promise.all(wrong.map((args) => stampede(args)))
+  expect(ends.map(({ code }) => code)).toEqual([2, 2, 2, 2, 2])
+  const address = await stampede(['admin', 'create', 'not-an-address'])
+  expect(address.code).toBe(2)
+  expect(address.err).toContain('must be an e-mail address')
+})
+
+test('a PostgreSQL that is down ends with 69, and no secret is shown', async () => {
+  const input = 'very secret word'
+  const migrate = await stampede(['migrate'], { url: nowhere })
+  const create = await stampede(['--json', 'admin', 'create', 'a@example.com'], {
+    url: nowhere,
+    input,
+  })
+  expect([migrate.code, create.code]).toEqual([69, 69])
+  expect(JSON.parse(create.err).error).toMatch(/^PostgreSQL does not answer: .*ECONNREFUSED/)
+  expect(create.err).not.toContain('argon2')
+})
+
+test('bad configuration ends with 78 and names the variable', async () => {
+  const url = await stampede(['migrate'], { url: 'mysql://somewhere' })
+  expect(url.code).toBe(78)
+  expect(url.err).toMatch(/^DATABASE_URL/)
+  const shards = await stampede(['migrate'], { shards: 'many' })
+  expect([shards.code, shards.err.startsWith('SHARDS is "many"')]).toEqual([78, true])
+})
+
+test('help begins with an example and ends with 0', async () => {
+  const verbs = [['--help'], ['migrate', '--help'], ['admin', 'create', '--help']]
+  for (const { code, out } of await Promise.all(verbs.map((args) => stampede(args)))) {
+    expect(code).toBe(0)
+    expect(out).toMatch(/^Example:\n {2}\$ /)
+  }
+})
