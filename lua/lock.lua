@@ -50,7 +50,7 @@ for i = 1, (#ARGV - 5) / WIDTH do
   else
     local ttl_ms = tonumber(ARGV[base + 4]) or tonumber(book[14]) * 1000
     local until_ms = string.format('%.0f', now + ttl_ms)
-    writes[guard] = { code = code, again = locked(c) }
+    writes[guard] = code
     c.token, c.locked_until = locked(c) and c.token or ARGV[base + 3], until_ms
     touch(c)
     effect[i] = true
@@ -61,10 +61,9 @@ if #facts == 0 then return reply() end
 
 local failure = append('lock')
 if failure then return failure end
-for guard, write in pairs(writes) do
-  local c = records[write.code]
-  if not write.again then redis.call('SET', guard, c.token, 'NX', 'PXAT', c.locked_until) end
-  redis.call('SET', guard, c.token, 'XX', 'PXAT', c.locked_until)
-  redis.call('HSET', KEYS[5], write.code, pack(c))
+for guard, code in pairs(writes) do
+  local c = records[code]
+  redis.call('SET', guard, c.token, 'PXAT', c.locked_until)
+  redis.call('HSET', KEYS[5], code, pack(c))
 end
 return reply()

@@ -1,0 +1,319 @@
+import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest'
+import { entryHash, factKinds } from '../src/journal/entry.ts'
+import { type ShardRow, shardRow } from '../src/ledger/shards.ts'
+import { factName } from '../src/recovery/durable.ts'
+import { keys } from '../src/store/keys.ts'
+import { unpackRecord } from '../src/store/record.ts'
+import { type Act, type Client, openClient } from './client.ts'
+import { openWorld, type World } from './world.ts'
+
+/**
+ * A world for the tests of one file. Each test gets a fresh client, and every book that it made is
+ * audited when it is over, against all that its client was told.
+ */
+export function auditedWorld(options: Parameters<typeof openWorld>[0] = {}) {
+  let world: World
+  let client: Client
+  let books: string[] = []
+  beforeAll(async () => {
+    world = await openWorld(options)
+  })
+  afterAll(() => world.close())
+  beforeEach(() => {
+    client = openClient(world)
+    books = []
+  })
+  afterEach(async () => {
+    for (const book of books) await audit(world, { book, history: client.history })
+  })
+  return {
+    world: () => world,
+    client: () => client,
+    makeBook: async (...of: Parameters<World['makeBook']>) => {
+      const book = await world.makeBook(...of)
+      books.push(book)
+      return book
+    },
+  }
+}
+
+/** A coupon as all three tell of it: Redis, the `coupons` table, and the ledger read as a story. */
+type Held = {
+  user: string
+  version: number
+  redemptions: number
+  max: number
+  token: string
+  lockedUntil: number
+  assignedAt: number
+  updatedAt: number
+}
+type Fact = Held & { id: string; kind: string; code: string; redemption: string | null }
+
+const heldColumns = `code, user_id AS "user", version, redemptions, max_redemptions AS max,
+  coalesce(lock_token, '') AS token,
+  coalesce(round(extract(epoch FROM locked_until) * 1000), 0)::float AS "lockedUntil"`
+const ms = (column: string) => `round(extract(epoch FROM ${column}) * 1000)::float`
+
+/** Gathers differences, so that one failure shows all of them. */
+class Findings {
+  readonly found: string[] = []
+
+  equal(what: string, actual: unknown, expected: unknown): void {
+    const [a, e] = [JSON.stringify(actual), JSON.stringify(expected)]
+    if (a !== e) this.found.push(`${what}: ${a}, expected ${e}`)
+  }
+
+  /** Two maps with the same keys and values; says which key differs. */
+  same(what: string, actual: Map<string, unknown>, expected: Map<string, unknown>): void {
+    for (const key of new Set([...actual.keys(), ...expected.keys()]))
+      this.equal(`${what} of ${key}`, actual.get(key), expected.get(key))
+  }
+}
+
+/**
+ * Compares, once the ledger is level, what Redis, PostgreSQL and the clients of a run know of a
+ * book. `history` must hold every call of a
+ * verb on it. Throws with all that differs.
+ */
+export async function audit(
+  world: World,
+  { book, history }: { book: string; history?: readonly Act[] },
+): Promise<void> {
+  await world.level()
+  const findings = new Findings()
+  const { rows } = await world.database.query(
+    'SELECT shard, kind, total_code_count AS total FROM books WHERE book_id = $1',
+    [book],
+  )
+  const its = { book, ...(rows[0] as { shard: number; kind: string; total: number }) }
+  const row = await shardRow(world.database, its.shard)
+  const facts = await readFacts(world, book)
+  await auditShard(world, row, findings)
+  const story = readStory(facts, findings)
+  const held = await readHeld(world, its, findings)
+  const table = await readTable(world, book)
+  findings.same('the coupon in Redis', held, table)
+  findings.same('the row in coupons, against the story in the ledger,', table, story)
+  await auditStock(world, its, held, findings)
+  await auditCounters(world, its, held, findings)
+  await auditRedemptions(world, its, held, findings)
+  if (history) auditHistory(facts, history.filter(isOf(book)), findings)
+  const { found } = findings
+  if (found.length > 0)
+    throw new Error(
+      `audit of book ${book}: ${found.length} differences\n${found.slice(0, 20).join('\n')}`,
+    )
+}
+
+async function readFacts(world: World, book: string): Promise<Fact[]> {
+  const { rows } = await world.database.query<Fact>(
+    `SELECT shard || '/' || epoch || '-' || n || '/' || i AS id, kind, ${heldColumns},
+       ${ms('at')} AS "updatedAt", redemption_id AS redemption
+     FROM ledger WHERE book_id = $1 ORDER BY epoch, n, i`,
+    [book],
+  )
+  return rows
+}
+
+/** Facts without a hole, nothing parked, and all who count them agree on how many there are. */
+async function auditShard(world: World, row: ShardRow, findings: Findings): Promise<void> {
+  const { shard } = row
+  const ask = async (sql: string) => (await world.database.query(sql)).rows
+  findings.equal('parked facts', await ask('SELECT * FROM parked_facts'), [])
+  findings.equal(
+    'epochs with holes in n',
+    await ask(`SELECT shard, epoch, count(DISTINCT n), max(n) FROM ledger GROUP BY 1, 2
+      HAVING min(n) <> 1 OR max(n) <> count(DISTINCT n)`),
+    [],
+  )
+  findings.equal(
+    'entries with holes in i',
+    await ask(`SELECT shard, epoch, n, count(*), max(i) FROM ledger GROUP BY 1, 2, 3
+      HAVING min(i) <> 0 OR max(i) <> count(*) - 1`),
+    [],
+  )
+  const meta = await world.redis.hgetall(keys.meta(shard))
+  const [{ count }] = await ask(`SELECT count(*) FROM ledger WHERE shard = ${shard}`)
+  const counts = { facts: Number(meta.facts), flushed: Number(meta.flushed), row: row.facts }
+  findings.equal('facts of the shard', counts, { facts: count, flushed: count, row: count })
+  const { checkpoint } = row
+  const n = { n: Number(meta.n), watermark: Number(meta.watermark) }
+  findings.equal('entries of the shard', n, { n: checkpoint, watermark: checkpoint })
+  const [last] = await world.redis.xrevrange(keys.journal(shard), '+', '-', 'COUNT', 1)
+  if (!last && checkpoint === 0) return
+  findings.equal('last entry of the stream', last?.[0], `${row.checkpointEpoch}-${checkpoint}`)
+  findings.equal('its hash', last && entryHash(...last), row.checkpointHash)
+}
+
+/** What the ledger comes to, told fact by fact; each must continue the one before. */
+function readStory(facts: readonly Fact[], findings: Findings): Map<string, Held> {
+  const story = new Map<string, Held>()
+  for (const { id, kind, code, redemption, updatedAt, ...fact } of facts) {
+    const before = story.get(code)
+    const expected = { version: (before?.version ?? 0) + 1, user: before?.user ?? fact.user }
+    findings.equal(`${kind} ${code} ${id}`, { version: fact.version, user: fact.user }, expected)
+    findings.equal(`${kind} ${code} ${id} begins`, kind === 'assign', before === undefined)
+    findings.equal(`${kind} is a kind`, factKinds.includes(kind as never), true)
+    const assignedAt = before?.assignedAt ?? updatedAt
+    if (kind === 'release') story.delete(code)
+    else story.set(code, heldOf({ ...fact, assignedAt, updatedAt }))
+  }
+  return story
+}
+
+const heldOf = (row: Held): Held => ({
+  user: row.user,
+  version: row.version,
+  redemptions: row.redemptions,
+  max: row.max,
+  token: row.token,
+  lockedUntil: row.lockedUntil,
+  assignedAt: row.assignedAt,
+  updatedAt: row.updatedAt,
+})
+
+async function readTable(world: World, book: string): Promise<Map<string, Held>> {
+  const { rows } = await world.database.query<Held & { code: string }>(
+    `SELECT ${heldColumns}, ${ms('assigned_at')} AS "assignedAt", ${ms('updated_at')} AS "updatedAt"
+     FROM coupons WHERE book_id = $1`,
+    [book],
+  )
+  return new Map(rows.map((row) => [row.code, heldOf(row)]))
+}
+
+type Its = { book: string; shard: number; kind: string; total: number }
+
+/** The book's records in Redis, each live lock with its guard and no other guard. */
+async function readHeld(
+  { redis }: World,
+  { book, shard }: Its,
+  findings: Findings,
+): Promise<Map<string, Held>> {
+  const held = new Map<string, Held>()
+  const now = Number((await redis.time())[0]) * 1000
+  for (const [code, packed] of Object.entries(await redis.hgetall(keys.coupons(shard)))) {
+    const record = unpackRecord(packed.split('\t'))
+    if (record.book !== book) continue
+    held.set(code, heldOf({ ...record, token: record.lockToken }))
+    const guard = keys.lock(shard, code)
+    const ends = record.lockedUntil
+    if (Math.abs(ends - now) < 2_000) continue // about to end: either is right
+    const shown = [await redis.get(guard), ends > now ? await redis.pexpiretime(guard) : null]
+    findings.equal(`guard of ${code}`, shown, ends > now ? [record.lockToken, ends] : [null, null])
+  }
+  return held
+}
+
+/** Every code that was loaded is in stock or held, and never both. */
+async function auditStock(
+  { redis, database }: World,
+  { book, shard, kind, total }: Its,
+  held: Map<string, Held>,
+  findings: Findings,
+): Promise<void> {
+  const stock = await redis.smembers(keys.stock(shard, book))
+  const left = Number(await redis.hget(keys.book(shard, book), 'left'))
+  findings.equal(
+    'in stock and held',
+    stock.filter((code) => held.has(code)),
+    [],
+  )
+  findings.equal('left + held', left + held.size, total)
+  if (kind === 'counter') return findings.equal('stock of a counter book', stock, [])
+  findings.equal('left', left, stock.length)
+  const { rows } = await database.query<{ code: string; max: number | null }>(
+    'SELECT code, max_redemptions AS max FROM codes WHERE book_id = $1 ORDER BY code',
+    [book],
+  )
+  const known = [...stock, ...held.keys()].sort()
+  findings.equal('codes in Redis', known, rows.map(({ code }) => code).sort())
+  const own = rows.flatMap(({ code, max }) => (max === null ? [] : [[code, String(max)] as const]))
+  const uses = await redis.hgetall(keys.uses(shard, book))
+  findings.same('the own limit', new Map(Object.entries(uses)), new Map(own))
+}
+
+async function auditCounters(
+  { redis, database }: World,
+  { book, shard }: Its,
+  held: Map<string, Held>,
+  findings: Findings,
+): Promise<void> {
+  const perUser = new Map<string, number>()
+  let redeemed = 0
+  for (const { user, max, redemptions } of held.values()) {
+    perUser.set(user, (perUser.get(user) ?? 0) + 1)
+    if (max > 0 && redemptions >= max) redeemed++
+  }
+  const expected = { held: held.size, redeemed }
+  const inRedis = await redis.hmget(keys.book(shard, book), 'held', 'redeemed')
+  findings.equal('counters in Redis', inRedis.map(Number), [held.size, redeemed])
+  const { rows } = await database.query(
+    'SELECT held, redeemed FROM book_counters WHERE book_id = $1',
+    [book],
+  )
+  findings.equal('book_counters', rows[0] ?? { held: 0, redeemed: 0 }, expected)
+  const { '': sentinel, ...users } = await redis.hgetall(keys.users(shard, book))
+  findings.equal('sentinel of users', sentinel, '1')
+  const counts = Object.entries(users).map(([user, count]) => [user, Number(count)] as const)
+  findings.same('coupons', new Map(counts), perUser)
+}
+
+/** Every redemption stands in both stores, and those that count are as many as the coupon says. */
+async function auditRedemptions(
+  { redis, database }: World,
+  { book, shard }: Its,
+  held: Map<string, Held>,
+  findings: Findings,
+): Promise<void> {
+  const { rows } = await database.query<{ id: string; code: string; undone: boolean }>(
+    `SELECT redemption_id AS id, code, rolled_back_at IS NOT NULL AS undone
+     FROM redemptions WHERE book_id = $1`,
+    [book],
+  )
+  const inRedis = await redis.hgetall(keys.redemptions(shard))
+  const codes = new Set(rows.map(({ code }) => code))
+  for (const [id, of] of Object.entries(inRedis))
+    if (!codes.has(of.trimStart()) && !held.has(of.trimStart())) delete inRedis[id]
+  const expected = rows.map(({ id, code, undone }) => [id, undone ? `\t${code}` : code] as const)
+  findings.same('the redemption', new Map(Object.entries(inRedis)), new Map(expected))
+  const uses = new Map([...held.keys()].map((code) => [code, 0]))
+  for (const { code, undone } of rows)
+    if (!undone) uses.set(code, (uses.get(code) ?? Number.NaN) + 1)
+  const counts = [...held].map(([code, { redemptions }]) => [code, redemptions] as const)
+  findings.same('the redemptions', uses, new Map(counts))
+}
+
+/** Calls whose answer was lost may have been for this book, too. */
+const isOf = (book: string) => (act: Act) => act.book === book || act.outcome === 'unknown'
+
+/** Every answer is a fact and every fact was answered: no lost one, no invented one, none twice. */
+function auditHistory(facts: readonly Fact[], history: readonly Act[], findings: Findings): void {
+  const ledger = new Map(facts.map((fact) => [fact.id, fact]))
+  const claimed = new Set<string>()
+  const holders = new Map<string, number>()
+  for (const { verb, user, outcome, codes, fact } of history) {
+    if (!fact) continue
+    codes.forEach((code, k) => {
+      const id = factName({ ...fact, i: fact.i + k })
+      const there = ledger.get(id)
+      const said = { kind: verb, code, user: user ?? there?.user }
+      const found = there && { kind: there.kind, code: there.code, user: there.user }
+      findings.equal(`the answer ${id}`, found, said)
+      if (outcome === 'again') return
+      if (claimed.has(id)) findings.found.push(`two answers claim ${id}`)
+      claimed.add(id)
+      const change = verb === 'assign' ? 1 : verb === 'release' ? -1 : 0
+      holders.set(code, (holders.get(code) ?? 0) + change)
+    })
+  }
+  for (const [code, count] of holders)
+    if (count > 1) findings.found.push(`${code} was acknowledged to ${count} users`)
+  const unknown = history.filter(({ outcome }) => outcome === 'unknown')
+  for (const { id, kind, user } of facts) {
+    if (claimed.has(id)) continue
+    const lost = unknown.findIndex((act) => act.verb === kind && (act.user ?? user) === user)
+    if (lost < 0) findings.found.push(`nobody was told of ${kind} ${id} for ${user}`)
+    else if (kind !== 'assign') unknown.splice(lost, 1)
+  }
+}
