@@ -112,6 +112,20 @@ describe('what a book holds', () => {
     expect(statesOf(await get(`books/${id}/coupons?state=ASSIGNED`))).toEqual([])
   })
 
+  test('comes back into stock by a release, and a redemption is marked by its rollback', async () => {
+    const { id, codes } = await mixedBook()
+    const post = async (path: string) => (await world.call('POST', path, { as })).status
+    expect(await post(`coupons/release/${codes[1]}`)).toBe(200)
+    const { data } = await get(`books/${id}/redemption-history`)
+    expect(await post(`redemptions/${data[1].redemption_id}/rollback`)).toBe(200)
+    const states = ['UNASSIGNED', 'UNASSIGNED', 'LOCKED', 'ASSIGNED', 'ASSIGNED']
+    expect(statesOf(await get(`books/${id}/coupons`))).toEqual(states)
+    const history = (await get(`books/${id}/redemption-history`)).data
+    expect(history[0].rolled_back_at).toBeNull()
+    expect(history[1].rolled_back_at).toMatch(/Z$/)
+    expect(await get(`books/${id}/stats`)).toMatchObject({ available: 2, redeemed: 0, assigned: 2 })
+  })
+
   test('of a counter book is what was assigned', async () => {
     const id = await world.makeBook({ kind: 'counter', units: 5 })
     const body = { book_id: id, user_id: 'user-2', count: 2 }

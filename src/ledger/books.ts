@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { and, eq, isNull, lt, sql } from 'drizzle-orm'
+import { and, eq, inArray, isNull, lt, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import { drawPrefix } from '../codes.ts'
 import { type Problem, problem } from '../problems.ts'
@@ -179,12 +179,12 @@ export async function markBookPushed(database: Database, { book_id, version }: B
     .where(and(eq(books.book_id, book_id), lt(books.pushed_version, version)))
 }
 
-/** Books whose last change Redis may not have. */
-export async function unpushedBooks(database: Database): Promise<string[]> {
+/** Books of these shards whose last change Redis may not have. */
+export async function unpushedBooks(database: Database, onShards: number[]): Promise<string[]> {
   const rows = await drizzle(database)
     .select({ id: books.book_id })
     .from(books)
-    .where(lt(books.pushed_version, books.version))
+    .where(and(lt(books.pushed_version, books.version), inArray(books.shard, onShards)))
     .limit(100)
   return rows.map((row) => row.id)
 }

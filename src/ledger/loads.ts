@@ -81,14 +81,16 @@ export async function countPushed(database: Database, bookId: string, loadId: nu
 }
 
 /**
- * Loads to push that no job will come back for: uploads and small generations whose process died
- * between PostgreSQL and Redis, and what a failed job left behind.
+ * Loads of these shards that no job will come back for: uploads and small generations whose process
+ * died between PostgreSQL and Redis, and what a failed job left behind.
  */
-export async function unpushedLoads(database: Database): Promise<number[]> {
+export async function unpushedLoads(database: Database, shards: number[]): Promise<number[]> {
   const { rows } = await database.query<{ load_id: number }>(
-    `SELECT load_id FROM loads LEFT JOIN jobs USING (job_id)
-     WHERE loads.state = 'written' AND (loads.job_id IS NULL OR finished_at IS NOT NULL)
+    `SELECT load_id FROM loads JOIN books USING (book_id) LEFT JOIN jobs USING (job_id)
+     WHERE loads.state = 'written' AND shard = ANY($1)
+       AND (loads.job_id IS NULL OR finished_at IS NOT NULL)
      ORDER BY load_id LIMIT 100`,
+    [shards],
   )
   return rows.map((row) => row.load_id)
 }

@@ -22,7 +22,7 @@ import {
 import { type Upload, uploadCodes } from '../ledger/upload.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Queues } from '../queues.ts'
-import { maxRedemptions, type Pusher, pushBook, pushFresh, readyFor } from './push.ts'
+import { maxRedemptions, openShards, type Pusher, pushBook, pushFresh, readyFor } from './push.ts'
 
 /** More codes than this are not waited for: a job makes them. */
 export const generateNowMax = 10_000
@@ -62,7 +62,7 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     get,
 
     async create(wanted: NewBook): Promise<Book | Problem> {
-      const open = store.place.gates.filter((gate) => gate.open).map((gate) => gate.shard)
+      const open = openShards(pusher)
       if (open.length === 0) return { ...problem('not-ready'), retryAfter: 1 }
       return pushed(await createBook(database, wanted, open))
     },

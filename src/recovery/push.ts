@@ -150,15 +150,20 @@ export async function readyFor(pusher: Pusher, book: Book): Promise<Pushed> {
   return counts.ok ? done : counts
 }
 
+/** Shards that take pushes now. */
+export const openShards = ({ store }: Pick<Pusher, 'store'>): number[] =>
+  store.place.gates.filter((gate) => gate.open).map((gate) => gate.shard)
+
 /**
  * Pushes every book and load whose push did not come to its end; returns how many. What Redis
- * refuses now is left for the next time: other shards may be well.
+ * refuses now is left for the next time, and what lies on shut shards holds nobody up.
  */
 export async function pushOnce(pusher: Pusher): Promise<number> {
+  const shards = openShards(pusher)
   let healed = 0
-  for (const bookId of await unpushedBooks(pusher.database))
+  for (const bookId of await unpushedBooks(pusher.database, shards))
     if ((await pushBook(pusher, bookId)).ok) healed++
-  for (const loadId of await unpushedLoads(pusher.database))
+  for (const loadId of await unpushedLoads(pusher.database, shards))
     if ((await pushLoad(pusher, loadId)).ok) healed++
   return healed
 }
