@@ -5,27 +5,28 @@ import { bookId, count, dateTime, instant, line, metadata, prose, userId } from 
 const limit = count(1).nullable()
 const unlimited = 'null: no limit'
 
-/** What may be changed of a book's policy, and is the same for a new book. */
+/** What may be changed of a book's policy. Defaults are a new book's: a change has none. */
 const policy = {
   name: line(1, 255),
   description: prose(2_000).nullable(),
   owner_id: userId,
-  expiration_date: dateTime.nullable().openapi({ description: 'From then on nothing works' }),
+  expiration_date: dateTime
+    .nullable()
+    .openapi({ description: 'From then on its coupons are expired' }),
   allow_multi_redemption: z
     .boolean()
     .openapi({ description: 'Left out: true unless max_redemptions is 1' }),
-  max_redemptions: limit.openapi({ description: `Per code. ${unlimited}`, default: 1 }),
+  max_redemptions: limit.openapi({ description: `Per code. ${unlimited}` }),
   max_redemptions_per_user: limit.openapi({ description: `Per user and code. ${unlimited}` }),
   max_assignments_per_user: limit.openapi({ description: `Coupons a user may hold. ${unlimited}` }),
   code_pattern: line(0, 50)
     .nullable()
     .openapi({ description: 'Used by generate', example: 'SUMMER-{}' }),
-  is_active: z.boolean().openapi({
-    description: 'false: assignments are refused, holders may still redeem',
-    default: true,
-  }),
-  lock_policy: z.enum(['strict', 'holder', 'required']).openapi({ default: 'strict' }),
-  lock_seconds: count(1, 3_600).openapi({ default: 300 }),
+  is_active: z
+    .boolean()
+    .openapi({ description: 'false: assignments are refused, holders may still redeem' }),
+  lock_policy: z.enum(['strict', 'holder', 'required']),
+  lock_seconds: count(1, 3_600),
   opens_at: dateTime.nullable(),
   closes_at: dateTime.nullable(),
   durability: z
@@ -43,6 +44,10 @@ export const CreateBookRequest = z
   .partial()
   .extend({
     name: policy.name,
+    max_redemptions: policy.max_redemptions.optional().openapi({ default: 1 }),
+    is_active: policy.is_active.optional().openapi({ default: true }),
+    lock_policy: policy.lock_policy.optional().openapi({ default: 'strict' }),
+    lock_seconds: policy.lock_seconds.optional().openapi({ default: 300 }),
     kind: z.enum(['codes', 'counter']).optional().openapi({
       description: 'counter: units without codes of their own; a code is made at assignment',
       default: 'codes',
