@@ -1,0 +1,45 @@
+import { step } from '../src/embedded/steps.ts'
+import { type Client, openClient } from './client.ts'
+import { type Installation, openInstallation, type Running, stopAll } from './installation.ts'
+import type { Options } from './options.ts'
+import { openStores, type Stores } from './stores.ts'
+
+/** What a scenario has: an installation of its own, a client of it, and a look at its stores. */
+export type Bench = {
+  options: Options
+  client: Client
+  stores: Stores
+  pids: Installation['pids']
+  versions: { redis: string; postgres: string }
+  say(line: string): void
+}
+
+/** Runs a scenario on a fresh installation, and takes that down whatever happens. */
+export async function withBench<T>(
+  options: Options,
+  scenario: (bench: Bench) => Promise<T>,
+): Promise<T> {
+  const running: Running[] = []
+  // Our servers do not hear a Ctrl-C: they are stopped one after the other.
+  const onSignal = async () => {
+    await stopAll(running)
+    process.exit(130)
+  }
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, onSignal)
+  try {
+    const installation = await openInstallation(running)
+    const stores = openStores(installation)
+    running.push({ name: 'stores', stop: stores.close })
+    const client = await openClient(installation)
+    const versions = await stores.versions()
+    const say = (line: string) => console.log(`  ${line}`)
+    return await scenario({ options, client, stores, pids: installation.pids, versions, say })
+  } finally {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal)
+    await step(
+      'stop',
+      () => stopAll(running),
+      () => 'everything',
+    )
+  }
+}

@@ -1,0 +1,91 @@
+import { parseArgs } from 'node:util'
+
+/** What `npm run bench` can measure; each is a file of that name. */
+export const scenarios = ['assign', 'drive', 'lookup-size'] as const
+export type Scenario = (typeof scenarios)[number]
+
+export const usage = `npm run bench -- [options]
+  --only NAME          ${scenarios.join(', ')}; may be repeated. Left out: all
+  --seconds N          length of a round (8)
+  --rounds N           rounds of assign and of drive (3)
+  --connections N      connections of the load generator (256)
+  --json FILE          writes everything measured
+  --short              tiny numbers, to see that it works: they mean nothing
+Exit code: 0 every check held; 1 an oversell, a duplicate or a lost acknowledgement; 2 errors; 64 usage.`
+
+export type Options = {
+  only: Scenario[]
+  seconds: number
+  rounds: number
+  connections: number
+  json: string | undefined
+  /** Tiny numbers, and one installation for all. */
+  short: boolean
+  warmUpSeconds: number
+  /** Assignments of one drive. */
+  driven: number
+  /** Codes of the large book, and how many small books of how many codes it is compared with. */
+  large: number
+  small: number
+  smallBooks: number
+  /** Assignments a second while the books are compared: far below what would make them queue. */
+  pace: number
+}
+
+const full = {
+  seconds: 8,
+  rounds: 3,
+  connections: 256,
+  warmUpSeconds: 3,
+  driven: 100_000,
+  large: 1_000_000,
+  small: 1_000,
+  smallBooks: 20,
+  pace: 2_000,
+}
+const short: typeof full = {
+  seconds: 1,
+  rounds: 1,
+  connections: 64,
+  warmUpSeconds: 0.5,
+  driven: 5_000,
+  large: 20_000,
+  small: 100,
+  smallBooks: 3,
+  pace: 500,
+}
+
+/** Reads the command line; a string is what is wrong with it. */
+export function readOptions(args: string[]): Options | string {
+  const number = { type: 'string' } as const
+  let values: Partial<Record<string, string | boolean | string[]>>
+  try {
+    values = parseArgs({
+      args,
+      options: {
+        only: { type: 'string', multiple: true },
+        json: { type: 'string' },
+        short: { type: 'boolean' },
+        help: { type: 'boolean' },
+        seconds: number,
+        rounds: number,
+        connections: number,
+      },
+    }).values
+  } catch (error) {
+    return `${(error as Error).message}\n${usage}`
+  }
+  if (values.help) return usage
+  const only = (values.only ?? [...scenarios]) as Scenario[]
+  const unknown = only.find((name) => !scenarios.includes(name))
+  if (unknown) return `no scenario is called ${unknown}\n${usage}`
+  const sizes = values.short ? short : full
+  const options = { ...sizes, only, json: values.json as string, short: values.short === true }
+  for (const name of ['seconds', 'rounds', 'connections'] as const) {
+    if (values[name] === undefined) continue
+    options[name] = Number(values[name])
+    if (!Number.isInteger(options[name]) || options[name] < 1)
+      return `--${name} must be a whole number from 1\n${usage}`
+  }
+  return options
+}
