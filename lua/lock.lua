@@ -14,8 +14,8 @@
   Replies to a request, first match wins
     again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
-    book-archived
     coupon-not-found  -- also for someone else's coupon
+    book-archived
     coupon-redeemed
     book-expired            expiration_date
     coupon-locked           locked_until  -- by another token
@@ -39,8 +39,8 @@ for i = 1, (#ARGV - 5) / WIDTH do
   local guard = KEYS[12 + i]
   local c = mine(code, user)
   if repeats(i, ARGV[base + 5], ARGV[base + 6]) then -- answered
-  elseif book[3] == '1' then lines[i] = 'book-archived'
   elseif not c then lines[i] = 'coupon-not-found'
+  elseif book[3] == '1' then lines[i] = 'book-archived'
   elseif used_up(c) then lines[i] = 'coupon-redeemed'
   elseif expired() then lines[i] = 'book-expired\t' .. book[6]
   elseif locked(c) and c.token ~= token then lines[i] = 'coupon-locked\t' .. c.locked_until

@@ -12,8 +12,8 @@
   Replies to a request, first match wins
     again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
-    book-archived
     coupon-not-found  -- also for someone else's coupon
+    book-archived
     coupon-redeemed
     book-expired            expiration_date
     redemption-limit        limit  -- per user and code
@@ -43,8 +43,8 @@ for i = 1, (#ARGV - 5) / WIDTH do
   local code, user, redemption = ARGV[base], ARGV[base + 1], ARGV[base + 3]
   local c = mine(code, user)
   if repeats(i, ARGV[base + 4], ARGV[base + 5]) then -- answered
-  elseif book[3] == '1' then lines[i] = 'book-archived'
   elseif not c then lines[i] = 'coupon-not-found'
+  elseif book[3] == '1' then lines[i] = 'book-archived'
   elseif used_up(c) then lines[i] = 'coupon-redeemed'
   elseif expired() then lines[i] = 'book-expired\t' .. book[6]
   elseif max_per_user and c.redemptions >= max_per_user then

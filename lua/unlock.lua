@@ -12,8 +12,8 @@
   Replies to a request, first match wins
     again                   entry at line  -- same Idempotency-Key, same body
     idempotency-key-reused
-    book-archived
     coupon-not-found  -- also for someone else's coupon
+    book-archived
     coupon-redeemed
     not-locked              record  -- nothing to end: the answer is the coupon as it is
     unlocked                fact record
@@ -31,8 +31,8 @@ for i = 1, (#ARGV - 5) / WIDTH do
   local code, user = ARGV[base], ARGV[base + 1]
   local c = mine(code, user)
   if repeats(i, ARGV[base + 2], ARGV[base + 3]) then -- answered
-  elseif book[3] == '1' then lines[i] = 'book-archived'
   elseif not c then lines[i] = 'coupon-not-found'
+  elseif book[3] == '1' then lines[i] = 'book-archived'
   elseif used_up(c) then lines[i] = 'coupon-redeemed'
   elseif not locked(c) then lines[i] = 'not-locked\t' .. pack(c)
   else

@@ -46,8 +46,8 @@ export const lock = verb({
   args: ['code', 'user', 'token', 'fresh', 'ttl_ms', 'key', 'hash', 'context'],
   guards: 'code',
   refuses: {
-    'book-archived': [],
     'coupon-not-found': [],
+    'book-archived': [],
     'coupon-redeemed': [],
     'book-expired': ['expiration_date'],
     'coupon-locked': ['locked_until'],
@@ -60,7 +60,7 @@ export const unlock = verb({
   script: 'unlock',
   args: ['code', 'user', 'key', 'hash', 'context'],
   guards: 'code',
-  refuses: { 'book-archived': [], 'coupon-not-found': [], 'coupon-redeemed': [] },
+  refuses: { 'coupon-not-found': [], 'book-archived': [], 'coupon-redeemed': [] },
   done: { 'not-locked': { values: ['record'], read: unpackRecord }, unlocked: record },
 })
 
@@ -72,8 +72,8 @@ export const redeem: Verb<
   args: ['code', 'user', 'token', 'redemption', 'key', 'hash', 'context'],
   guards: 'code',
   refuses: {
-    'book-archived': [],
     'coupon-not-found': [],
+    'book-archived': [],
     'coupon-redeemed': [],
     'book-expired': ['expiration_date'],
     'redemption-limit': ['limit'],
