@@ -36,7 +36,7 @@ export async function recoverOnce(place: Place, database: Database, log: Logger)
     if (verdict.is === 'new' && (await begin(place, database, verdict.row, log)))
       verdict = await judge(place, database, gate.shard)
     if (verdict.is === 'level') {
-      const why = await healLoads(database, place, gate.shard)
+      const why = await healPushes(database, place, gate.shard)
       if (why) verdict = { is: 'lost', why }
     }
     if (verdict.is === 'level') {
@@ -75,28 +75,44 @@ async function begin(
 }
 
 /**
- * Loads are not in the journal, so a Redis that lost the last moments before it stopped may lack
- * codes although every entry is there. Books whose numbers do not add up get their loads again;
- * that does no harm to a code that is there. Returns why the shard is lost if a whole book is gone.
+ * Policies and loads are not in the journal, so a Redis that lost the last moments before it stopped
+ * may lack some although every entry is there. Books that are behind what PostgreSQL believes, or
+ * whose numbers do not add up, are marked to be pushed again, which does no harm to what is there.
+ * Returns why the shard is lost if a whole book is gone.
  */
-async function healLoads(
+async function healPushes(
   database: Database,
   place: Place,
   shard: number,
 ): Promise<string | undefined> {
-  const { rows } = await database.query<{ book_id: string; kind: string; total: number }>(
-    `SELECT book_id, kind, total_code_count AS total FROM books
+  const { rows } = await database.query<{
+    book_id: string
+    kind: string
+    pushed: number
+    total: number
+  }>(
+    `SELECT book_id, kind, pushed_version AS pushed, total_code_count AS total FROM books
      WHERE shard = $1 AND pushed_version > 0`,
     [shard],
   )
-  for (const { book_id, kind, total } of rows) {
-    const [left, held] = await place.redis.hmget(keys.book(shard, book_id), 'left', 'held')
-    if (left == null) return `Redis has lost the book ${book_id}`
-    if (kind === 'counter' || Number(left) + Number(held) >= total) continue
-    await database.query(
-      `UPDATE loads SET state = 'written' WHERE book_id = $1 AND state = 'pushed'`,
-      [book_id],
+  for (const { book_id, kind, pushed, total } of rows) {
+    const [left, held, version] = await place.redis.hmget(
+      keys.book(shard, book_id),
+      'left',
+      'held',
+      'version',
     )
+    if (left == null) return `Redis has lost the book ${book_id}`
+    if (Number(version) < pushed)
+      await database.query(
+        'UPDATE books SET pushed_version = $2 WHERE book_id = $1 AND pushed_version = $3',
+        [book_id, Number(version), pushed],
+      )
+    if (kind === 'codes' && Number(left) + Number(held) < total)
+      await database.query(
+        `UPDATE loads SET state = 'written' WHERE book_id = $1 AND state = 'pushed'`,
+        [book_id],
+      )
   }
   return undefined
 }
