@@ -56,7 +56,7 @@ type Options = {
   [member: string]: unknown
 }
 
-type Together = 'assign' | 'assignCode' | 'lock' | 'unlock' | 'redeem' | 'rollback' | 'release'
+export type Together = 'assign' | 'assignCode' | 'lock' | 'unlock' | 'redeem' | 'rollback' | 'release'
 
 /** What came of a request to the store, in one word. */
 export const word = (outcome: Outcome<unknown> | Problem): string =>
