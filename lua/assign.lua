@@ -10,7 +10,7 @@
        codes: of a counter book, `count` fresh ones joined by spaces
 
   Replies to a request, first match wins
-    again                   entry at line  -- same Idempotency-Key, same body
+    again                   entry at op line  -- same Idempotency-Key, same body
     idempotency-key-reused
     book-archived
     book-expired            expiration_date

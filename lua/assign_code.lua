@@ -9,7 +9,7 @@
        user code key hash context
 
   Replies to a request, first match wins
-    again                   entry at line  -- same Idempotency-Key, same body
+    again                   entry at op line  -- same Idempotency-Key, same body
     idempotency-key-reused
     already-assigned  -- to this very user
     coupon-not-found  -- also when someone else has it

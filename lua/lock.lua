@@ -12,7 +12,7 @@
        ttl_ms: '' for the book's lock_seconds
 
   Replies to a request, first match wins
-    again                   entry at line  -- same Idempotency-Key, same body
+    again                   entry at op line  -- same Idempotency-Key, same body
     idempotency-key-reused
     coupon-not-found  -- also for someone else's coupon
     book-archived

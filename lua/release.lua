@@ -9,7 +9,7 @@
        code key hash context
 
   Replies to a request, first match wins
-    again                   entry at line  -- same Idempotency-Key, same body
+    again                   entry at op line  -- same Idempotency-Key, same body
     idempotency-key-reused
     book-archived
     coupon-not-found  -- also for a code in stock

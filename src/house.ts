@@ -17,7 +17,6 @@ import { openGatesOnce } from './recovery/gate.ts'
 import { keys } from './store/keys.ts'
 import { Place } from './store/place.ts'
 import { openStore } from './store/store.ts'
-import { Watermarks } from './store/watermark.ts'
 
 const packageJson = new URL('../package.json', import.meta.url)
 const { name, version } = JSON.parse(readFileSync(packageJson, 'utf8'))
@@ -41,7 +40,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   const database = openDatabase(settings.DATABASE_URL, settings.DATABASE_POOL, 'api')
   const shards = await shardRows(database)
   const place = new Place(settings.REDIS_URL, shards.length, 'api')
-  const watermarks = new Watermarks(place)
+  const durable = openDurable(place, database, settings.DURABILITY_WAIT_MS)
   const store = openStore(place, { backlog: settings.BACKLOG_FACTS }, (shard) =>
     queues.nudge(shard),
   )
@@ -86,7 +85,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     principals: createPrincipals({ accounts, tokens }),
     store,
     directory: openDirectory(store, database),
-    durable: openDurable(place, watermarks, settings.DURABILITY_WAIT_MS),
+    durable,
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
     log,
@@ -104,7 +103,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
       stopping = true
     },
     async close() {
-      watermarks.close()
+      durable.close()
       place.close()
       await database.end()
     },

@@ -173,6 +173,11 @@ const table = {
     'Outcome unknown',
     'The reply was lost. Read the state back, or repeat with the same Idempotency-Key.',
   ],
+  'not-durable': [
+    503,
+    'Not durable',
+    'Redis lost this before the ledger had it: it did not happen. It is safe to send the request again.',
+  ],
   'internal-error': [500, 'Internal error', 'This is our mistake. Report the request_id.'],
 } as const satisfies Record<string, readonly [status: number, title: string, detail: string]>
 

@@ -15,7 +15,7 @@ export type Act = {
   outcome: 'done' | 'again' | 'refused' | 'unknown'
   codes: string[]
   /** The first fact, as the Durability header names it; undefined: nothing was written. */
-  fact: FactId | undefined
+  fact: Omit<FactId, 'op'> | undefined
 }
 
 type Answer = { status: number; header(name: string): string | null; body: Reply['body'] }
@@ -56,7 +56,14 @@ type Options = {
   [member: string]: unknown
 }
 
-export type Together = 'assign' | 'assignCode' | 'lock' | 'unlock' | 'redeem' | 'rollback' | 'release'
+export type Together =
+  | 'assign'
+  | 'assignCode'
+  | 'lock'
+  | 'unlock'
+  | 'redeem'
+  | 'rollback'
+  | 'release'
 
 /** What came of a request to the store, in one word. */
 export const word = (outcome: Outcome<unknown> | Problem): string =>

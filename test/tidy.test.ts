@@ -137,7 +137,7 @@ describe('tidy: every verb’s Lua header says what its twin says', () => {
     expect(args).toEqual([...twin.args])
     expect(cost).toBe(true)
     const repeats = [
-      { word: 'again', values: 'entry at line' },
+      { word: 'again', values: 'entry at op line' },
       { word: 'idempotency-key-reused', values: '' },
     ]
     const refusals = Object.entries(twin.refuses).map(([word, names]) => ({

@@ -24,7 +24,7 @@ end
 local function reply()
   local wrote = #facts > 0
   local entry = wrote and n + 1 or n
-  local id = string.format('%s-%d\t%s\t', ARGV[1], entry, at)
+  local id = string.format('%s-%d\t%s\t%s\t', ARGV[1], entry, at, ARGV[3])
   for i, first in pairs(same) do
     lines[i] = effect[first] and 'again\t' .. id .. lines[first] or lines[first]
   end

@@ -6,7 +6,7 @@ import { type Problem, problem } from '../problems.ts'
 import { factName } from '../recovery/durable.ts'
 import type { Outcome } from '../store/verb.ts'
 import { type Context, factContext, type Principal } from './context.ts'
-import { answer } from './respond.ts'
+import { answer, problemResponse } from './respond.ts'
 import { strict, userId } from './schemas.ts'
 
 /** What every coupon verb may answer besides its own refusals. */
@@ -15,6 +15,7 @@ export const repeats = [
   'intake-stopped',
   'backlog',
   'outcome-unknown',
+  'not-durable',
 ] as const
 
 export const ForUser = strict({ user_id: userId.optional() }).openapi('ForUser')
@@ -83,6 +84,7 @@ export async function answerEffect<V, B>(
   const wanted = ask.durability ?? outcome.durability ?? usual
   const { fact, replayed } = outcome
   const reached = wanted === 'redis' ? wanted : await deps.durable.reach(fact, wanted)
+  if (reached === 'lost') return problemResponse(c, problem('not-durable'))
   const headers: Record<string, string> = {
     Durability: fact ? `${reached}; entry=${factName(fact)}` : reached,
   }

@@ -14,7 +14,10 @@ const lockKey = 7_267_835
  * `shards` counts for a new installation; later it may only grow what is there.
  */
 export async function migrate(databaseUrl: string, shards: number): Promise<void> {
-  const client = new pg.Client({ connectionString: databaseUrl, application_name: 'stampede-migrate' })
+  const client = new pg.Client({
+    connectionString: databaseUrl,
+    application_name: 'stampede-migrate',
+  })
   await client.connect()
   try {
     await client.query('SELECT pg_advisory_lock($1)', [lockKey])

@@ -1,23 +1,87 @@
 import type { Durability } from '../journal/entry.ts'
+import { confirmFacts } from '../ledger/confirm.ts'
+import type { Database } from '../ledger/database.ts'
 import { type Problem, problem } from '../problems.ts'
 import { keys } from '../store/keys.ts'
 import type { Place } from '../store/place.ts'
 import type { FactId } from '../store/verb.ts'
-import type { Watermarks } from '../store/watermark.ts'
+import { Watermarks } from '../store/watermark.ts'
 
 /** Where a fact stands, as clients see it: shard/epoch-n/i. */
-export const factName = ({ shard, epoch, n, i }: FactId) => `${shard}/${epoch}-${n}/${i}`
+export const factName = ({ shard, epoch, n, i }: Omit<FactId, 'op'>) =>
+  `${shard}/${epoch}-${n}/${i}`
+
+/** What was reached: the ledger, only Redis in the given time, or the fact is lost for good. */
+export type Reached = Durability | 'lost'
+
+type Waiter = { fact: FactId; resolve: (reached: Reached) => void }
+type Reader = { epoch: number; n: number; resolve: (level: boolean) => void }
 
 export type Durable = ReturnType<typeof openDurable>
 
-export function openDurable(place: Place, watermarks: Watermarks, waitMs: number) {
+/** Waiting for the ledger: facts until PostgreSQL confirms them, readers until it has caught up. */
+export function openDurable(place: Place, database: Database, waitMs: number) {
+  const waiters = place.gates.map(() => new Set<Waiter>())
+  const readers = place.gates.map(() => new Set<Reader>())
+  const asking = place.gates.map(() => false)
+
+  const watermarks = new Watermarks(
+    place,
+    () => place.gates.flatMap(({ shard }) => (waiting(shard) > 0 ? [shard] : [])),
+    (shard, epoch, watermark) => {
+      for (const reader of readers[shard]!)
+        if (reader.epoch === epoch && reader.n <= watermark) reader.resolve(true)
+      const due = [...waiters[shard]!].some(({ fact }) => isDue(fact, epoch, watermark))
+      if (due) void confirm(shard, epoch, watermark)
+    },
+  )
+  const waiting = (shard: number) => waiters[shard]!.size + readers[shard]!.size
+
+  /** The ledger has passed the fact's place, in its own epoch or by a recovery. */
+  const isDue = (fact: FactId, epoch: number, watermark: number) =>
+    fact.epoch < epoch || (fact.epoch === epoch && fact.n <= watermark)
+
+  /** Asks PostgreSQL for all facts whose time has come; one question at a time per shard. */
+  async function confirm(shard: number, epoch: number, watermark: number): Promise<void> {
+    if (asking[shard]) return
+    asking[shard] = true
+    try {
+      const due = [...waiters[shard]!].filter(({ fact }) => isDue(fact, epoch, watermark))
+      const claims = due.map(({ fact }) => fact)
+      const standings = await confirmFacts(database, shard, claims)
+      for (const [w, standing] of standings.entries())
+        if (standing !== 'open') due[w]!.resolve(standing === 'held' ? 'postgres' : 'lost')
+    } catch {
+      // PostgreSQL is away. Whoever waits goes on waiting until its deadline.
+    } finally {
+      asking[shard] = false
+    }
+  }
+
+  /** Puts `entry` into `set` until it is resolved or `waitMs` are over, which resolves it to `late`. */
+  function waitIn<E extends { resolve: (value: V) => void }, V>(
+    set: Set<E>,
+    late: V,
+    entry: (resolve: (value: V) => void) => E,
+  ): Promise<V> {
+    return new Promise((done) => {
+      const member = entry((value) => {
+        clearTimeout(timer)
+        set.delete(member)
+        done(value)
+      })
+      const timer = setTimeout(() => member.resolve(late), waitMs)
+      set.add(member)
+      watermarks.follow()
+    })
+  }
+
   return {
-    /** The durability that was reached: waits for the ledger if `wanted` asks for it. */
-    async reach(fact: FactId | undefined, wanted: Durability): Promise<Durability> {
-      if (wanted === 'redis') return 'redis'
-      // Nothing was written: what the answer says has been in the ledger, or is on its way there.
-      if (!fact) return 'postgres'
-      return (await watermarks.wait(fact, waitMs)) ? 'postgres' : 'redis'
+    /** Waits until PostgreSQL holds the fact, if `wanted` asks for it. */
+    async reach(fact: FactId | undefined, wanted: Durability): Promise<Reached> {
+      if (wanted === 'redis' || !fact) return wanted
+      const late: Reached = 'redis'
+      return waitIn(waiters[fact.shard]!, late, (resolve) => ({ fact, resolve }))
     },
 
     /**
@@ -43,11 +107,14 @@ export function openDurable(place: Place, watermarks: Watermarks, waitMs: number
         shards.map((shard, s) => {
           const [epoch, n, watermark] = metas[s]!.map(Number) as [number, number, number]
           if (epoch !== place.gates[shard]!.epoch) return false
-          return n <= watermark || watermarks.wait({ shard, epoch, n }, waitMs)
+          if (n <= watermark) return true
+          return waitIn(readers[shard]!, false, (resolve) => ({ epoch, n, resolve }))
         }),
       )
       const now = Number(clock[0]) * 1000 + Math.floor(Number(clock[1]) / 1000)
       return level.every(Boolean) ? ({ ok: true, now } as const) : behind
     },
+
+    close: () => watermarks.close(),
   }
 }

@@ -111,9 +111,10 @@ export class Batch<A extends string, V> {
   async #run(batch: Waiting<A, V>[]): Promise<void> {
     this.#inFlight++
     try {
-      const reply = await this.#call(batch)
+      const op = randomUUID()
+      const reply = await this.#call(batch, op)
       if (typeof reply !== 'string') for (const { resolve } of batch) resolve(reply)
-      else this.#answer(batch, reply)
+      else this.#answer(batch, op, reply)
     } catch (error) {
       for (const { reject } of batch) reject(error)
     } finally {
@@ -126,10 +127,9 @@ export class Batch<A extends string, V> {
    * The script's reply, or the one problem of the whole call. A lost reply is asked for once more
    * under the same op id: the script answers again what it answered, or does it for the first time.
    */
-  async #call(batch: Waiting<A, V>[]): Promise<string | Problem> {
+  async #call(batch: Waiting<A, V>[], op: string): Promise<string | Problem> {
     const gate = this.#place.gates[this.#shard]!
     const epoch = gate.epoch
-    const op = randomUUID()
     for (let lost = false; ; ) {
       if (!gate.open) return lost ? unknownOutcome : notReady
       try {
@@ -180,7 +180,7 @@ export class Batch<A extends string, V> {
     return [keyList, args]
   }
 
-  #answer(batch: Waiting<A, V>[], reply: string): void {
+  #answer(batch: Waiting<A, V>[], op: string, reply: string): void {
     const lines = reply.split('\n')
     const [word, level, n, at, durability, expiresAt] = lines[0]!.split('\t')
     if (word !== 'done' || lines.length !== batch.length + 1)
@@ -188,6 +188,7 @@ export class Batch<A extends string, V> {
     const head: Head = {
       shard: this.#shard,
       epoch: this.#place.gates[this.#shard]!.epoch,
+      op,
       n: Number(n),
       at: Number(at),
       durability: (durability || undefined) as Head['durability'],

@@ -42,8 +42,8 @@ export function verb<const A extends string, V>(definition: Verb<A, V>): Verb<A,
   return definition
 }
 
-/** Where a fact stands in the journal, and in the ledger once it is flushed. */
-export type FactId = EntryId & { shard: number; i: number }
+/** Where a fact stands in the journal, and in the ledger once it is flushed; `op`: by which call. */
+export type FactId = EntryId & { shard: number; i: number; op: string }
 
 /** What came of a request that was not refused. `fact` is missing where nothing was written. */
 export type Outcome<V> = {
@@ -62,6 +62,7 @@ export type Outcome<V> = {
 export type Head = {
   shard: number
   epoch: number
+  op: string
   n: number
   at: number
   durability: Durability | undefined
@@ -73,21 +74,28 @@ const times = new Set(['expiration_date', 'opens_at', 'closes_at', 'locked_until
 /** Reads a script's line for one request: a done word, or the problem it names. */
 export function readLine<V>(of: Verb<string, V>, line: string, head: Head): Outcome<V> | Problem {
   let [word, ...values] = line.split('\t') as [string, ...string[]]
-  let { epoch, n, at } = head
+  let { epoch, n, at, op } = head
   const replayed = word === 'again'
   if (replayed) {
-    const [entry, then, first, ...rest] = values as [string, string, string, ...string[]]
+    const [entry, then, by, first, ...rest] = values as [
+      string,
+      string,
+      string,
+      string,
+      ...string[],
+    ]
     const dash = entry.indexOf('-')
     epoch = Number(entry.slice(0, dash))
     n = Number(entry.slice(dash + 1))
     at = Number(then)
+    op = by
     word = first
     values = rest
   }
   const done = of.done[word]
   if (!done) return readRefusal(of, word, values, head.at)
   const wrote = done.values[0] === 'fact'
-  const fact = wrote ? { shard: head.shard, epoch, n, i: Number(values[0]) } : undefined
+  const fact = wrote ? { shard: head.shard, epoch, n, i: Number(values[0]), op } : undefined
   const value = done.read(wrote ? values.slice(1) : values)
   const { durability, expiresAt } = head
   return { ok: true, value, at, fact, replayed, durability, expiresAt }
