@@ -32,7 +32,10 @@ local requests = (#ARGV - 5) / WIDTH
 local names = {}
 for i = 1, requests do
   names[i] = ARGV[i * WIDTH]
-  if names[i] == '' then return redis.error_reply('ERR empty user') end
+  local count = tonumber(ARGV[i * WIDTH + 1])
+  if unfit(names[i]) or not count or count < 1 or count % 1 ~= 0 then
+    return redis.error_reply('ERR unfit user or count')
+  end
 end
 local counts = redis.call('HMGET', KEYS[7], unpack(names))
 local held = {}

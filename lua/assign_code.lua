@@ -35,7 +35,7 @@ local gone = {}
 for i = 1, (#ARGV - 5) / WIDTH do
   local base = i * WIDTH + 1
   local user, code = ARGV[base], ARGV[base + 1]
-  if user == '' or code == '' then return redis.error_reply('ERR empty user or code') end
+  if unfit(user) or unfit(code) then return redis.error_reply('ERR unfit user or code') end
   held[user] = held[user] or tonumber(redis.call('HGET', KEYS[7], user) or 0)
   if repeats(i, ARGV[base + 2], ARGV[base + 3]) then -- answered
   elseif taken[code] == user or mine(code, user) then lines[i] = 'already-assigned'

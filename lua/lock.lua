@@ -49,6 +49,9 @@ for i = 1, (#ARGV - 5) / WIDTH do
   elseif not locked(c) and token ~= '' then lines[i] = 'lock-expired'
   else
     local ttl_ms = tonumber(ARGV[base + 4]) or tonumber(book[14]) * 1000
+    if unfit(ARGV[base + 3]) or not (ttl_ms >= 1000 and ttl_ms <= 3600000) then
+      return redis.error_reply('ERR unfit token or ttl_ms')
+    end
     local until_ms = string.format('%.0f', now + ttl_ms)
     writes[guard] = code
     c.token, c.locked_until = locked(c) and c.token or ARGV[base + 3], until_ms

@@ -41,6 +41,7 @@ local used, done = {}, 0
 for i = 1, (#ARGV - 5) / WIDTH do
   local base = (i - 1) * WIDTH + 6
   local code, user, redemption = ARGV[base], ARGV[base + 1], ARGV[base + 3]
+  if unfit(redemption) then return redis.error_reply('ERR unfit redemption') end
   local c = mine(code, user)
   if repeats(i, ARGV[base + 4], ARGV[base + 5]) then -- answered
   elseif not c then lines[i] = 'coupon-not-found'

@@ -65,7 +65,7 @@ async function keyed(is: Is, done: string): Promise<{ key: string; hash: string 
   if (!is('again') && !is('idempotency-key-reused')) return { key: '', hash: '' }
   const key = `key-${++names}`
   const day = Math.floor(Date.now() / 86_400_000)
-  await world.redis.hset(keys.answers(0, day), key, `hash\t1-1\t${past}\t${done}`)
+  await world.redis.hset(keys.answers(0, day), key, `hash\t1-1\t${past}\top-0\t${done}`)
   return { key, hash: is('again') ? 'hash' : 'another' }
 }
 

@@ -44,6 +44,9 @@ local same = {}    -- index -> index of the request it repeats
 local hashes = {}  -- index -> body hash of a request with a key
 local effect = {}  -- index -> true where something was written
 
+-- Text that cannot be part of a record or a fact: empty, or with what parts their fields.
+local function unfit(text) return text == '' or string.find(text, '%c') end
+
 -- Answers request `i` from an earlier one with the same Idempotency-Key; false if there is none.
 local function repeats(i, key, hash)
   if key == '' then return false end
