@@ -4,7 +4,7 @@ import type { Bench } from './bench.ts'
 import type { Book } from './client.ts'
 import type { EchoReady } from './echo.ts'
 import type { LoadOrder } from './load.ts'
-import { reconcile } from './reconcile.ts'
+import { reconcile, undecided } from './reconcile.ts'
 import { forkFile, heard, type Round, runRound } from './round.ts'
 import { median, type Target, target } from './targets.ts'
 
@@ -43,9 +43,10 @@ export async function assignRound(
     pids,
     { stores, shard },
   )
-  const unanswered = round.sent - round.answers
-  const claims = { acknowledged: acknowledgedOf(sample, acknowledged), unanswered }
-  round.differences = await reconcile(stores, book, claims)
+  round.differences = await reconcile(stores, book, {
+    acknowledged: acknowledgedOf(sample, acknowledged),
+    undecided: undecided(round.sent - round.answers, round.refused),
+  })
   const { calls, flushes } = await stores.shapeOf(book.id)
   round.factsPerCall = round.accepted / calls
   round.factsPerFlush = round.accepted / flushes

@@ -14,26 +14,35 @@ export type Bench = {
   say(line: string): void
 }
 
+/** Somebody pressed Ctrl-C. */
+export class Interrupted extends Error {}
+
+async function onInstallation<T>(
+  options: Options,
+  running: Running[],
+  scenario: (bench: Bench) => Promise<T>,
+): Promise<T> {
+  const installation = await openInstallation(running)
+  const stores = openStores(installation)
+  running.push({ name: 'stores', stop: stores.close })
+  const client = await openClient(installation)
+  const versions = await stores.versions()
+  const say = (line: string) => console.log(`  ${line}`)
+  return scenario({ options, client, stores, pids: installation.pids, versions, say })
+}
+
 /** Runs a scenario on a fresh installation, and takes that down whatever happens. */
 export async function withBench<T>(
   options: Options,
   scenario: (bench: Bench) => Promise<T>,
 ): Promise<T> {
   const running: Running[] = []
-  // Our servers do not hear a Ctrl-C: they are stopped one after the other.
-  const onSignal = async () => {
-    await stopAll(running)
-    process.exit(130)
-  }
+  // Our servers do not hear a Ctrl-C: they are stopped one after the other, as at any other end.
+  const { promise: interrupted, reject } = Promise.withResolvers<never>()
+  const onSignal = () => reject(new Interrupted('interrupted'))
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, onSignal)
   try {
-    const installation = await openInstallation(running)
-    const stores = openStores(installation)
-    running.push({ name: 'stores', stop: stores.close })
-    const client = await openClient(installation)
-    const versions = await stores.versions()
-    const say = (line: string) => console.log(`  ${line}`)
-    return await scenario({ options, client, stores, pids: installation.pids, versions, say })
+    return await Promise.race([interrupted, onInstallation(options, running, scenario)])
   } finally {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal)
     await step(

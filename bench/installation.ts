@@ -3,7 +3,7 @@ import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { environmentOf, readConfig } from '../src/config.ts'
-import { startNode } from '../src/embedded/keep.ts'
+import { startNode, tail } from '../src/embedded/keep.ts'
 import { scratchDir, sweep } from '../src/embedded/leftovers.ts'
 import { freePort, httpUrl } from '../src/embedded/ports.ts'
 import { startPostgres } from '../src/embedded/postgres.ts'
@@ -68,15 +68,18 @@ export async function openInstallation(running: Running[]) {
     const file = fileURLToPath(new URL(`../${path}`, import.meta.url))
     const log = join(logs, `${name}.log`)
     const life = await startNode({ file, dir: join(dir, name), log, env })
-    running.push({ name, stop: life.stop })
-    return life
+    // Nothing is started again here: a process that died has failed the bench, and says why.
+    const dead = () => life.child.exitCode !== null || life.child.signalCode !== null
+    const stop = async (deadlineMs: number) => {
+      if (dead()) console.error(`${name} died:\n${tail(logs, name)}`)
+      await life.stop(deadlineMs)
+    }
+    running.push({ name, stop })
+    return { ...life, deaths: () => (dead() ? 3 : 0), kill: () => {} }
   }
   const worker = await step('worker', () => main('worker', 'workers/main.ts'), pidOf)
   const api = await step('api', () => main('api', 'src/server.ts'), pidOf)
-  // Nothing is started again here: a process that dies has failed the bench.
-  const dead = () => api.child.exitCode !== null || api.child.signalCode !== null
-  const watched = { ...api, deaths: () => (dead() ? 3 : 0), kill: () => {} }
-  await waitUntilReady(http, watched, logs, () => false)
+  await waitUntilReady(http, api, logs, () => false)
 
   return {
     http,

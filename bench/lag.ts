@@ -43,6 +43,7 @@ export function watchLag(progress: () => Promise<Progress>) {
       await sleep(everyMs)
     }
   })()
+  sampling.catch(() => {}) // a failed sample is heard of by whoever stops this
 
   return async function stop(): Promise<Lag> {
     stopped = true

@@ -1,18 +1,17 @@
 import type { Bench } from './bench.ts'
 import type { Book } from './client.ts'
 import { type Paced, pace } from './pace.ts'
-import { reconcile } from './reconcile.ts'
+import { reconcile, undecided } from './reconcile.ts'
 import type { Stores } from './stores.ts'
 import { type Target, target } from './targets.ts'
 
-type Times = { p50: number; p95: number; p99: number; max: number }
+export type Times = { p50: number; p95: number; p99: number; max: number }
 export type LookupSizeReport = {
   codes: number
   generateSeconds: number
   bytesPerCode: number
   assignmentsEach: number
-  large: Times
-  small: Times
+  times: { large: Times; small: Times }
   refused: Record<string, number>
   differences: string[]
   targets: Target[]
@@ -47,7 +46,7 @@ export async function lookupSize(bench: Bench): Promise<LookupSizeReport> {
     generateSeconds: large.generateSeconds,
     bytesPerCode,
     assignmentsEach: books.length / 2,
-    ...both,
+    times: both,
     refused: paced.refused,
     differences,
     targets: [
@@ -76,7 +75,10 @@ async function reconcileAll(stores: Stores, books: Book[], paced: Paced): Promis
   const found: string[] = []
   for (const book of books) {
     const acknowledged = paced.acknowledged.get(book.id)!
-    const differences = await reconcile(stores, book, { acknowledged, unanswered: 0 })
+    const differences = await reconcile(stores, book, {
+      acknowledged,
+      undecided: undecided(0, paced.refused),
+    })
     found.push(...differences.map((difference) => `book ${book.id}: ${difference}`))
   }
   return found

@@ -3,8 +3,12 @@ import type { Acknowledged } from './answers.ts'
 import type { Book } from './client.ts'
 import type { Stores } from './stores.ts'
 
-/** What the client counted in a round: requests without an answer may have happened or not. */
-export type Claims = { acknowledged: Acknowledged[]; unanswered: number }
+/** What the client counted: of `undecided` requests nobody told it whether they happened. */
+export type Claims = { acknowledged: Acknowledged[]; undecided: number }
+
+/** No answer at all, or the one that says so. */
+export const undecided = (unanswered: number, refused: Record<string, number>): number =>
+  unanswered + (refused['outcome-unknown'] ?? 0)
 
 const levelMs = 30_000
 
@@ -52,7 +56,7 @@ async function ledgerOf({ database }: Stores, book: string): Promise<Row[]> {
 }
 
 function compareAnswers(ledger: Row[], claims: Claims, found: string[]): void {
-  const { acknowledged, unanswered } = claims
+  const { acknowledged, undecided } = claims
   const owner = new Map(ledger)
   const told = new Map(acknowledged.map(({ code, user }) => [code, user]))
   const lost = acknowledged.filter(({ code, user }) => owner.get(code) !== user)
@@ -60,12 +64,12 @@ function compareAnswers(ledger: Row[], claims: Claims, found: string[]): void {
     found.push(`lost: ${lost.length} acknowledgements, the first of ${JSON.stringify(lost[0])}`)
   if (told.size < acknowledged.length)
     found.push(`duplicate: ${acknowledged.length - told.size} codes were given to two clients`)
-  // Whoever got no answer does not know: up to that many facts need no acknowledgement.
+  // Up to that many facts need no acknowledgement.
   const unknown = ledger.length - acknowledged.length
-  if (unknown < 0 || unknown > unanswered)
+  if (unknown < 0 || unknown > undecided)
     found.push(
       `facts in the ledger: ${ledger.length}, acknowledged: ${acknowledged.length}, ` +
-        `requests without an answer: ${unanswered}`,
+        `undecided: ${undecided}`,
     )
 }
 

@@ -1,3 +1,4 @@
+import type { Times } from './lookup-size.ts'
 import type { Round } from './round.ts'
 import { median, type Target } from './targets.ts'
 
@@ -65,6 +66,16 @@ function columnsTable(rounds: Round[], columns: Column[]): string {
 export function roundsTable(rounds: Round[]): string {
   const flushed = rounds.filter(({ lag }) => lag !== undefined)
   return `${columnsTable(rounds, load)}\n\n${columnsTable(flushed, flush)}\n`
+}
+
+/** How long single assignments took, by the kind of book that they came from. */
+export function timesTable(times: Record<string, Times>): string {
+  const columns = ['p50', 'p95', 'p99', 'max'] as const
+  const rows = Object.entries(times).map(([name, of]) => [
+    `${name} book`,
+    ...columns.map((column) => of[column].toFixed(2)),
+  ])
+  return table([['ms', ...columns], ...rows])
 }
 
 /** What was refused or went wrong in a round, in words. */

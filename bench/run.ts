@@ -1,11 +1,11 @@
 import { writeFileSync } from 'node:fs'
 import { assign } from './assign.ts'
-import { type Bench, withBench } from './bench.ts'
+import { type Bench, Interrupted, withBench } from './bench.ts'
 import { drive } from './drive.ts'
 import { type LookupSizeReport, lookupSize } from './lookup-size.ts'
 import { machine } from './machine.ts'
 import { readOptions, type Scenario, usage } from './options.ts'
-import { faultsOf, roundsTable, targetsTable } from './report.ts'
+import { faultsOf, roundsTable, targetsTable, timesTable } from './report.ts'
 import type { Round } from './round.ts'
 import type { Target } from './targets.ts'
 
@@ -14,6 +14,7 @@ type Report = {
   targets: Target[]
   rounds?: Round[]
   differences?: string[]
+  times?: LookupSizeReport['times']
   refused?: LookupSizeReport['refused']
 }
 
@@ -36,6 +37,7 @@ function faults({ rounds = [], refused = {} }: Report): string[] {
 
 function print(report: Report): void {
   if (report.rounds) console.log(roundsTable(report.rounds))
+  if (report.times) console.log(`${timesTable(report.times)}\n`)
   console.log(targetsTable(report.targets))
   const differences = differencesOf(report)
   for (const line of faults(report)) console.log(`failed: ${line}`)
@@ -81,6 +83,7 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: Error) => {
+  if (error instanceof Interrupted) process.exit(130)
   console.error(error)
   process.exit(2)
 })
