@@ -43,6 +43,10 @@ export async function withBench<T>(
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, onSignal)
   try {
     return await Promise.race([interrupted, onInstallation(options, running, scenario)])
+  } catch (error) {
+    if (!(error instanceof Interrupted))
+      for (const { name, log } of running) if (log) console.error(`${name} said last:\n${log()}`)
+    throw error
   } finally {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal)
     await step(

@@ -13,7 +13,12 @@ import { step } from '../src/embedded/steps.ts'
 import { migrate } from '../src/ledger/migrate.ts'
 
 /** Whatever was started, in that order; it is stopped in the reverse one. */
-export type Running = { name: string; stop(deadlineMs: number): Promise<void> }
+export type Running = {
+  name: string
+  stop(deadlineMs: number): Promise<void>
+  /** The end of its log, for whoever has to say what went wrong. */
+  log?(): string
+}
 
 const host = '127.0.0.1'
 /** Redis and PostgreSQL outlive a killed bench by this much: the worker is still writing. */
@@ -68,13 +73,9 @@ export async function openInstallation(running: Running[]) {
     const file = fileURLToPath(new URL(`../${path}`, import.meta.url))
     const log = join(logs, `${name}.log`)
     const life = await startNode({ file, dir: join(dir, name), log, env })
-    // Nothing is started again here: a process that died has failed the bench, and says why.
+    running.push({ name, stop: life.stop, log: () => tail(logs, name) })
+    // Nothing is started again here: a process that dies has failed the bench.
     const dead = () => life.child.exitCode !== null || life.child.signalCode !== null
-    const stop = async (deadlineMs: number) => {
-      if (dead()) console.error(`${name} died:\n${tail(logs, name)}`)
-      await life.stop(deadlineMs)
-    }
-    running.push({ name, stop })
     return { ...life, deaths: () => (dead() ? 3 : 0), kill: () => {} }
   }
   const worker = await step('worker', () => main('worker', 'workers/main.ts'), pidOf)
