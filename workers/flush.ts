@@ -1,8 +1,8 @@
-import { decodeEntry, entryHash, entryId } from '../src/journal/entry.ts'
-import { entriesAfter, readJournal } from '../src/journal/journal.ts'
+import { entryId } from '../src/journal/entry.ts'
 import { apply } from '../src/ledger/apply.ts'
 import type { Database } from '../src/ledger/database.ts'
 import { Overtaken, type ShardRow, shardRow } from '../src/ledger/shards.ts'
+import { readBatch } from '../src/recovery/batch.ts'
 import { keys } from '../src/store/keys.ts'
 import type { Place } from '../src/store/place.ts'
 import { announce } from '../src/store/watermark.ts'
@@ -38,26 +38,19 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   const row = await shardRow(database, shard)
   if (row.phase !== 'active') return { facts: 0, parked: 0, more: false }
   const count = Math.max(16, Math.min(entriesMax, Math.ceil(factsWanted / flusher.factsPerEntry)))
-  const from = { epoch: row.checkpointEpoch, n: row.checkpoint, hash: row.checkpointHash }
-  const raw = await readJournal(place.redis, keys.journal(shard), from, count + 1)
-  const fresh = entriesAfter(raw, from, ({ id, fields }) => entryHash(id, fields))
-  if (fresh.length === 0) {
+  const batch = await readBatch(place, row, count)
+  if (!batch) {
     await announceAgain(flusher, row)
     return { facts: 0, parked: 0, more: false }
   }
-  const entries = fresh.map(({ id, fields }) => decodeEntry(id, fields))
-  const facts = entries.reduce((sum, entry) => sum + entry.facts.length, 0)
-  const last = fresh.at(-1)!
-  const parked = await apply(database, row, entries, entryHash(last.id, last.fields)).catch(
-    (error) => {
-      // Another worker flushed the same entries first. Nothing of ours was committed.
-      if (error instanceof Overtaken) return undefined
-      throw error
-    },
-  )
+  const { entries, facts, n, hash } = batch
+  const parked = await apply(database, row, entries, hash).catch((error) => {
+    // Another worker flushed the same entries first. Nothing of ours was committed.
+    if (error instanceof Overtaken) return undefined
+    throw error
+  })
   if (parked === undefined) return { facts: 0, parked: 0, more: true }
   flusher.factsPerEntry = facts / entries.length
-  const n = entries.at(-1)!.n
   const oldest = flusher.retention.add(n, facts)
   await announce(place, shard, {
     epoch: row.checkpointEpoch,
@@ -65,7 +58,7 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
     facts: row.facts + facts,
     trimBelow: oldest > 0 ? entryId({ epoch: row.checkpointEpoch, n: oldest }) : '',
   })
-  return { facts, parked, more: fresh.length >= count }
+  return { facts, parked, more: entries.length >= count }
 }
 
 /** A flusher that died after its commit announced nothing: Redis learns of it here. */

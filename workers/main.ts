@@ -6,6 +6,7 @@ import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { shardRows } from '../src/ledger/shards.ts'
 import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
+import { shutGatesOnce } from '../src/recovery/gate.ts'
 import { pushOnce } from '../src/recovery/push.ts'
 import { recoverOnce } from '../src/recovery/recover.ts'
 import { Place } from '../src/store/place.ts'
@@ -15,6 +16,7 @@ import { flushShards } from './shards.ts'
 
 /** How often each sweep looks. */
 const recoverMs = 100
+const watchMs = 500
 const pushMs = 1_000
 const jobsMs = 2_000
 const jobsAtOnce = 2
@@ -58,6 +60,7 @@ export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: 
   }
   const loops = [
     every(recoverMs, 'looking after shut gates', () => recoverOnce(place, database, log)),
+    every(watchMs, 'looking at open gates', () => shutGatesOnce(place, database)),
     every(shards.sweepMs, 'the flush sweep', async () => place.connected && shards.bySweep()),
     every(pushMs, 'pushing books and loads', async () =>
       place.gates.some((gate) => gate.open) ? pushOnce({ database, store }) : 0,

@@ -41,7 +41,7 @@ function isDataError(error: unknown): boolean {
 }
 
 const ledgerColumns = `ledger (shard, epoch, n, i, op, kind, book_id, code, user_id, version, at,
-  redemptions, max_redemptions, lock_token, locked_until, redemption_id, context)`
+  redemptions, max_redemptions, lock_token, locked_until, redemption_id, context, assigned_at)`
 
 async function copyLedger(tx: Transaction, shard: number, entries: Entry[]): Promise<void> {
   const lines: string[] = []
@@ -59,6 +59,6 @@ function ledgerTail(fact: Fact, at: string): string {
   return (
     `${copyText(fact.code)}\t${copyText(fact.user)}\t${fact.version}\t${at}\t` +
     `${fact.redemptions}\t${fact.max}\t${nullable(fact.lockToken)}\t${lockedUntil}\t` +
-    `${nullable(fact.redemption)}\t${copyText(fact.context)}`
+    `${nullable(fact.redemption)}\t${copyText(fact.context)}\t${iso(fact.assignedAt)}`
   )
 }

@@ -43,9 +43,9 @@ async function attempt(tx: Transaction, work: () => Promise<void>): Promise<stri
 async function record(tx: Transaction, shard: number, entry: Entry, fact: Fact): Promise<void> {
   await tx.query(
     `INSERT INTO ledger (shard, epoch, n, i, op, kind, book_id, code, user_id, version, at,
-       redemptions, max_redemptions, lock_token, locked_until, redemption_id, context)
+       redemptions, max_redemptions, lock_token, locked_until, redemption_id, context, assigned_at)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, to_timestamp($11 / 1000.0), $12, $13, $14,
-       to_timestamp($15::bigint / 1000.0), $16, $17)`,
+       to_timestamp($15::bigint / 1000.0), $16, $17, to_timestamp($18 / 1000.0))`,
     [
       shard,
       entry.epoch,
@@ -64,6 +64,7 @@ async function record(tx: Transaction, shard: number, entry: Entry, fact: Fact):
       fact.lockedUntil,
       fact.redemption,
       fact.context,
+      fact.assignedAt,
     ],
   )
 }

@@ -38,6 +38,8 @@ export const shards = pgTable('shards', {
     .notNull()
     .default('open'),
   updated_at: at().notNull().defaultNow(),
+  suspect: text(),
+  loss_accepted: boolean().notNull().default(false),
 })
 
 export const users = pgTable('users', {
@@ -183,8 +185,25 @@ export const ledger = pgTable(
     locked_until: at(),
     redemption_id: uuid(),
     context: jsonb().notNull(),
+    assigned_at: at(),
   },
   (table) => [primaryKey({ columns: [table.shard, table.epoch, table.n, table.i] })],
+)
+
+export const recoveries = pgTable(
+  'recoveries',
+  {
+    shard: integer().notNull(),
+    epoch: big().notNull(),
+    cause: text().notNull(),
+    flushed: big().notNull().default(0),
+    rebuilt: boolean().notNull().default(false),
+    codes: big().notNull().default(0),
+    coupons: big().notNull().default(0),
+    begun_at: at().notNull().defaultNow(),
+    ended_at: at(),
+  },
+  (table) => [primaryKey({ columns: [table.shard, table.epoch] })],
 )
 
 export const parked_facts = pgTable(

@@ -12,10 +12,20 @@ export type ShardRow = {
   /** Facts committed since the installation began. */
   facts: number
   intake: 'open' | 'stopped'
+  /** Why a process no longer trusts this shard in Redis; null: nobody said so. */
+  suspect: string | null
+  /** An operator accepts the loss of what PostgreSQL, restored from a backup, does not have. */
+  lossAccepted: boolean
+  /** A recovery that gave no sign of life for a while: somebody else may take over. */
+  abandoned: boolean
 }
 
+/** A recoverer says every second that it lives; after this it counts as dead or frozen. */
+const abandonedSeconds = 5
+
 const columns = `shard, epoch, phase, recoverer, checkpoint_epoch AS "checkpointEpoch", checkpoint,
-  checkpoint_hash AS "checkpointHash", facts, intake`
+  checkpoint_hash AS "checkpointHash", facts, intake, suspect, loss_accepted AS "lossAccepted",
+  phase = 'recovering' AND updated_at < now() - interval '${abandonedSeconds} s' AS abandoned`
 
 export async function shardRows(database: Database): Promise<ShardRow[]> {
   const { rows } = await database.query<ShardRow>(`SELECT ${columns} FROM shards ORDER BY shard`)
@@ -62,20 +72,56 @@ export async function moveCheckpoint(
   if (rowCount !== 1) throw new Overtaken(`shard ${row.shard} was moved by another process`)
 }
 
+/** Says that Redis is not to be trusted in `epoch`; whoever was first gives the reason. */
+export async function suspectShard(
+  database: Database,
+  shard: number,
+  epoch: number,
+  why: string,
+): Promise<void> {
+  await database.query(
+    `UPDATE shards SET suspect = $3
+     WHERE shard = $1 AND epoch = $2 AND phase = 'active' AND suspect IS NULL`,
+    [shard, epoch, why],
+  )
+}
+
 /** Takes the shard for a recovery under `epoch` and `token`; false if somebody else was faster. */
 export async function beginRecovery(
   database: Database,
   row: ShardRow,
   epoch: number,
   token: string,
+  cause: string,
 ): Promise<boolean> {
   const { rowCount } = await database.query(
-    `UPDATE shards SET epoch = $1, phase = 'recovering', recoverer = $2, updated_at = now()
-     WHERE shard = $3 AND epoch = $4 AND recoverer IS NOT DISTINCT FROM $5`,
-    [epoch, token, row.shard, row.epoch, row.recoverer],
+    `WITH taken AS (
+       UPDATE shards SET epoch = $1, phase = 'recovering', recoverer = $2, suspect = NULL,
+         updated_at = now()
+       WHERE shard = $3 AND epoch = $4 AND recoverer IS NOT DISTINCT FROM $5
+       RETURNING shard)
+     INSERT INTO recoveries (shard, epoch, cause) SELECT shard, $1, $6 FROM taken`,
+    [epoch, token, row.shard, row.epoch, row.recoverer, cause],
   )
   return rowCount === 1
 }
+
+/** A sign of life of the recovery that holds `token`. Throws Overtaken if it does no longer. */
+export async function keepRecovering(
+  database: Database,
+  shard: number,
+  token: string,
+): Promise<void> {
+  const { rowCount } = await database.query(
+    `UPDATE shards SET updated_at = now()
+     WHERE shard = $1 AND phase = 'recovering' AND recoverer = $2`,
+    [shard, token],
+  )
+  if (rowCount !== 1) throw new Overtaken(`shard ${shard} is being recovered by another worker`)
+}
+
+/** What a recovery had to do. */
+export type Recovered = { flushed: number; rebuilt: boolean; codes: number; coupons: number }
 
 /** Ends the recovery that holds `token`: entries of `epoch` count from 1. */
 export async function endRecovery(
@@ -83,12 +129,17 @@ export async function endRecovery(
   shard: number,
   epoch: number,
   token: string,
-): Promise<boolean> {
+  did: Recovered,
+): Promise<void> {
   const { rowCount } = await database.query(
-    `UPDATE shards SET phase = 'active', recoverer = NULL, checkpoint_epoch = $1, checkpoint = 0,
-       checkpoint_hash = '', updated_at = now()
-     WHERE shard = $2 AND epoch = $1 AND phase = 'recovering' AND recoverer = $3`,
-    [epoch, shard, token],
+    `WITH ended AS (
+       UPDATE shards SET phase = 'active', recoverer = NULL, checkpoint_epoch = $1, checkpoint = 0,
+         checkpoint_hash = '', loss_accepted = false, updated_at = now()
+       WHERE shard = $2 AND epoch = $1 AND phase = 'recovering' AND recoverer = $3
+       RETURNING shard)
+     UPDATE recoveries r SET ended_at = now(), flushed = $4, rebuilt = $5, codes = $6, coupons = $7
+     FROM ended WHERE r.shard = ended.shard AND r.epoch = $1`,
+    [epoch, shard, token, did.flushed, did.rebuilt, did.codes, did.coupons],
   )
-  return rowCount === 1
+  if (rowCount !== 1) throw new Overtaken(`shard ${shard} was recovered by another worker`)
 }

@@ -1,4 +1,5 @@
 import type { Database } from '../ledger/database.ts'
+import { suspectShard } from '../ledger/shards.ts'
 import type { Place } from '../store/place.ts'
 import { judge, unfitRedis } from './judge.ts'
 
@@ -18,10 +19,24 @@ export async function openGatesOnce(place: Place, database: Database): Promise<n
       }
       const verdict = await judge(place, database, gate.shard)
       if (verdict.is === 'level') place.open(gate.shard, verdict.state.epoch, verdict.state.n)
-      else if (verdict.is === 'new')
-        gate.why = 'a new installation: waiting for a worker to begin it'
       else gate.why = verdict.why
+      // Only this process may have seen the damage: the workers learn of it through PostgreSQL.
+      if (verdict.is === 'lost' && verdict.row.phase === 'active' && !verdict.row.suspect)
+        await suspectShard(database, gate.shard, verdict.row.epoch, verdict.why).catch(() => {})
     }),
   )
   return shut.filter((gate) => !gate.open).length
+}
+
+/** Shuts the open gates of shards that are not level any more, so that somebody looks after them. */
+export async function shutGatesOnce(place: Place, database: Database): Promise<void> {
+  if (!place.connected) return
+  const open = place.gates.filter((gate) => gate.open)
+  await Promise.all(
+    open.map(async ({ shard, epoch }) => {
+      const verdict = await judge(place, database, shard)
+      const same = verdict.is === 'level' && verdict.state.epoch === epoch
+      if (!same) place.shut(shard, verdict.is === 'level' ? 'a new epoch has begun' : verdict.why)
+    }),
+  )
 }

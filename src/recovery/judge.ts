@@ -18,13 +18,13 @@ export type ShardState = {
 }
 
 /**
- * May a shard serve? `level`: Redis has everything the ledger has. `new`: the installation never
- * served. `lost`: Redis misses something, or PostgreSQL does. `wait`: cannot be told now.
+ * May a shard serve? `level`: Redis has everything the ledger has. `lost`: it has not, or nobody has
+ * served from it yet; a worker recovers it. `wait`: somebody is at it, it cannot be told now, or only
+ * an operator can decide.
  */
 export type Verdict =
   | { is: 'level'; row: ShardRow; state: ShardState }
-  | { is: 'new'; row: ShardRow }
-  | { is: 'lost'; why: string }
+  | { is: 'lost'; row: ShardRow; why: string }
   | { is: 'wait'; why: string }
 
 export async function readShard(
@@ -67,30 +67,50 @@ export async function judge(place: Place, database: Database, shard: number): Pr
   } catch (error) {
     return { is: 'wait', why: explain(error) }
   }
-  if (row.phase !== 'active') return judgeUnborn(row, state)
-  const why = whatIsLost(row, state, id)
-  return why ? { is: 'lost', why } : { is: 'level', row, state: state! }
+  if (row.phase === 'recovering' && !row.abandoned)
+    return { is: 'wait', why: 'a worker is recovering this shard' }
+  if (isBehind(row, state) && !row.lossAccepted) return { is: 'wait', why: behind(row, state!) }
+  if (row.phase === 'new') return { is: 'lost', row, why: 'a new installation' }
+  if (row.phase === 'recovering') return { is: 'lost', row, why: 'unfinished recovery' }
+  const why = whatIsLost(place, row, state, id)
+  return why ? { is: 'lost', row, why } : { is: 'level', row, state: state! }
 }
 
-/** A shard that never served is new as long as the ledger knows nothing of it. */
-function judgeUnborn(row: ShardRow, state: ShardState | undefined): Verdict {
-  const begun = !state || (row.phase === 'recovering' && state.phase.startsWith('recovering:'))
-  if (begun && row.facts === 0) return { is: 'new', row }
-  if (row.phase === 'recovering' && row.facts === 0 && state?.n === 0) return { is: 'new', row }
-  return { is: 'lost', why: 'Redis holds coupons of an installation that PostgreSQL does not know' }
+/** PostgreSQL lacks what it once had committed, or was in an epoch it does not know: an old backup. */
+function isBehind(row: ShardRow, state: ShardState | undefined): boolean {
+  if (!state) return false
+  if (state.epoch !== row.epoch) return state.epoch > row.epoch
+  return row.phase === 'active' && state.watermark > row.checkpoint
 }
 
-function whatIsLost(row: ShardRow, state: ShardState | undefined, id: string): string | undefined {
+function behind(row: ShardRow, state: ShardState): string {
+  return (
+    `PostgreSQL is behind what it had committed (epoch ${row.epoch}, entry ${row.checkpoint}; ` +
+    `Redis knows of ${state.epoch}, ${state.watermark}): was an old backup restored? Restore a newer ` +
+    'one, or accept the loss with `npm run stampede -- accept-loss`'
+  )
+}
+
+function whatIsLost(
+  place: Place,
+  row: ShardRow,
+  state: ShardState | undefined,
+  id: string,
+): string | undefined {
+  if (row.lossAccepted) return 'an operator accepted the loss of what PostgreSQL lacks'
+  if (row.suspect) return row.suspect
   if (!state) return 'Redis has lost its memory: the shard has no meta'
   if (state.epoch !== row.epoch || state.phase !== 'active')
     return `Redis is at epoch ${state.epoch} (${state.phase}), PostgreSQL at ${row.epoch}`
-  if (!state.whole) return 'Redis has lost its memory: journal or sentinels are missing'
+  if (!state.whole) return 'damaged: journal or sentinels are missing'
   if (state.n < row.checkpoint)
     return `Redis ends at entry ${state.n}, the ledger already holds ${row.checkpoint}`
-  if (state.watermark > row.checkpoint)
-    return `PostgreSQL ends at entry ${row.checkpoint}, but had committed ${state.watermark}: an old backup?`
   if (id && entryHash(id, state.checkpoint) !== row.checkpointHash)
     return `entry ${id} in Redis is not the one that the ledger holds`
+  const gate = place.gates[row.shard]!
+  if (gate.epoch !== state.epoch) return undefined
+  if (gate.suspect) return gate.suspect
+  if (state.n < gate.seen) return `Redis ends at entry ${state.n}, but had ${gate.seen}`
   return undefined
 }
 
@@ -103,7 +123,8 @@ async function judgeAlone(place: Place, shard: number, why: string): Promise<Ver
   if (epoch === 0) return { is: 'wait', why }
   try {
     const state = await readShard(place, shard, '')
-    if (!state || state.epoch !== epoch || state.phase !== 'active' || !state.whole)
+    const { suspect } = place.gates[shard]!
+    if (suspect || state?.epoch !== epoch || state.phase !== 'active' || !state.whole)
       return { is: 'wait', why: `Redis changed while PostgreSQL is away. ${why}` }
     if (state.n < seen)
       return { is: 'wait', why: `Redis lost entries while PostgreSQL is away. ${why}` }

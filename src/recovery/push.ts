@@ -10,6 +10,8 @@ import {
 } from '../ledger/loads.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { BookPolicy } from '../store/books.ts'
+import { keys } from '../store/keys.ts'
+import type { Place } from '../store/place.ts'
 import type { Store } from '../store/store.ts'
 
 /**
@@ -166,4 +168,47 @@ export async function pushOnce(pusher: Pusher): Promise<number> {
   for (const loadId of await unpushedLoads(pusher.database, shards))
     if ((await pushLoad(pusher, loadId)).ok) healed++
   return healed
+}
+
+/**
+ * Policies and loads are not in the journal, so a Redis that lost the last moments before it stopped
+ * may lack some although every entry is there. Books that are behind what PostgreSQL believes, or
+ * whose numbers do not add up, are marked to be pushed again, which does no harm to what is there.
+ * Returns why the shard is lost if a whole book is gone.
+ */
+export async function healPushes(
+  place: Place,
+  database: Database,
+  shard: number,
+): Promise<string | undefined> {
+  const { rows } = await database.query<{
+    book_id: string
+    kind: string
+    pushed: number
+    total: number
+  }>(
+    `SELECT book_id, kind, pushed_version AS pushed, total_code_count AS total FROM books
+     WHERE shard = $1 AND pushed_version > 0`,
+    [shard],
+  )
+  for (const { book_id, kind, pushed, total } of rows) {
+    const [left, held, version] = await place.redis.hmget(
+      keys.book(shard, book_id),
+      'left',
+      'held',
+      'version',
+    )
+    if (left == null) return `damaged: the book ${book_id} is gone`
+    if (Number(version) < pushed)
+      await database.query(
+        'UPDATE books SET pushed_version = $2 WHERE book_id = $1 AND pushed_version = $3',
+        [book_id, Number(version), pushed],
+      )
+    if (kind === 'codes' && Number(left) + Number(held) < total)
+      await database.query(
+        `UPDATE loads SET state = 'written' WHERE book_id = $1 AND state = 'pushed'`,
+        [book_id],
+      )
+  }
+  return undefined
 }

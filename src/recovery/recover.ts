@@ -1,14 +1,29 @@
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
+import { JournalForked } from '../journal/journal.ts'
+import { apply } from '../ledger/apply.ts'
 import type { Database } from '../ledger/database.ts'
-import { beginRecovery, endRecovery, type ShardRow } from '../ledger/shards.ts'
+import {
+  beginRecovery,
+  endRecovery,
+  keepRecovering,
+  Overtaken,
+  type Recovered,
+  type ShardRow,
+  shardRow,
+} from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
 import { scriptNames, scriptSha, scriptText } from '../store/lua.ts'
 import type { Place } from '../store/place.ts'
-import { judge, unfitRedis } from './judge.ts'
+import { readBatch } from './batch.ts'
+import { judge, readShard, unfitRedis, type Verdict } from './judge.ts'
+import { healPushes } from './push.ts'
+import { type Recovery, rebuild, Superseded } from './rebuild.ts'
 
-/** What a worker needs to look at a shard and to begin a new one; none of them assigns anything. */
-const beforehand = ['check', 'recovering', 'publish', 'flushed']
+/** What a worker needs to look at a shard and to recover it; none of them assigns anything. */
+const beforehand = ['check', 'recovering', 'restore', 'publish', 'flushed']
+const signOfLifeMs = 1_000
+const entriesPerFlush = 200
 
 /** Brings scripts into Redis. Only a worker does, and the verbs only after its check. */
 async function loadScripts(place: Place, names: readonly string[]): Promise<void> {
@@ -18,9 +33,8 @@ async function loadScripts(place: Place, names: readonly string[]): Promise<void
 }
 
 /**
- * Looks after every shut gate once, as a worker: begins shards that are new, loads the scripts where
- * Redis has everything the ledger has, and opens. A shard that lost something stays shut, and says
- * so: rebuilding it from the ledger is not built yet. Returns how many are still shut.
+ * Looks after every shut gate once, as a worker: loads the scripts and opens where Redis has
+ * everything the ledger has, recovers where it has not. Returns how many are still shut.
  */
 export async function recoverOnce(place: Place, database: Database, log: Logger): Promise<number> {
   const shut = place.gates.filter((gate) => !gate.open)
@@ -31,88 +45,136 @@ export async function recoverOnce(place: Place, database: Database, log: Logger)
     return shut.length
   }
   await loadScripts(place, beforehand)
-  for (const gate of shut) {
-    let verdict = await judge(place, database, gate.shard)
-    if (verdict.is === 'new' && (await begin(place, database, verdict.row, log)))
-      verdict = await judge(place, database, gate.shard)
-    if (verdict.is === 'level') {
-      const why = await healPushes(database, place, gate.shard)
-      if (why) verdict = { is: 'lost', why }
-    }
-    if (verdict.is === 'level') {
-      await loadScripts(place, scriptNames)
-      place.open(gate.shard, verdict.state.epoch, verdict.state.n)
-    } else if (verdict.is !== 'new') {
-      if (gate.why !== verdict.why) log.error({ shard: gate.shard }, `shut: ${verdict.why}`)
-      gate.why = verdict.why
-    }
-  }
+  for (const { shard } of shut)
+    await lookAfter(place, database, log, shard).catch((error: Error) => {
+      // Another worker was faster, or something broke on the way: the next look begins anew.
+      if (error instanceof Overtaken || error instanceof Superseded) return
+      place.gates[shard]!.why = error.message
+      log.warn({ shard, err: error }, 'could not look after a shard')
+    })
   return shut.filter((gate) => !gate.open).length
 }
 
-/** Puts a shard that never served into service under its next epoch; false if another worker does. */
-async function begin(
+async function lookAfter(
   place: Place,
   database: Database,
-  row: ShardRow,
   log: Logger,
-): Promise<boolean> {
-  const { shard } = row
-  const epoch = row.epoch + 1
-  const token = randomUUID()
-  if (!(await beginRecovery(database, row, epoch, token))) return false
-  const begun = await place.call('recovering', [keys.meta(shard)], [epoch, token])
-  if (begun !== 'begun') return false
-  const published = await place.call(
-    'publish',
-    [keys.meta(shard), keys.coupons(shard), keys.redemptions(shard)],
-    [epoch, token, row.facts, row.intake],
-  )
-  if (published !== 'published') return false
-  const ended = await endRecovery(database, shard, epoch, token)
-  if (ended) log.info({ shard, epoch }, 'a new shard is in service')
-  return ended
+  shard: number,
+): Promise<void> {
+  const gate = place.gates[shard]!
+  let verdict = await soundVerdict(place, database, shard)
+  if (verdict.is === 'lost') {
+    log.warn({ shard, epoch: verdict.row.epoch }, `recovering: ${verdict.why}`)
+    gate.why = `a worker recovers it: ${verdict.why}`
+    await recover(place, database, verdict.row, verdict.why, log)
+    verdict = await soundVerdict(place, database, shard)
+  }
+  if (verdict.is === 'level') {
+    await loadScripts(place, scriptNames)
+    place.open(shard, verdict.state.epoch, verdict.state.n)
+  } else {
+    if (gate.why !== verdict.why) log.error({ shard }, `shut: ${verdict.why}`)
+    gate.why = verdict.why
+  }
+}
+
+/** The verdict on a shard, with what only a look at every book can tell. */
+async function soundVerdict(place: Place, database: Database, shard: number): Promise<Verdict> {
+  const verdict = await judge(place, database, shard)
+  if (verdict.is !== 'level') return verdict
+  const gone = await healPushes(place, database, shard)
+  return gone ? { is: 'lost', row: verdict.row, why: gone } : verdict
 }
 
 /**
- * Policies and loads are not in the journal, so a Redis that lost the last moments before it stopped
- * may lack some although every entry is there. Books that are behind what PostgreSQL believes, or
- * whose numbers do not add up, are marked to be pushed again, which does no harm to what is there.
- * Returns why the shard is lost if a whole book is gone.
+ * Takes one shard through a recovery: a new epoch, so that nothing of the old one is accepted any
+ * more; what the journal has beyond the checkpoint goes to the ledger; where Redis is not whole, it
+ * is made anew from the ledger; then it serves again. Killed on any line, another worker begins again
+ * under a higher epoch. Throws Overtaken or Superseded when another one did so meanwhile.
  */
-async function healPushes(
-  database: Database,
+async function recover(
   place: Place,
-  shard: number,
-): Promise<string | undefined> {
-  const { rows } = await database.query<{
-    book_id: string
-    kind: string
-    pushed: number
-    total: number
-  }>(
-    `SELECT book_id, kind, pushed_version AS pushed, total_code_count AS total FROM books
-     WHERE shard = $1 AND pushed_version > 0`,
-    [shard],
-  )
-  for (const { book_id, kind, pushed, total } of rows) {
-    const [left, held, version] = await place.redis.hmget(
-      keys.book(shard, book_id),
-      'left',
-      'held',
-      'version',
-    )
-    if (left == null) return `Redis has lost the book ${book_id}`
-    if (Number(version) < pushed)
-      await database.query(
-        'UPDATE books SET pushed_version = $2 WHERE book_id = $1 AND pushed_version = $3',
-        [book_id, Number(version), pushed],
-      )
-    if (kind === 'codes' && Number(left) + Number(held) < total)
-      await database.query(
-        `UPDATE loads SET state = 'written' WHERE book_id = $1 AND state = 'pushed'`,
-        [book_id],
-      )
+  database: Database,
+  row: ShardRow,
+  cause: string,
+  log: Logger,
+): Promise<void> {
+  const { shard } = row
+  const begun = performance.now()
+  const recovery: Recovery = {
+    shard,
+    epoch: 1 + Math.max(row.epoch, await highestEpoch(place, shard)),
+    token: randomUUID(),
   }
-  return undefined
+  const { epoch, token } = recovery
+  if (!(await beginRecovery(database, row, epoch, token, cause))) return
+  let failed: Error | undefined
+  const alive = setInterval(() => {
+    keepRecovering(database, shard, token).catch((error: Error) => {
+      failed = error
+    })
+  }, signOfLifeMs)
+  try {
+    const state = await readShard(place, shard, '')
+    const taken = await place.call('recovering', [keys.meta(shard)], [epoch, token])
+    if (taken !== 'begun') throw new Superseded(`shard ${shard}: ${taken}`)
+    const did: Recovered = { flushed: 0, rebuilt: false, codes: 0, coupons: 0 }
+    const rest = await flushRest(place, database, await shardRow(database, shard), log)
+    did.flushed = rest.facts
+    // Only the end of the journal may be missing, or nothing at all: then Redis is as it was at its
+    // last entry, because each entry is written together with what it did.
+    const intact =
+      row.phase === 'active' &&
+      state?.epoch === row.epoch &&
+      state.phase === 'active' &&
+      state.whole
+    if (!intact || rest.forked || row.lossAccepted || cause.startsWith('damaged'))
+      Object.assign(did, { rebuilt: true }, await rebuild(place, database, recovery))
+    if (failed) throw failed
+    const { facts, intake } = await shardRow(database, shard)
+    const published = await place.call(
+      'publish',
+      [keys.meta(shard), keys.coupons(shard), keys.redemptions(shard)],
+      [epoch, token, facts, intake],
+    )
+    if (published !== 'published') throw new Superseded(`shard ${shard}: ${published}`)
+    await endRecovery(database, shard, epoch, token, did)
+    const ms = Math.round(performance.now() - begun)
+    log.info({ shard, epoch, cause, ...did, ms }, 'a shard was recovered')
+  } finally {
+    clearInterval(alive)
+  }
+}
+
+/** The highest epoch Redis knows of: PostgreSQL may come from a backup and must not repeat one. */
+async function highestEpoch(place: Place, shard: number): Promise<number> {
+  const meta = await place.redis.hget(keys.meta(shard), 'epoch')
+  const [last] = await place.redis.xrevrange(keys.journal(shard), '+', '-', 'COUNT', 1)
+  return Math.max(Number(meta ?? 0), Number(last?.[0].split('-')[0] ?? 0))
+}
+
+/**
+ * Brings what the journal has beyond the checkpoint into the ledger. `forked`: the journal is not
+ * the one that the checkpoint was taken of, or breaks off; what follows the break is lost.
+ */
+async function flushRest(
+  place: Place,
+  database: Database,
+  start: ShardRow,
+  log: Logger,
+): Promise<{ facts: number; forked: boolean }> {
+  let row = start
+  try {
+    for (;;) {
+      const batch = await readBatch(place, row, entriesPerFlush)
+      if (!batch) return { facts: row.facts - start.facts, forked: false }
+      await apply(database, row, batch.entries, batch.hash)
+      const { n: checkpoint, hash: checkpointHash } = batch
+      row = { ...row, checkpoint, checkpointHash, facts: row.facts + batch.facts }
+    }
+  } catch (error) {
+    if (!(error instanceof JournalForked)) throw error
+    log.warn({ shard: row.shard }, error.message)
+    return { facts: row.facts - start.facts, forked: true }
+  }
 }

@@ -136,7 +136,7 @@ export class Batch<A extends string, V> {
         const [keyList, args] = this.#arguments(batch, op)
         const reply = (await this.#place.call(this.#verb.script, keyList, args)) as string
         if (!reply.startsWith('fenced')) return wholeCall[reply] ?? reply
-        this.#place.shut(this.#shard, `Redis refused a call: ${reply.replace('\t', ', ')}`)
+        this.#place.fenced(this.#shard, reply)
         return lost ? unknownOutcome : notReady
       } catch (error) {
         if (error instanceof RedisRefused) this.#place.shut(this.#shard, error.message)

@@ -47,7 +47,7 @@ async function callShard(
   try {
     const text = (await place.call(script, keyList, args)) as string
     if (!text.startsWith('fenced')) return { ok: true, text }
-    place.shut(shard, `Redis refused a call: ${text.replace('\t', ', ')}`)
+    place.fenced(shard, text)
     return notReady
   } catch (error) {
     if (error instanceof RedisRefused) place.shut(shard, error.message)
@@ -57,7 +57,8 @@ async function callShard(
   }
 }
 
-function policyFields(policy: BookPolicy): (string | number)[] {
+/** The policy as fields of the book hash: name, value, name, value, ... */
+export function policyFields(policy: BookPolicy): (string | number)[] {
   const flag = (value: boolean) => (value ? 1 : 0)
   const orEmpty = (value: string | number | null) => value ?? ''
   return Object.entries({

@@ -15,7 +15,15 @@ export class RedisRefused extends Error {}
  * What this process believes of a shard. `seen` is the highest entry it was told of in `epoch`; it
  * goes into every call, so that a Redis that knows less refuses to decide.
  */
-export type Gate = { shard: number; open: boolean; why: string; epoch: number; seen: number }
+export type Gate = {
+  shard: number
+  open: boolean
+  why: string
+  epoch: number
+  seen: number
+  /** What this process saw with its own eyes that must not be in this epoch: only a new one clears it. */
+  suspect: string | undefined
+}
 
 /**
  * Turns a shard into a connection: today one Redis for all. While a gate is shut nothing is sent
@@ -33,6 +41,7 @@ export class Place {
       why: 'not connected to Redis yet',
       epoch: 0,
       seen: 0,
+      suspect: undefined,
     }))
     this.redis = new Redis(url, {
       connectionName: `stampede-${name}`,
@@ -60,6 +69,16 @@ export class Place {
     gate.why = why
   }
 
+  /**
+   * A script would not decide. `meta` may only mean a new epoch, which the next check will tell; the
+   * other reasons are damage, and stay until a recovery.
+   */
+  fenced(shard: number, reply: string): void {
+    const [, what] = reply.split('\t')
+    this.shut(shard, `Redis refused a call: fenced, ${what}`)
+    if (what !== 'meta') this.gates[shard]!.suspect = `damaged: ${what}`
+  }
+
   shutAll(why: string): void {
     for (const gate of this.gates) if (gate.open) this.shut(gate.shard, why)
   }
@@ -67,7 +86,10 @@ export class Place {
   /** Lets a shard serve: `n` is its last entry in `epoch`, as a check has just read it. */
   open(shard: number, epoch: number, n: number): void {
     const gate = this.gates[shard]!
-    if (gate.epoch !== epoch) gate.seen = 0
+    if (gate.epoch !== epoch) {
+      gate.seen = 0
+      gate.suspect = undefined
+    }
     gate.epoch = epoch
     gate.seen = Math.max(gate.seen, n)
     gate.open = true

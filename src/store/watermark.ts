@@ -63,8 +63,14 @@ export class Watermarks {
       await Promise.all(
         this.#interested().map(async (shard) => {
           const meta = keys.meta(shard)
-          const [epoch, watermark] = await this.#place.redis.hmget(meta, 'epoch', 'watermark')
-          if (epoch && watermark) this.#reached(shard, Number(epoch), Number(watermark))
+          const [epoch, n, watermark] = (
+            await this.#place.redis.hmget(meta, 'epoch', 'n', 'watermark')
+          ).map(Number) as [number, number, number]
+          const gate = this.#place.gates[shard]!
+          // Who waits for an entry must not wait for one that Redis has lost.
+          if (epoch === gate.epoch && n < gate.seen)
+            this.#place.shut(shard, `Redis ends at entry ${n}, but had ${gate.seen}`)
+          this.#reached(shard, epoch, watermark)
         }),
       )
     } catch {

@@ -1,0 +1,132 @@
+import { eq } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/node-postgres'
+import type { Book } from './books.ts'
+import type { Database } from './database.ts'
+import { books } from './schema.ts'
+
+/** PostgreSQL's side of a rebuild: what Redis must hold, page by page, so that memory stays bounded. */
+const pageSize = 20_000
+
+export function booksOf(database: Database, shard: number): Promise<Book[]> {
+  return drizzle(database).select().from(books).where(eq(books.shard, shard))
+}
+
+/** Pages by key: `sql` takes the key after which to go on as $2 and the size as $3. */
+async function* pages<Row extends { key: string }>(
+  database: Database,
+  sql: string,
+  first: unknown,
+  start = '',
+): AsyncGenerator<Row[]> {
+  for (let after = start; ; ) {
+    const { rows } = await database.query<Row>(sql, [first, after, pageSize])
+    if (rows.length > 0) yield rows
+    if (rows.length < pageSize) return
+    after = rows.at(-1)!.key
+  }
+}
+
+/** Codes of a book without a coupon, and the limits of those that have their own. */
+export async function* stockOf(database: Database, book: string) {
+  const sql = `SELECT c.code AS key, c.max_redemptions AS own FROM codes c
+    WHERE c.book_id = $1 AND c.code > $2
+      AND NOT EXISTS (SELECT FROM coupons k WHERE k.code = c.code)
+    ORDER BY c.code LIMIT $3`
+  for await (const rows of pages<{ key: string; own: number | null }>(database, sql, book))
+    yield {
+      codes: rows.map(({ key }) => key),
+      uses: rows.flatMap(({ key, own }) => (own === null ? [] : [key, String(own)])),
+    }
+}
+
+type CouponRow = {
+  key: string
+  record: string
+  used_up: boolean
+  own: number | null
+  lock_token: string | null
+  until: number | null
+}
+
+const ms = (column: string) => `(extract(epoch FROM ${column}) * 1000)::bigint`
+/** A coupon as lua/include/record.lua packs it. */
+const packed = (updated: string) =>
+  `concat_ws(E'\\t', book_id, user_id, version, ${ms('assigned_at')}, ${ms(updated)}, redemptions,
+    max_redemptions, coalesce(lock_token, ''), coalesce(${ms('locked_until')}::text, ''))`
+
+/** Coupons of a book: packed records by code, live and dead locks, and own limits of their codes. */
+export async function* couponsOf(database: Database, book: string) {
+  const sql = `SELECT k.code AS key, ${packed('updated_at')} AS record,
+      k.max_redemptions > 0 AND redemptions >= k.max_redemptions AS used_up, lock_token,
+      ${ms('locked_until')} AS until,
+      (SELECT c.max_redemptions FROM codes c WHERE c.code = k.code) AS own
+    FROM coupons k WHERE k.book_id = $1 AND k.code > $2 ORDER BY k.code LIMIT $3`
+  for await (const rows of pages<CouponRow>(database, sql, book))
+    yield {
+      count: rows.length,
+      redeemed: rows.filter(({ used_up }) => used_up).length,
+      records: rows.flatMap(({ key, record }) => [key, record]),
+      uses: rows.flatMap(({ key, own }) => (own === null ? [] : [key, String(own)])),
+      locks: rows.flatMap(({ key, lock_token, until }) =>
+        lock_token && until ? [{ code: key, token: lock_token, until }] : [],
+      ),
+    }
+}
+
+/** Users of a book and how many coupons each holds. */
+export async function* usersOf(database: Database, book: string) {
+  const sql = `SELECT user_id AS key, count(*)::int AS held FROM coupons
+    WHERE book_id = $1 AND user_id > $2 GROUP BY user_id ORDER BY user_id LIMIT $3`
+  for await (const rows of pages<{ key: string; held: number }>(database, sql, book))
+    yield rows.flatMap(({ key, held }) => [key, String(held)])
+}
+
+/** Redemptions of a book: id -> code, a tab before the code once rolled back. */
+export async function* redemptionsOf(database: Database, book: string) {
+  const sql = `SELECT redemption_id AS key, code, rolled_back_at IS NOT NULL AS undone
+    FROM redemptions WHERE book_id = $1 AND redemption_id > $2::uuid
+    ORDER BY redemption_id LIMIT $3`
+  const nil = '00000000-0000-0000-0000-000000000000'
+  for await (const rows of pages<{ key: string; code: string; undone: boolean }>(
+    database,
+    sql,
+    book,
+    nil,
+  ))
+    yield rows.flatMap(({ key, code, undone }) => [key, undone ? `\t${code}` : code])
+}
+
+type AnswerRow = { key: string; hash: string; head: string; kind: string; facts: string[] }
+
+/** How each kind's script begins its line; the rest follows from the facts. */
+const words: Record<string, string> = {
+  assign: 'assigned',
+  lock: 'locked',
+  unlock: 'unlocked',
+  redeem: 'redeemed',
+  rollback: 'rolled-back',
+  release: 'released',
+}
+
+/**
+ * What was answered under Idempotency-Keys in the last day, as lua/include/finish.lua stores it:
+ * digest -> hash, entry, time, op and the line of the answer.
+ */
+export async function* answersOf(database: Database, shard: number) {
+  const sql = `SELECT context->>'key' AS key, min(context->>'hash') AS hash, kind,
+      concat_ws(E'\\t', epoch || '-' || n, ${ms('min(at)')}, op, '') AS head,
+      array_agg(CASE kind
+        WHEN 'assign' THEN concat_ws(E'\\t', code, max_redemptions)
+        WHEN 'redeem' THEN concat_ws(E'\\t', redemption_id, ${packed('at')})
+        ELSE ${packed('at')} END ORDER BY i) AS facts,
+      min(i) AS first
+    FROM ledger
+    WHERE shard = $1 AND context ? 'key' AND at > now() - interval '25 hours'
+      AND context->>'key' > $2
+    GROUP BY context->>'key', kind, epoch, n, op ORDER BY 1 LIMIT $3`
+  for await (const rows of pages<AnswerRow & { first: number }>(database, sql, shard))
+    yield rows.flatMap(({ key, hash, head, kind, first, facts }) => [
+      key,
+      [hash, `${head}${words[kind]}`, first, ...facts].join('\t'),
+    ])
+}

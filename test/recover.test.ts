@@ -1,0 +1,203 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { keys } from '../src/store/keys.ts'
+import { openWorld, until, type World } from './world.ts'
+
+let world: World
+let book: string
+let counter: string
+const shard = 0
+
+beforeEach(async () => {
+  world = await openWorld({ shards: 1 })
+  book = await world.makeBook(
+    { max_redemptions: 2, lock_seconds: 600, max_assignments_per_user: 50 },
+    200,
+  )
+  counter = await world.makeBook({ kind: 'counter', units: 50 })
+})
+afterEach(() => world.close())
+
+const post = (path: string, body: unknown, headers = {}) =>
+  world.call('POST', path, { as: world.service, body, headers })
+const durable = { durability: 'postgres' }
+
+/** A bit of everything: held, locked, used once, used up, rolled back, released, of both kinds. */
+async function trade() {
+  const held = await post('coupons/assign', { book_id: book, user_id: 'u1', count: 4 }, durable)
+  const [a, b, c, d] = held.body.coupons.map((coupon: { code: string }) => coupon.code)
+  const locked = await post(`coupons/lock/${a}`, { user_id: 'u1' }, durable)
+  await post(`coupons/redeem/${b}`, { user_id: 'u1' })
+  await post(`coupons/redeem/${b}`, { user_id: 'u1' })
+  const used = await post(`coupons/redeem/${c}`, { user_id: 'u1' })
+  await post(`redemptions/${used.body.redemption_id}/rollback`, undefined)
+  await world.call('POST', `coupons/release/${d}`, { as: world.admin })
+  await post('coupons/assign', { book_id: counter, user_id: 'u2', count: 3 }, durable)
+  const keyed = await post(
+    'coupons/assign',
+    { book_id: book, user_id: 'u3', count: 2 },
+    { ...durable, 'idempotency-key': 'order-1' },
+  )
+  return { a, b, c, d, token: locked.body.lock_token, undone: used.body.redemption_id, keyed }
+}
+
+/** Everything Redis knows of the shard's coupons, without what a new epoch changes. */
+async function memory() {
+  const { redis } = world
+  const all: Record<string, unknown> = {}
+  for (const key of (await redis.keys(keys.all(shard))).sort()) {
+    if (/:(meta|journal|op:.*|keys:.*)$/.test(key) || key.includes(':op:')) continue
+    const type = await redis.type(key)
+    if (type === 'hash') {
+      const hash = await redis.hgetall(key)
+      if ('' in hash) hash[''] = 'sentinel'
+      delete hash.overrides
+      all[key] = hash
+    } else if (type === 'set') all[key] = (await redis.smembers(key)).sort()
+    else all[key] = [await redis.get(key), await redis.call('PEXPIRETIME', key)]
+  }
+  return all
+}
+const epoch = async () => Number(await world.redis.hget(keys.meta(shard), 'epoch'))
+
+/** Resolves once a recovery has begun and ended, and the API serves again. */
+async function recovered(after: number): Promise<void> {
+  await until(async () => {
+    // Somebody has to notice: a request does. This one is over the limit, so it changes nothing.
+    await post('coupons/assign', { book_id: book, user_id: 'nobody', count: 100 })
+    const { rows } = await world.database.query(
+      "SELECT 1 FROM shards WHERE epoch > $1 AND phase = 'active'",
+      [after],
+    )
+    return rows.length === 1 && world.house.place.gates.every((gate) => gate.open)
+  }, 'the shard was recovered')
+}
+
+describe('recover', () => {
+  const damages: [string, (world: World) => Promise<unknown>][] = [
+    ['FLUSHALL', ({ redis }) => redis.flushall()],
+    ['DEL of meta', ({ redis }) => redis.del(keys.meta(shard))],
+    ['DEL of the journal', ({ redis }) => redis.del(keys.journal(shard))],
+    ['DEL of the coupons', ({ redis }) => redis.del(keys.coupons(shard))],
+    ['DEL of the redemptions', ({ redis }) => redis.del(keys.redemptions(shard))],
+    ['DEL of the stock', ({ redis }) => redis.del(keys.stock(shard, book))],
+    ['DEL of the users', ({ redis }) => redis.del(keys.users(shard, book))],
+    ['DEL of the book', ({ redis }) => redis.del(keys.book(shard, book))],
+    ['SWAPDB', ({ redis }) => redis.call('SWAPDB', 0, 1)],
+  ]
+  test.each(damages)('brings back everything after %s', async (_, damage) => {
+    await trade()
+    await world.level()
+    const before = await memory()
+    const old = await epoch()
+    await damage(world)
+    await recovered(old)
+    expect(await memory()).toEqual(before)
+    const after = await post('coupons/assign', { book_id: book, user_id: 'u9' }, durable)
+    expect(after.status).toBe(200)
+    expect(await epoch()).toBeGreaterThan(old)
+  })
+
+  test('keeps locks with their deadlines, redemptions, and answers under their keys', async () => {
+    const { a, b, c, token, undone, keyed } = await trade()
+    await world.level()
+    const old = await epoch()
+    await world.redis.flushall()
+    await recovered(old)
+    const stranger = await post(`coupons/redeem/${a}`, { user_id: 'u1' })
+    expect(stranger.body.code).toBe('coupon-locked')
+    const holder = await post(`coupons/redeem/${a}`, { user_id: 'u1', lock_token: token })
+    expect(holder.status).toBe(200)
+    expect((await post(`coupons/redeem/${b}`, { user_id: 'u1' })).body.code).toBe('coupon-redeemed')
+    expect((await post(`redemptions/${undone}/rollback`, undefined)).body.code).toBe(
+      'already-rolled-back',
+    )
+    expect((await post(`coupons/redeem/${c}`, { user_id: 'u1' })).status).toBe(200)
+    const again = await post(
+      'coupons/assign',
+      { book_id: book, user_id: 'u3', count: 2 },
+      { ...durable, 'idempotency-key': 'order-1' },
+    )
+    expect(again.headers.get('idempotent-replayed')).toBe('true')
+    expect(again.body).toEqual(keyed.body)
+  })
+
+  test('flushes what only the journal knew before it rebuilds', async () => {
+    await world.stopWorker()
+    const got = await post('coupons/assign', { book_id: book, user_id: 'early' })
+    expect(got.status).toBe(200)
+    await world.redis.del(keys.coupons(shard)) // the journal is whole, the records are gone
+    await world.startWorker()
+    await recovered(await epoch())
+    const shown = await world.call('GET', `coupons/${got.body.coupons[0].code}`, {
+      as: world.admin,
+    })
+    expect(shown.body).toMatchObject({ state: 'ASSIGNED', assigned_user_id: 'early' })
+  })
+
+  test('rebuilds nothing when only the scripts were lost', async () => {
+    const old = await epoch()
+    await world.redis.call('SCRIPT', 'FLUSH')
+    await until(
+      async () =>
+        (await post('coupons/assign', { book_id: book, user_id: 'u1' }, durable)).status === 200,
+      'it serves again',
+      2_000,
+    )
+    expect(await epoch()).toBe(old)
+  })
+
+  test('begins a new epoch, and says not-durable, when Redis lost what it had acknowledged', async () => {
+    await world.stopWorker()
+    const { redis } = world
+    const meta = keys.meta(shard)
+    const before = await redis.hgetall(meta)
+    const waiting = post('coupons/assign', { book_id: book, user_id: 'lost' }, durable)
+    await until(async () => (await redis.hget(meta, 'n')) !== before.n, 'Redis has decided')
+    // Redis falls back to the moment before, as a master that a lagging replica replaced does.
+    const entry = (await redis.xrevrange(keys.journal(shard), '+', '-', 'COUNT', 1))[0]!
+    const code = entry[1][8]!.split('\t')[0]!
+    await redis.xdel(keys.journal(shard), entry[0])
+    await redis.hset(meta, 'n', before.n!, 'facts', before.facts!)
+    await redis.hdel(keys.coupons(shard), code)
+    await redis.sadd(keys.stock(shard, book), code)
+    await redis.hincrby(keys.book(shard, book), 'left', 1)
+    await redis.hincrby(keys.book(shard, book), 'held', -1)
+    await redis.hdel(keys.users(shard, book), 'lost')
+    await world.startWorker()
+    const answer = await waiting
+    expect([answer.status, answer.body.code ?? answer.status]).toEqual([503, 'not-durable'])
+    await world.ready()
+    expect(await epoch()).toBeGreaterThan(Number(before.epoch))
+    const shown = await world.call('GET', `coupons/${code}`, { as: world.admin })
+    expect(shown.body.state).toBe('UNASSIGNED')
+  })
+
+  test('leaves an intake that was stopped stopped', async () => {
+    await world.database.query("UPDATE shards SET intake = 'stopped'")
+    const old = await epoch()
+    await world.redis.flushall()
+    await until(async () => {
+      const refused = await post('coupons/assign', { book_id: book, user_id: 'u1' })
+      expect(refused.status).toBe(503)
+      return refused.body.code === 'intake-stopped'
+    }, 'it serves, and takes nothing in')
+    expect(await epoch()).toBeGreaterThan(old)
+  })
+
+  test('refuses to serve from a PostgreSQL that forgot, until the loss is accepted', async () => {
+    await trade()
+    await world.level()
+    await world.stopWorker()
+    // As if a backup of a moment ago had been restored.
+    await world.database.query('UPDATE shards SET checkpoint = checkpoint - 1, facts = facts - 2')
+    await world.redis.call('SCRIPT', 'FLUSH')
+    await post('coupons/assign', { book_id: book, user_id: 'u1' })
+    await world.startWorker()
+    const readyz = async () => (await world.call('GET', '/readyz')).body
+    await until(async () => /old backup/.test((await readyz()).reason ?? ''), 'it says why')
+    await world.database.query('UPDATE shards SET loss_accepted = true')
+    await world.ready()
+    const served = await post('coupons/assign', { book_id: book, user_id: 'u1' }, durable)
+    expect(served.status).toBe(200)
+  })
+})
