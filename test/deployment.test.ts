@@ -93,11 +93,17 @@ function buildContext(): string[] {
 /** Copies what the last stage of the Dockerfile copies out of the build context. */
 function buildImage(): void {
   const context = buildContext()
-  const copies = all('COPY').filter((args) => !args.startsWith('--from'))
-  for (const [from] of copies.slice(1).map((args) => args.split(' ')))
+  const last = dockerfile.slice(dockerfile.findLastIndex(({ name }) => name === 'FROM'))
+  for (const { args } of last.filter(({ name }) => name === 'COPY')) {
+    if (args === '--from=packages /app/node_modules node_modules') {
+      symlinkSync(join(root, 'node_modules'), join(image, 'node_modules'))
+      continue
+    }
+    const [from, to] = args.split(' ') as [string, string]
+    const target = to.endsWith('/') ? `${to}${from}` : to
     for (const file of context.filter((name) => name === from || name.startsWith(`${from}/`)))
-      cpSync(join(root, file), join(image, file))
-  symlinkSync(join(root, 'node_modules'), join(image, 'node_modules'))
+      cpSync(join(root, file), join(image, file.replace(from, target)))
+  }
 }
 
 type Env = Record<string, string>
@@ -121,7 +127,10 @@ async function run(command: string[], env: Env, input = '') {
   return { code: await one.exit, output: one.output() }
 }
 
-beforeAll(buildImage)
+beforeAll(() => {
+  mkdirSync(image)
+  buildImage()
+})
 afterAll(async () => {
   for (const child of running.filter((one) => one.exitCode === null && !one.signalCode)) {
     child.kill('SIGKILL')
