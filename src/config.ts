@@ -60,6 +60,14 @@ export const variables = {
     about: '`npm start` only: where the private Redis and PostgreSQL keep their data.',
     schema: z.string().min(1).default('.stampede'),
   },
+  FAILPOINT: {
+    about:
+      'For tests only: `name:kill`, `name:throw` or `name:freeze`, and `:3` for the third pass.',
+    schema: z
+      .string()
+      .regex(/^[a-z-]+(\.[a-z-]+)+:(kill|throw|freeze)(:[1-9]\d*)?$/)
+      .optional(),
+  },
 } as const satisfies Record<string, { about: string; secret?: boolean; schema: z.ZodType }>
 
 type Variables = typeof variables

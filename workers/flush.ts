@@ -1,3 +1,4 @@
+import { failpoint } from '../src/failpoint.ts'
 import { entryId } from '../src/journal/entry.ts'
 import { apply } from '../src/ledger/apply.ts'
 import type { Database } from '../src/ledger/database.ts'
@@ -43,6 +44,7 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
     await announceAgain(flusher, row)
     return { facts: 0, parked: 0, more: false }
   }
+  failpoint('flush.after-read')
   const { entries, facts, n, hash } = batch
   const parked = await apply(database, row, entries, hash).catch((error) => {
     // Another worker flushed the same entries first. Nothing of ours was committed.
@@ -50,6 +52,7 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
     throw error
   })
   if (parked === undefined) return { facts: 0, parked: 0, more: true }
+  failpoint('flush.after-commit')
   flusher.factsPerEntry = facts / entries.length
   const oldest = flusher.retention.add(n, facts)
   await announce(place, shard, {
@@ -58,6 +61,7 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
     facts: row.facts + facts,
     trimBelow: oldest > 0 ? entryId({ epoch: row.checkpointEpoch, n: oldest }) : '',
   })
+  failpoint('flush.after-announce')
   return { facts, parked, more: entries.length >= count }
 }
 

@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import type { Entry, Fact } from '../journal/entry.ts'
 import { type Database, type Transaction, transaction } from './database.ts'
 import { foldEntries, Misfit } from './fold.ts'
@@ -21,8 +22,10 @@ export async function apply(
   try {
     await transaction(database, async (tx) => {
       await moveCheckpoint(tx, row, to)
+      failpoint('flush.after-begin')
       await copyLedger(tx, row.shard, entries)
       await writeFold(tx, foldEntries(entries))
+      failpoint('flush.before-commit')
     })
     return 0
   } catch (error) {

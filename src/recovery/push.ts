@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import { type Book, getBook, markBookPushed, unpushedBooks } from '../ledger/books.ts'
 import type { Database } from '../ledger/database.ts'
 import {
@@ -63,7 +64,9 @@ export const maxRedemptions = (
 export async function pushBook(pusher: Pusher, bookId: string): Promise<Pushed> {
   const book = await getBook(pusher.database, bookId)
   if (!book) return problem('book-not-found')
+  failpoint('push.after-postgres')
   const pushed = await pusher.store.pushBook(policyOf(book))
+  failpoint('push.after-redis')
   if (pushed.ok) await markBookPushed(pusher.database, book)
   return pushed
 }
@@ -137,7 +140,9 @@ export async function pushFresh(
 ): Promise<Pushed> {
   const ready = await ensureBook(pusher, book)
   if (!ready.ok) return ready
+  failpoint('push.after-postgres')
   const pushed = await pushCodes(pusher, book, codes, load.max_redemptions)
+  failpoint('push.after-redis')
   if (pushed.ok) await markPushed(pusher.database, load.load_id)
   return pushed
 }

@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import type { Book } from '../ledger/books.ts'
 import type { Database } from '../ledger/database.ts'
 import { answersOf, booksOf, couponsOf, redemptionsOf, stockOf, usersOf } from '../ledger/state.ts'
@@ -74,6 +75,7 @@ export async function rebuild(
     const made = await rebuildBook(place, database, write, book)
     sum.codes += made.codes
     sum.coupons += made.coupons
+    failpoint('recover.mid-rebuild')
   }
   const [seconds] = await place.redis.time()
   const day = Math.floor(Number(seconds) / 86_400)

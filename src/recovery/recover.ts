@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
+import { failpoint } from '../failpoint.ts'
 import { JournalForked } from '../journal/journal.ts'
 import { apply } from '../ledger/apply.ts'
 import type { Database } from '../ledger/database.ts'
@@ -71,6 +72,7 @@ async function lookAfter(
   }
   if (verdict.is === 'level') {
     await loadScripts(place, scriptNames)
+    failpoint('recover.after-load-scripts')
     place.open(shard, verdict.state.epoch, verdict.state.n)
   } else {
     if (gate.why !== verdict.why) log.error({ shard }, `shut: ${verdict.why}`)
@@ -108,6 +110,7 @@ async function recover(
   }
   const { epoch, token } = recovery
   if (!(await beginRecovery(database, row, epoch, token, cause))) return
+  failpoint('recover.after-begin')
   let failed: Error | undefined
   const alive = setInterval(() => {
     keepRecovering(database, shard, token).catch((error: Error) => {
@@ -118,9 +121,11 @@ async function recover(
     const state = await readShard(place, shard, '')
     const taken = await place.call('recovering', [keys.meta(shard)], [epoch, token])
     if (taken !== 'begun') throw new Superseded(`shard ${shard}: ${taken}`)
+    failpoint('recover.after-recovering')
     const did: Recovered = { flushed: 0, rebuilt: false, codes: 0, coupons: 0 }
     const rest = await flushRest(place, database, await shardRow(database, shard), log)
     did.flushed = rest.facts
+    failpoint('recover.after-flush-rest')
     // Only the end of the journal may be missing, or nothing at all: then Redis is as it was at its
     // last entry, because each entry is written together with what it did.
     const intact =
@@ -132,13 +137,16 @@ async function recover(
       Object.assign(did, { rebuilt: true }, await rebuild(place, database, recovery))
     if (failed) throw failed
     const { facts, intake } = await shardRow(database, shard)
+    failpoint('recover.before-publish')
     const published = await place.call(
       'publish',
       [keys.meta(shard), keys.coupons(shard), keys.redemptions(shard)],
       [epoch, token, facts, intake],
     )
     if (published !== 'published') throw new Superseded(`shard ${shard}: ${published}`)
+    failpoint('recover.after-publish')
     await endRecovery(database, shard, epoch, token, did)
+    failpoint('recover.after-end')
     const ms = Math.round(performance.now() - begun)
     log.info({ shard, epoch, cause, ...did, ms }, 'a shard was recovered')
   } finally {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { failpoint } from '../failpoint.ts'
 import { type Problem, problem } from '../problems.ts'
 import { keys } from './keys.ts'
 import { NotSent, type Place, RedisRefused, ReplyLost } from './place.ts'
@@ -134,7 +135,9 @@ export class Batch<A extends string, V> {
       if (!gate.open) return lost ? unknownOutcome : notReady
       try {
         const [keyList, args] = this.#arguments(batch, op)
+        failpoint('batch.before-call')
         const reply = (await this.#place.call(this.#verb.script, keyList, args)) as string
+        failpoint('batch.after-call')
         if (!reply.startsWith('fenced')) return wholeCall[reply] ?? reply
         this.#place.fenced(this.#shard, reply)
         return lost ? unknownOutcome : notReady
