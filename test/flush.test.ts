@@ -221,10 +221,18 @@ describe('flush: a journal that is not the ledger’s', () => {
 describe('flush: how much stays in the journal', () => {
   test('the last 200,000 facts stay, older entries may go', () => {
     const retention = new Retention()
-    expect(retention.add(10, 150_000)).toBe(0)
-    expect(retention.add(20, 150_000)).toBe(0)
+    expect(retention.add({ epoch: 1, n: 10 }, 150_000)).toBe('')
+    expect(retention.add({ epoch: 1, n: 20 }, 150_000)).toBe('')
     // Entries up to 10 are now more than 200,000 facts old.
-    expect(retention.add(30, 60_000)).toBe(10)
-    expect(retention.add(40, 1)).toBe(0)
+    expect(retention.add({ epoch: 1, n: 30 }, 60_000)).toBe('1-10')
+    expect(retention.add({ epoch: 1, n: 40 }, 1)).toBe('')
+  })
+
+  test('the number of an old epoch’s entry never trims a new epoch’s', () => {
+    const retention = new Retention()
+    retention.add({ epoch: 1, n: 5_000 }, 150_000)
+    retention.add({ epoch: 1, n: 9_000 }, 100_000)
+    // Entries 2-11 and later are in the journal and not in the ledger yet.
+    expect(retention.add({ epoch: 2, n: 10 }, 100_000)).toBe('1-5000')
   })
 })

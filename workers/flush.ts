@@ -1,5 +1,4 @@
 import { failpoint } from '../src/failpoint.ts'
-import { entryId } from '../src/journal/entry.ts'
 import { apply } from '../src/ledger/apply.ts'
 import type { Database } from '../src/ledger/database.ts'
 import { Overtaken, type ShardRow, shardRow } from '../src/ledger/shards.ts'
@@ -54,12 +53,11 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   if (parked === undefined) return { facts: 0, parked: 0, more: true }
   failpoint('flush.after-commit')
   flusher.factsPerEntry = facts / entries.length
-  const oldest = flusher.retention.add(n, facts)
   await announce(place, shard, {
     epoch: row.checkpointEpoch,
     watermark: n,
     facts: row.facts + facts,
-    trimBelow: oldest > 0 ? entryId({ epoch: row.checkpointEpoch, n: oldest }) : '',
+    trimBelow: flusher.retention.add({ epoch: row.checkpointEpoch, n }, facts),
   })
   failpoint('flush.after-announce')
   return { facts, parked, more: entries.length >= count }
