@@ -18,7 +18,8 @@ export type Process = { child: ChildProcess; kill(): Promise<void>; stop(): Prom
 /** API and worker as the processes they are in production, to be killed by pid. */
 export async function openProcesses({ shards = 2 } = {}) {
   const dir = scratchDir('redis')
-  const redis = await startRedis({ dir, durable: true })
+  const port = await freePort()
+  let redis = await startRedis({ dir, durable: true, port })
   const database = await makeDatabase(shards)
   const all: Process[] = []
 
@@ -54,6 +55,12 @@ export async function openProcesses({ shards = 2 } = {}) {
 
   return {
     redis,
+    /** kill -9 of Redis, and the same again on its data: nothing is lost, because AOF has it. */
+    async restartRedis() {
+      redis.child.kill('SIGKILL')
+      await once(redis.child, 'exit')
+      redis = await startRedis({ dir, durable: true, port })
+    },
     databaseUrl: database.url,
     secret,
     startWorker: () => run('workers/main.ts'),

@@ -1,0 +1,298 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import fc from 'fast-check'
+import { expect } from 'vitest'
+
+/** One coupon as the model believes it is. `until` in ms by this machine's clock, which is Redis'. */
+type Coupon = {
+  user: string
+  used: number
+  redemptions: string[]
+  lock: { token: string; until: number } | undefined
+}
+
+/** A book as the model believes it is: the simplest thing that behaves like the real one. */
+export type Model = {
+  stock: Set<string>
+  held: Map<string, Coupon>
+  undone: Set<string>
+  active: boolean
+  perUser: number
+  uses: number
+}
+
+export type Answer = {
+  status: number
+  // biome-ignore lint/suspicious/noExplicitAny: the model looks into whatever came
+  body: any
+}
+/** The real service, of which this sequence has one book. */
+export type Real = {
+  book: string
+  post(path: string, body?: unknown): Promise<Answer>
+  patch(path: string, body: unknown): Promise<Answer>
+  get(path: string): Promise<Answer>
+  crashApi(): Promise<void>
+  crashWorker(): Promise<void>
+  restartRedis(): Promise<void>
+}
+type Command = fc.AsyncCommand<Model, Real>
+
+const users = ['ann', 'bob', 'cyd']
+const shortLockMs = 1_000
+
+const heldBy = (m: Model, user: string) =>
+  [...m.held.values()].filter((c) => c.user === user).length
+const usedUp = (m: Model, c: Coupon) => c.used >= m.uses
+const isLocked = (c: Coupon) => c.lock !== undefined && c.lock.until >= Date.now()
+
+/** Near its deadline a lock may be over or not by the time Redis looks: wait until it is. */
+async function clearOfDeadline(c: Coupon | undefined): Promise<void> {
+  const left = (c?.lock?.until ?? 0) - Date.now()
+  if (left > -50 && left < 400) await sleep(left + 60)
+}
+
+/** The nth of all codes there ever were, so that a shrunk sequence still means the same. */
+function pick(m: Model, nth: number): string {
+  const codes = [...m.stock, ...m.held.keys()].sort()
+  return codes[nth % codes.length] ?? 'NO-SUCH-CODE'
+}
+
+const said = ({ status, body }: Answer) => (status === 200 ? 'done' : body.code)
+
+function refused(answer: Answer, code: string, command: string): void {
+  expect(`${command}: ${said(answer)}`).toBe(`${command}: ${code}`)
+}
+const done = (answer: Answer, command: string) => refused(answer, 'done', command)
+
+class Assign implements Command {
+  readonly user: string
+  readonly count: number
+  constructor(user: string, count: number) {
+    this.user = user
+    this.count = count
+  }
+  check = () => true
+  toString = () => `assign ${this.count} to ${this.user}`
+  async run(m: Model, r: Real): Promise<void> {
+    const answer = await r.post('coupons/assign', {
+      book_id: r.book,
+      user_id: this.user,
+      count: this.count,
+    })
+    if (!m.active) return refused(answer, 'book-inactive', `${this}`)
+    if (heldBy(m, this.user) + this.count > m.perUser)
+      return refused(answer, 'assignment-limit', `${this}`)
+    if (m.stock.size < this.count) return refused(answer, 'sold-out', `${this}`)
+    done(answer, `${this}`)
+    expect(answer.body.coupons).toHaveLength(this.count)
+    for (const { code } of answer.body.coupons) hand(m, code, this.user)
+  }
+}
+
+function hand(m: Model, code: string, user: string): void {
+  expect(m.stock.delete(code), `${code} was in stock`).toBe(true)
+  m.held.set(code, { user, used: 0, redemptions: [], lock: undefined })
+}
+
+/** What is done to one coupon on behalf of one user. */
+abstract class OnCoupon implements Command {
+  readonly user: string
+  readonly nth: number
+  constructor(user: string, nth: number) {
+    this.user = user
+    this.nth = nth
+  }
+  abstract readonly verb: string
+  check = () => true
+  toString = () => `${this.verb} #${this.nth} by ${this.user}`
+  async run(m: Model, r: Real): Promise<void> {
+    const code = pick(m, this.nth)
+    await clearOfDeadline(m.held.get(code))
+    const coupon = m.held.get(code)
+    await this.act(m, r, code, coupon?.user === this.user ? coupon : undefined, coupon)
+  }
+  abstract act(
+    m: Model,
+    r: Real,
+    code: string,
+    mine: Coupon | undefined,
+    coupon: Coupon | undefined,
+  ): Promise<void>
+}
+
+class AssignCode extends OnCoupon {
+  readonly verb = 'assign_code'
+  async act(m: Model, r: Real, code: string, mine: Coupon | undefined, coupon: Coupon | undefined) {
+    const answer = await r.post(`coupons/assign/${code}`, { user_id: this.user })
+    if (mine) return refused(answer, 'already-assigned', `${this}`)
+    if (coupon || !m.stock.has(code)) return refused(answer, 'coupon-not-found', `${this}`)
+    if (!m.active) return refused(answer, 'book-inactive', `${this}`)
+    if (heldBy(m, this.user) + 1 > m.perUser) return refused(answer, 'assignment-limit', `${this}`)
+    done(answer, `${this}`)
+    hand(m, code, this.user)
+  }
+}
+
+class Lock extends OnCoupon {
+  readonly verb = 'lock'
+  readonly short: boolean
+  constructor(user: string, nth: number, short: boolean) {
+    super(user, nth)
+    this.short = short
+  }
+  async act(m: Model, r: Real, code: string, mine: Coupon | undefined) {
+    const answer = await r.post(`coupons/lock/${code}`, {
+      user_id: this.user,
+      lock_duration_seconds: this.short ? shortLockMs / 1000 : 600,
+    })
+    if (!mine) return refused(answer, 'coupon-not-found', `${this}`)
+    if (usedUp(m, mine)) return refused(answer, 'coupon-redeemed', `${this}`)
+    if (isLocked(mine)) return refused(answer, 'coupon-locked', `${this}`)
+    done(answer, `${this}`)
+    mine.lock = { token: answer.body.lock_token, until: Date.parse(answer.body.locked_until) }
+  }
+}
+
+class Unlock extends OnCoupon {
+  readonly verb = 'unlock'
+  async act(m: Model, r: Real, code: string, mine: Coupon | undefined) {
+    const answer = await r.post(`coupons/unlock/${code}`, { user_id: this.user })
+    if (!mine) return refused(answer, 'coupon-not-found', `${this}`)
+    if (usedUp(m, mine)) return refused(answer, 'coupon-redeemed', `${this}`)
+    done(answer, `${this}`)
+    mine.lock = undefined
+  }
+}
+
+class Redeem extends OnCoupon {
+  readonly verb = 'redeem'
+  readonly withToken: boolean
+  constructor(user: string, nth: number, withToken: boolean) {
+    super(user, nth)
+    this.withToken = withToken
+  }
+  async act(m: Model, r: Real, code: string, mine: Coupon | undefined) {
+    const token = this.withToken ? mine?.lock?.token : undefined
+    const answer = await r.post(`coupons/redeem/${code}`, { user_id: this.user, lock_token: token })
+    if (!mine) return refused(answer, 'coupon-not-found', `${this}`)
+    if (usedUp(m, mine)) return refused(answer, 'coupon-redeemed', `${this}`)
+    if (isLocked(mine) && !token) return refused(answer, 'coupon-locked', `${this}`)
+    if (!isLocked(mine) && token) return refused(answer, 'lock-expired', `${this}`)
+    done(answer, `${this}`)
+    mine.used++
+    mine.redemptions.push(answer.body.redemption_id)
+    mine.lock = undefined
+  }
+}
+
+class Rollback extends OnCoupon {
+  readonly verb = 'rollback'
+  async act(m: Model, r: Real, _code: string, _mine: unknown, coupon: Coupon | undefined) {
+    const id = coupon?.redemptions[0]
+    if (!coupon || !id) return
+    const answer = await r.post(`redemptions/${id}/rollback`)
+    if (m.undone.has(id)) return refused(answer, 'already-rolled-back', `${this}`)
+    done(answer, `${this}`)
+    m.undone.add(id)
+    coupon.used--
+  }
+}
+
+class Release extends OnCoupon {
+  readonly verb = 'release'
+  async act(m: Model, r: Real, code: string, _mine: unknown, coupon: Coupon | undefined) {
+    const answer = await r.post(`coupons/release/${code}`)
+    if (!coupon) return refused(answer, 'coupon-not-found', `${this}`)
+    if (usedUp(m, coupon)) return refused(answer, 'coupon-redeemed', `${this}`)
+    if (coupon.used > 0) return refused(answer, 'coupon-in-use', `${this}`)
+    if (isLocked(coupon)) return refused(answer, 'coupon-locked', `${this}`)
+    done(answer, `${this}`)
+    m.held.delete(code)
+    m.stock.add(code)
+  }
+}
+
+/** What changes the book, or the machine under it, and no coupon. */
+class Happening implements Command {
+  readonly name: string
+  readonly happen: (m: Model, r: Real) => Promise<void>
+  constructor(name: string, happen: (m: Model, r: Real) => Promise<void>) {
+    this.name = name
+    this.happen = happen
+  }
+  check = () => true
+  toString = () => this.name
+  run = (m: Model, r: Real) => this.happen(m, r)
+}
+
+let loads = 0
+const happenings: fc.Arbitrary<Command>[] = [
+  fc.boolean().map(
+    (active) =>
+      new Happening(active ? 'open' : 'pause', async (m, r) => {
+        done(await r.patch(`books/${r.book}`, { is_active: active }), 'pause')
+        m.active = active
+      }),
+  ),
+  fc.integer({ min: 1, max: 6 }).map(
+    (perUser) =>
+      new Happening(`limit ${perUser}`, async (m, r) => {
+        done(await r.patch(`books/${r.book}`, { max_assignments_per_user: perUser }), 'limit')
+        m.perUser = perUser
+      }),
+  ),
+  fc.constant(
+    new Happening('load', async (m, r) => {
+      const codes = [1, 2].map((part) => `LOAD-${process.pid}-${++loads}-${part}`)
+      done(await r.post(`books/${r.book}/codes/upload`, { codes }), 'load')
+      for (const code of codes) m.stock.add(code)
+    }),
+  ),
+  fc.constant(new Happening('wait', () => sleep(shortLockMs + 100))),
+]
+const accidents: fc.Arbitrary<Command>[] = [
+  fc.constant(new Happening('crash API', (_, r) => r.crashApi())),
+  fc.constant(new Happening('crash worker', (_, r) => r.crashWorker())),
+  fc.constant(new Happening('restart Redis', (_, r) => r.restartRedis())),
+]
+
+const user = fc.constantFrom(...users)
+const nth = fc.nat(11)
+const verbs: fc.Arbitrary<Command>[] = [
+  fc.tuple(user, fc.integer({ min: 1, max: 3 })).map(([u, count]) => new Assign(u, count)),
+  fc.tuple(user, nth).map(([u, n]) => new AssignCode(u, n)),
+  fc.tuple(user, nth, fc.boolean()).map(([u, n, short]) => new Lock(u, n, short)),
+  fc.tuple(user, nth).map(([u, n]) => new Unlock(u, n)),
+  fc.tuple(user, nth, fc.boolean()).map(([u, n, token]) => new Redeem(u, n, token)),
+  fc.tuple(user, nth).map(([u, n]) => new Rollback(u, n)),
+  fc.tuple(user, nth).map(([u, n]) => new Release(u, n)),
+]
+
+/** Sequences of verbs and policy changes; `accidental` ones have machines dying in between. */
+export const sequences = (accidental: boolean) =>
+  fc.commands([...verbs, ...verbs, ...happenings, ...(accidental ? accidents : [])], {
+    maxCommands: 25,
+    size: '+1',
+  })
+
+/** Every coupon and every counter as the service shows them, against the model. */
+export async function expectSame(m: Model, r: Real): Promise<void> {
+  for (const [code, coupon] of m.held) {
+    await clearOfDeadline(coupon)
+    const state = usedUp(m, coupon) ? 'REDEEMED' : isLocked(coupon) ? 'LOCKED' : 'ASSIGNED'
+    const { body } = await r.get(`coupons/${code}`)
+    expect(body).toMatchObject({
+      assigned_user_id: coupon.user,
+      redemption_count: coupon.used,
+      state,
+    })
+  }
+  const { body: stats } = await r.get(`books/${r.book}/stats`)
+  const used = [...m.held.values()].filter((coupon) => usedUp(m, coupon)).length
+  expect(stats).toMatchObject({
+    total: m.stock.size + m.held.size,
+    available: m.stock.size,
+    redeemed: used,
+    users: new Set([...m.held.values()].map((coupon) => coupon.user)).size,
+  })
+}
