@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
@@ -226,7 +226,9 @@ describe('ARCHITECTURE', () => {
   })
 
   test('names every table', () => {
-    const sql = text('src/ledger/migrations/0001_spine.sql')
+    const folder = 'src/ledger/migrations'
+    const files = readdirSync(join(root, folder)).filter((file) => file.endsWith('.sql'))
+    const sql = files.map((file) => text(join(folder, file))).join('\n')
     const tables = [...sql.matchAll(/^CREATE TABLE (\w+)/gm)].map(([, name]) => name!)
     expect(tables.length).toBeGreaterThan(10)
     expect(tables.filter((name) => !new RegExp(`\\b${name}\\b`).test(architecture))).toEqual([])
