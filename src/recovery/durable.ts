@@ -98,8 +98,7 @@ export function openDurable(place: Place, database: Database, waitMs: number) {
         const asked = shards.map((shard) =>
           place.redis.hmget(keys.meta(shard), 'epoch', 'n', 'watermark'),
         )
-        clock = await place.redis.time()
-        metas = await Promise.all(asked)
+        ;[clock, metas] = await Promise.all([place.redis.time(), Promise.all(asked)])
       } catch {
         return behind // Redis went away between the gate and the read
       }

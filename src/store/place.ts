@@ -51,6 +51,8 @@ export class Place {
       autoResendUnfulfilledCommands: false,
       retryStrategy: (attempt) => Math.min(20 * 2 ** attempt, 500),
       connectTimeout: 2_000,
+      // For what has no deadline of its own: on a dead line even the first INFO would wait for ever.
+      socketTimeout: 2_000,
       disableClientInfo: true,
       protocol: 2,
     })

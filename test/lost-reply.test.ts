@@ -1,0 +1,122 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pino from 'pino'
+import { expect, type TestContext, test } from 'vitest'
+import { openHouse } from '../src/house.ts'
+import type { Problem } from '../src/problems.ts'
+import { openQueues } from '../src/queues.ts'
+import { keys } from '../src/store/keys.ts'
+import { audit } from './audit.ts'
+import { type Act, placeOf, plain, word } from './client.ts'
+import { openWorld, until } from './world.ts'
+
+/** A wire to Redis on which every command arrives, and no reply comes back while it is mute. */
+async function makeWire(target: string) {
+  const { hostname, port } = new URL(target)
+  const sockets = new Set<Socket>()
+  const wire = { url: '', isMute: false, close }
+  const server = createServer((near) => {
+    const far = connect(Number(port), hostname)
+    near.on('data', (chunk) => far.write(chunk))
+    far.on('data', (chunk) => !wire.isMute && near.write(chunk))
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(one)
+      one.on('error', () => {})
+      one.on('close', () => other.destroy())
+    }
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  wire.url = `redis://127.0.0.1:${(server.address() as AddressInfo).port}`
+  function close() {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  }
+  return wire
+}
+
+/** A world, and beside it an API process that speaks with Redis over such a wire. */
+async function open({ onTestFinished }: TestContext) {
+  const world = await openWorld({ shards: 1 })
+  const wire = await makeWire(world.redisServer.url)
+  const queues = openQueues(world.redisServer.url)
+  const settings = { ...world.settings, REDIS_URL: wire.url }
+  const house = await openHouse(settings, queues, pino({ level: 'fatal' }))
+  const gate = house.place.gates[0]!
+  const serves = () => until(async () => (await house.openGates()) === 0, 'it serves')
+  await serves()
+  onTestFinished(async () => {
+    await queues.close()
+    await house.close()
+    wire.close()
+    await world.close()
+  })
+  const book = await world.makeBook({}, 9)
+  const place = await placeOf(world, book)
+  const assign = (user: string) =>
+    house.deps.store.assign(place, { ...plain, user, count: '1', codes: '' })
+  const entries = async () => Number(await world.redis.hget(keys.meta(0), 'n'))
+  return { world, wire, house, gate, serves, book, assign, entries }
+}
+
+const unknown = (book: string, user: string): Act => ({
+  ...{ verb: 'assign', book, user, outcome: 'unknown', codes: [], fact: undefined },
+})
+
+test.concurrent('lost reply  is asked for again under the same id, and nothing happens twice', async (context) => {
+  const { world, wire, gate, serves, book, assign, entries } = await open(context)
+  const before = await entries()
+  wire.isMute = true
+  const asked = [assign('ann'), assign('ben')]
+  await until(async () => (await entries()) > before, 'Redis has decided')
+  await until(() => !gate.open, 'the connection was given up')
+  wire.isMute = false
+  await serves()
+  const outcomes = await Promise.all(asked)
+  expect(outcomes.map(word)).toEqual(['done', 'done'])
+  expect(await entries()).toBe(before + 1)
+  const history = outcomes.map((outcome, i): Act => {
+    if (!outcome.ok) throw new Error(outcome.problem)
+    const user = ['ann', 'ben'][i]
+    const codes = outcome.value.map(({ code }) => code)
+    return { verb: 'assign', book, user, outcome: 'done', codes, fact: outcome.fact }
+  })
+  await audit(world, { book, history })
+})
+
+test.concurrent('lost reply  that nobody can ask for again leaves the outcome unknown, and says so', async (context) => {
+  const { world, wire, serves, book, assign, entries } = await open(context)
+  const before = await entries()
+  wire.isMute = true
+  const outcome = await assign('ann')
+  expect(outcome).toMatchObject({ ok: false, problem: 'outcome-unknown', retryAfter: 1 })
+  expect(await entries()).toBe(before + 1)
+  expect(word(await assign('ben'))).toBe('not-ready')
+  wire.isMute = false
+  await serves()
+  await audit(world, { book, history: [unknown(book, 'ann')] })
+})
+
+test.concurrent('lost reply  of a connection cut before anything was sent is a plain no', async (context) => {
+  const { world, wire, gate, book, assign, entries } = await open(context)
+  const before = await entries()
+  wire.close()
+  await until(() => !gate.open, 'the gate is shut')
+  expect(word(await assign('ann'))).toBe('not-ready')
+  await sleep(50)
+  expect(await entries()).toBe(before)
+  await audit(world, { book, history: [] })
+})
+
+// An unheard rejection would end the process: every one of its questions must be listened to.
+test.concurrent('lost reply  of a read is a plain no, however many questions it asked', async (context) => {
+  const { house, gate, serves } = await open(context)
+  house.place.redis.stream.destroy()
+  expect(gate.open).toBe(true) // it has not been told yet
+  expect(word((await house.deps.durable.barrier()) as Problem)).toBe('not-ready')
+  await serves()
+})
