@@ -16,8 +16,10 @@
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'phase')
 if meta[1] ~= ARGV[1] or meta[2] ~= 'active' then return 'fenced\tmeta' end
 if redis.call('HEXISTS', KEYS[4], '') == 0 then return 'fenced\tsentinel' end
-local left = redis.call('HGET', KEYS[2], 'left')
+local book = redis.call('HMGET', KEYS[2], 'left', 'overrides')
+local left = book[1]
 if not left or tonumber(left) ~= redis.call('SCARD', KEYS[3]) then return 'fenced\tstock' end
+if book[2] == '1' and redis.call('EXISTS', KEYS[5]) == 0 then return 'fenced\tuses' end
 
 local codes = { unpack(ARGV, 3) }
 if #codes == 0 then return 'loaded\t0' end

@@ -19,11 +19,12 @@ if meta[1] ~= ARGV[1] or meta[2] ~= 'active' or tonumber(meta[3]) < tonumber(ARG
   return 'fenced\tmeta'
 end
 if redis.call('HEXISTS', KEYS[4], '') == 0 then return 'fenced\tsentinel' end
-local book = redis.call('HMGET', KEYS[2], 'expires_at', 'max', 'left', 'kind')
+local book = redis.call('HMGET', KEYS[2], 'expires_at', 'max', 'left', 'kind', 'overrides')
 if not book[3] then return 'fenced\tbook' end
 if book[4] ~= 'counter' and tonumber(book[3]) ~= redis.call('SCARD', KEYS[3]) then
   return 'fenced\tstock'
 end
+if book[5] == '1' and redis.call('EXISTS', KEYS[5]) == 0 then return 'fenced\tuses' end
 local clock = redis.call('TIME')
 local lines = { string.format('shown\t%.0f\t%s',
   clock[1] * 1000 + math.floor(clock[2] / 1000), book[1]) }

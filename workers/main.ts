@@ -21,6 +21,8 @@ const pushMs = 1_000
 const jobsMs = 2_000
 const jobsAtOnce = 2
 const stopMs = 8_000
+/** BullMQ, told to close while its connection is down, waits for ever: it is left behind then. */
+const closeMs = 5_000
 
 /**
  * A worker process: BullMQ says when to flush and which job to do, sweeps find what BullMQ lost, and
@@ -74,7 +76,10 @@ export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: 
     /** Ends the flush in progress and starts no other. What is not flushed is in the journal. */
     async stop(): Promise<void> {
       stopping.abort()
-      await Promise.all([flushWorker.close(), jobWorker.close(), ...loops])
+      const closed = Promise.all([flushWorker.close(), jobWorker.close()]).then(() => true)
+      const late = sleep(closeMs, false, { ref: false })
+      const [inTime] = await Promise.all([Promise.race([closed, late]), ...loops])
+      if (!inTime) for (const worker of [flushWorker, jobWorker]) void worker.disconnect()
       await queues.close()
       place.close()
       await database.end()

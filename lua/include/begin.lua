@@ -2,7 +2,8 @@
 --
 -- (1) Fence. A Redis that is not the one this caller was told of, or that lost anything, must not
 -- decide: epoch and phase as expected, at least as many entries as the caller has seen, nothing in
--- the journal that meta does not know of, sentinels there, stock as large as the book says.
+-- the journal that meta does not know of, sentinels there, stock as large as the book says, and
+-- codes' own limits where it says that there are some.
 local meta = redis.call('HMGET', KEYS[1],
   'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark', 'intake')
 local n = tonumber(meta[3])
@@ -25,6 +26,7 @@ local left = tonumber(book[11])
 if not left or left ~= (kind == 'counter' and left or redis.call('SCARD', KEYS[6])) then
   return 'fenced\tstock'
 end
+if book[12] == '1' and redis.call('EXISTS', KEYS[9]) == 0 then return 'fenced\tuses' end
 
 -- (2) Repeat. This very call ran before and its reply was lost: say the same again.
 local known = redis.call('GET', KEYS[3])

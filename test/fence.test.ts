@@ -1,0 +1,202 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import pino from 'pino'
+import { expect, type TestContext, test } from 'vitest'
+import { startRedis } from '../src/embedded/redis.ts'
+import { openHouse } from '../src/house.ts'
+import { openQueues } from '../src/queues.ts'
+import { keys } from '../src/store/keys.ts'
+import { audit } from './audit.ts'
+import { type Client, expectProblem, openClient, placeOf } from './client.ts'
+import { digest } from './script.ts'
+import { openWorld, until, type World } from './world.ts'
+
+/** A world of this test's own: what is done to it here nobody else should live in. */
+async function open(
+  { onTestFinished }: Pick<TestContext, 'onTestFinished'>,
+  options: Parameters<typeof openWorld>[0] = {},
+) {
+  const world = await openWorld({ shards: 1, ...options })
+  onTestFinished(() => world.close())
+  return { world, client: openClient(world) }
+}
+
+/** A book that has seen everything: F-1 and F-2 are ann's, F-2 locked, F-3 redeemed by her. */
+async function makeBook(world: World, client: Client) {
+  const book = await world.makeBook({}, ['F-1', 'F-2', 'F-3', 'F-4', 'F-5', 'F-6'])
+  const own = { codes: ['F-7'], max_redemptions: 7 }
+  await world.call('POST', `books/${book}/codes/upload`, { as: world.admin, body: own })
+  for (const code of ['F-1', 'F-2', 'F-3']) await client.assignCode(code, 'ann')
+  await client.lock('F-2', 'ann')
+  const { body } = await client.redeem('F-3', 'ann')
+  return { book, redemption: body.redemption_id as string }
+}
+
+type Named = { redis: World['redis']; book: string }
+const meta = keys.meta(0)
+const damages: Record<string, (of: Named) => Promise<unknown>> = {
+  meta: ({ redis }) => redis.del(meta),
+  'the book': ({ redis, book }) => redis.del(keys.book(0, book)),
+  'its stock': ({ redis, book }) => redis.del(keys.stock(0, book)),
+  'one code of its stock': ({ redis, book }) => redis.spop(keys.stock(0, book)),
+  'its users': ({ redis, book }) => redis.del(keys.users(0, book)),
+  'its codes’ own limits': ({ redis, book }) => redis.del(keys.uses(0, book)),
+  'the coupons': ({ redis }) => redis.del(keys.coupons(0)),
+  'the redemptions': ({ redis }) => redis.del(keys.redemptions(0)),
+  'the journal': ({ redis }) => redis.del(keys.journal(0)),
+  'the last entry, meta’s word for it included': async ({ redis }) => {
+    const [last] = await redis.xrevrange(keys.journal(0), '+', '-', 'COUNT', 1)
+    await redis.xdel(keys.journal(0), last![0])
+    await redis.hincrby(meta, 'n', -1)
+  },
+  'meta’s word for the last entry': ({ redis }) => redis.hincrby(meta, 'n', -1),
+  everything: ({ redis }) => redis.flushall(),
+}
+
+test.concurrent.for(Object.keys(damages))(
+  'fence  shuts when Redis lost %s: nothing is written, and /readyz says why',
+  async (lost, context) => {
+    const { world, client } = await open(context)
+    const { book, redemption } = await makeBook(world, client)
+    await world.level()
+    await world.stopWorker() // an API process repairs nothing: it must refuse until somebody did
+    await damages[lost]!({ redis: world.redis, book })
+    const before = await digest(world)
+    for (let round = 0; round < 6; round++) {
+      const replies = await Promise.all([
+        client.assign(book, 'ben'),
+        client.assignCode('F-4', 'ben'),
+        client.lock('F-1', 'ann'),
+        client.unlock('F-2', 'ann'),
+        client.redeem('F-1', 'ann'),
+        client.rollback(redemption),
+        client.release('F-1'),
+      ])
+      for (const reply of replies) {
+        expectProblem(reply, 'not-ready')
+        expect(reply.headers.get('retry-after')).toBe('1')
+      }
+      const { status, body } = await world.call('GET', '/readyz')
+      expect(status).toBe(503)
+      expect(body).toMatchObject({ ready: false, reason: expect.stringMatching(/.{10}/) })
+      await sleep(30)
+    }
+    expect(await digest(world)).toBe(before)
+    expect((await world.call('GET', '/livez')).status).toBe(200)
+  },
+)
+
+test.concurrent('fence  opens by itself after SCRIPT FLUSH: a worker looks and loads the scripts again', async (context) => {
+  const { world, client } = await open(context)
+  const { book } = await makeBook(world, client)
+  await world.redis.call('SCRIPT', 'FLUSH')
+  expectProblem(await client.assign(book, 'ben'), 'not-ready')
+  await until(
+    async () => (await client.assign(book, 'ben')).status === 200,
+    'it serves again',
+    3_000,
+  )
+  expect((await world.call('GET', '/readyz')).status).toBe(200)
+  await audit(world, { book, history: client.history })
+})
+
+test.concurrent('fence  opens by itself after Redis was killed and came back with all it had', async (context) => {
+  let again: Awaited<ReturnType<typeof startRedis>> | undefined
+  context.onTestFinished(() => again?.stop()) // after the world: what is noted first is done last
+  const { world, client } = await open(context)
+  const { book } = await makeBook(world, client)
+  const { redis, redisServer } = world
+  redis.on('error', () => {})
+  const [, dir] = (await redis.config('GET', 'dir')) as [string, string]
+  const epoch = await redis.hget(meta, 'epoch')
+  process.kill(redisServer.pid, 'SIGKILL')
+  await until(async () => (await client.assign(book, 'ben')).status === 503, 'it refuses')
+  const { status, body } = await world.call('GET', '/readyz')
+  expect([status, body.redis, body.postgres]).toEqual([503, false, true])
+  again = await startRedis({ dir, port: redisServer.port, durable: true })
+  await until(async () => (await client.assign(book, 'ben')).status === 200, 'it serves again')
+  expect(await redis.hget(meta, 'epoch')).toBe(epoch)
+  const { nudge } = world.flushes()
+  const { lock_token } = (await client.lock('F-1', 'ann')).body
+  await until(async () => {
+    await client.lock('F-1', 'ann', { lock_token })
+    return world.flushes().nudge > nudge
+  }, 'BullMQ is back, too')
+  await audit(world, { book, history: client.history })
+})
+
+test.concurrent('fence  lets a worker stop while Redis is away', async (context) => {
+  const { world, client } = await open(context)
+  const book = await world.makeBook({}, 3)
+  world.redis.on('error', () => {})
+  process.kill(world.redisServer.pid, 'SIGKILL')
+  await until(async () => (await client.assign(book, 'ben')).status === 503, 'it refuses')
+  const begun = performance.now()
+  await world.stopWorker()
+  expect(performance.now() - begun).toBeLessThan(7_000)
+})
+
+test.concurrent('fence  stops intake where meta says so, and goes on reading', async (context) => {
+  const { world, client } = await open(context)
+  const { book } = await makeBook(world, client)
+  const set = async (intake: string) => {
+    await world.database.query('UPDATE shards SET intake = $1', [intake])
+    await world.redis.hset(meta, 'intake', intake)
+  }
+  await set('stopped')
+  const refused = await client.assign(book, 'ben')
+  expectProblem(refused, 'intake-stopped')
+  expect(refused.headers.get('retry-after')).toBe('5')
+  expectProblem(await client.redeem('F-1', 'ann'), 'intake-stopped')
+  expect((await client.show('F-1')).status).toBe(200)
+  const { body } = await world.call('GET', '/readyz')
+  expect(body).toMatchObject({ ready: true, shards: [{ intake: 'stopped' }] })
+  await set('open')
+  expect((await client.assign(book, 'ben')).status).toBe(200)
+  await audit(world, { book, history: client.history })
+})
+
+test.concurrent('fence  refuses while the ledger is too far behind, and serves again when it is not', async (context) => {
+  const { world, client } = await open(context)
+  const book = await world.makeBook({}, 20)
+  await world.level()
+  await world.stopWorker()
+  const settings = { ...world.settings, BACKLOG_FACTS: 3 }
+  const queues = openQueues(settings.REDIS_URL)
+  const house = await openHouse(settings, queues, pino({ level: 'fatal' }))
+  await until(async () => (await house.openGates()) === 0, 'the other process serves')
+  const place = await placeOf(world, book)
+  const ask = async () => {
+    const context = JSON.stringify({ actor: 'user:test', request_id: 'test' })
+    const request = { user: 'ann', count: '1', codes: '', key: '', hash: '', context }
+    return house.deps.store.assign(place, request)
+  }
+  const came: string[] = []
+  for (let i = 0; i < 6; i++) {
+    const outcome = await ask()
+    came.push(outcome.ok ? 'done' : outcome.problem)
+  }
+  expect(came).toEqual(['done', 'done', 'done', 'done', 'backlog', 'backlog'])
+  expect(await ask()).toMatchObject({ problem: 'backlog', retryAfter: 1 })
+  const { body } = await world.call('GET', '/readyz')
+  expect(body.shards[0].lag).toBe(4)
+  await world.startWorker()
+  await until(async () => (await ask()).ok, 'it serves again')
+  await queues.close()
+  await house.close()
+  await audit(world, { book })
+  expect(client.history).toEqual([])
+})
+
+test.concurrent('fence  a ledger that does not follow in time is said to be: 202 and level redis', async (context) => {
+  const { world, client } = await open(context, { waitMs: 150 })
+  const { book } = await makeBook(world, client)
+  await world.level()
+  await world.stopWorker()
+  const late = await client.redeem('F-1', 'ann')
+  expect(late.status).toBe(202)
+  expect(late.body).toMatchObject({ success: true, code: 'F-1', state: 'REDEEMED' })
+  expect(late.headers.get('durability')).toMatch(/^redis; entry=0\/1-\d+\/0$/)
+  expect((await client.redeem('F-1', 'ann')).body.code).toBe('coupon-redeemed')
+  await world.startWorker()
+  await audit(world, { book, history: client.history })
+})
