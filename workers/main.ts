@@ -4,6 +4,7 @@ import closeWithGrace from 'close-with-grace'
 import { type Logger, pino } from 'pino'
 import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { openDatabase } from '../src/ledger/database.ts'
+import { forgetCreations } from '../src/ledger/once.ts'
 import { shardRows } from '../src/ledger/shards.ts'
 import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
 import { shutGatesOnce } from '../src/recovery/gate.ts'
@@ -19,6 +20,7 @@ const recoverMs = 100
 const watchMs = 500
 const pushMs = 1_000
 const jobsMs = 2_000
+const forgetMs = 600_000
 const jobsAtOnce = 2
 const stopMs = 8_000
 /** BullMQ, told to close while its connection is down, waits for ever: it is left behind then. */
@@ -68,6 +70,7 @@ export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: 
       place.gates.some((gate) => gate.open) ? pushOnce({ database, store }) : 0,
     ),
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
+    every(forgetMs, 'forgetting old keys', () => forgetCreations(database)),
   ]
 
   return {

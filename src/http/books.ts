@@ -8,6 +8,7 @@ import {
   CreateBookRequest,
   readTimes,
 } from './book-view.ts'
+import { readOnce, replayedHeader } from './effect.ts'
 import { answer, noContent, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { bookId, listOf, page, queryFlag, strict, userId, uuid } from './schemas.ts'
@@ -46,19 +47,25 @@ export function bookRoutes(deps: Deps) {
       needs: writers,
       body: CreateBookRequest,
       answers: { 201: BookResponse },
-      problems: ['invalid-pattern'],
+      problems: ['invalid-pattern', 'idempotency-key-reused'],
     },
     async (c, { body }, who) => {
       if (body.code_pattern && !isPattern(body.code_pattern))
         return problemResponse(c, problem('invalid-pattern'))
+      const keyed = readOnce(c, who, 'create_book', '', body)
+      if ('problem' in keyed) return problemResponse(c, keyed)
       const book = await books.create({
+        ...keyed,
         ...usual,
         owner_id: who.id,
         ...readTimes(body),
         created_by: who.actor,
       })
       if ('problem' in book) return problemResponse(c, book)
-      return answer(c, 201, bookView(book), { Location: `/api/v1/books/${book.book_id}` })
+      return answer(c, 201, bookView(book), {
+        Location: `/api/v1/books/${book.book_id}`,
+        ...replayedHeader(book),
+      })
     },
   )
 

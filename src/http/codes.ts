@@ -1,6 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import { maxUnits } from './book-view.ts'
+import { readOnce, replayedHeader } from './effect.ts'
 import { JobResponse, jobView } from './jobs.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
@@ -89,20 +90,32 @@ export function codeRoutes(deps: Deps) {
         'wrong-book-kind',
         'invalid-pattern',
         'pattern-too-small',
+        'idempotency-key-reused',
       ],
     },
     async (c, { params, query, body }, who) => {
+      const keyed = readOnce(c, who, 'generate', params.book_id, { ...query, ...body })
+      if ('problem' in keyed) return problemResponse(c, keyed)
       const made = await books.generate({
+        ...keyed,
         ...params,
         ...body,
         max_redemptions: keptLimit(body.max_redemptions),
         created_by: who.actor,
       })
       if ('problem' in made) return problemResponse(c, made)
-      if ('job' in made)
-        return answer(c, 202, jobView(made.job), { Location: `/api/v1/jobs/${made.job.job_id}` })
+      if (made.job)
+        return answer(c, 202, jobView(made.job), {
+          Location: `/api/v1/jobs/${made.job.job_id}`,
+          ...replayedHeader(made),
+        })
       const codes = query.include_codes ? made.codes : null
-      return answer(c, 200, { ...params, codes_created: made.codes.length, codes })
+      return answer(
+        c,
+        200,
+        { ...params, codes_created: made.codes.length, codes },
+        replayedHeader(made),
+      )
     },
   )
 
@@ -122,10 +135,19 @@ export function codeRoutes(deps: Deps) {
       body: UploadRequest,
       bodyLimit: uploadBytes,
       answers: { 200: UploadedResponse },
-      problems: ['book-not-found', 'book-archived', 'wrong-book-kind', 'codes-exist'],
+      problems: [
+        'book-not-found',
+        'book-archived',
+        'wrong-book-kind',
+        'codes-exist',
+        'idempotency-key-reused',
+      ],
     },
     async (c, { params, query, body }, who) => {
+      const keyed = readOnce(c, who, 'upload', params.book_id, { ...query, ...body })
+      if ('problem' in keyed) return problemResponse(c, keyed)
       const added = await books.upload({
+        ...keyed,
         ...params,
         codes: body.codes,
         max_redemptions: keptLimit(body.max_redemptions),
@@ -133,15 +155,15 @@ export function codeRoutes(deps: Deps) {
         created_by: who.actor,
       })
       if ('problem' in added) return problemResponse(c, added)
-      const fresh = new Set(added.codes)
+      const fresh = new Set(added.codes!)
       const skipped = body.codes.filter((one) => !fresh.has(one))
-      return answer(c, 200, {
-        ...params,
+      const counts = {
         codes_created: fresh.size,
         codes: null,
         codes_skipped: skipped.length,
         skipped,
-      })
+      }
+      return answer(c, 200, { ...params, ...counts }, replayedHeader(added))
     },
   )
 
@@ -154,13 +176,16 @@ export function codeRoutes(deps: Deps) {
       params,
       body: strict({ count: count(1, maxUnits) }).openapi('AddUnitsRequest'),
       answers: { 200: UnitsResponse },
-      problems: ['book-not-found', 'book-archived'],
+      problems: ['book-not-found', 'book-archived', 'idempotency-key-reused'],
     },
     async (c, { params, body }, who) => {
-      const book = await books.addUnits(params.book_id, body.count, who.actor)
+      const keyed = readOnce(c, who, 'units', params.book_id, body)
+      if ('problem' in keyed) return problemResponse(c, keyed)
+      const book = await books.addUnits(params.book_id, body.count, who.actor, keyed.once)
       if ('problem' in book) return problemResponse(c, book)
       const { total_code_count } = book
-      return answer(c, 200, { ...params, units_added: body.count, total_code_count })
+      const counts = { units_added: body.count, total_code_count }
+      return answer(c, 200, { ...params, ...counts }, replayedHeader(book))
     },
   )
   return api

@@ -48,22 +48,35 @@ export function readAsk(
   const level = headers.get('durability')
   if (level !== null && level !== 'redis' && level !== 'postgres')
     return invalid('Durability', 'must be redis or postgres')
-  const sent = headers.get('idempotency-key')
+  const keyed = readOnce(c, who, route, book, asked)
+  if ('problem' in keyed) return keyed
+  const { key, hash } = keyed.once ?? { key: '', hash: '' }
   const context = factContext(c, who)
   if (metadata !== undefined) context.metadata = metadata
-  let key = ''
-  let hash = ''
-  if (sent !== null) {
-    if (!keyPattern.test(sent))
-      return invalid('Idempotency-Key', 'must be 1 to 255 visible ASCII characters')
-    key = digest(who.actor, route, book, sent)
-    hash = digest(JSON.stringify(asked))
-    context.key = key
-    context.hash = hash
-  }
+  if (keyed.once) Object.assign(context, keyed.once)
   const durability = level ?? undefined
   return { ok: true, ask: { key, hash, context: JSON.stringify(context), durability } }
 }
+
+/** Reads Idempotency-Key alone, for what is created in PostgreSQL. */
+export function readOnce(
+  c: Context,
+  who: Principal,
+  route: string,
+  scope: string,
+  asked: unknown,
+): { once: { key: string; hash: string } | undefined } | Problem {
+  const sent = c.req.raw.headers.get('idempotency-key')
+  if (sent === null) return { once: undefined }
+  if (!keyPattern.test(sent))
+    return invalid('Idempotency-Key', 'must be 1 to 255 visible ASCII characters')
+  const key = digest(who.actor, route, scope, sent)
+  return { once: { key, hash: digest(JSON.stringify(asked)) } }
+}
+
+/** The header that tells a repeat from the first answer. */
+export const replayedHeader = (made: object): Record<string, string> =>
+  'replayed' in made ? { 'Idempotent-Replayed': 'true' } : {}
 
 function invalid(header: string, message: string): Problem {
   return { ...problem('invalid-request'), errors: [{ path: `header ${header}`, message }] }

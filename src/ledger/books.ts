@@ -4,6 +4,7 @@ import { drizzle } from 'drizzle-orm/node-postgres'
 import { drawPrefix } from '../codes.ts'
 import { type Problem, problem } from '../problems.ts'
 import { type Database, isUniqueViolation, type Transaction, transaction } from './database.ts'
+import { type Once, remember } from './once.ts'
 import { books, codes, loads, shards } from './schema.ts'
 
 /** A book's row: its policy, and how far Redis has followed it. null in a limit: no limit. */
@@ -33,6 +34,7 @@ export type NewBook = Policy & {
   allow_multi_redemption?: boolean
   units?: number
   created_by: string
+  once?: Once
 }
 export type BookChange = Partial<Policy> & { allow_multi_redemption?: boolean }
 
@@ -52,7 +54,7 @@ export async function createBook(
 ): Promise<Book | Problem> {
   const refusal = timesRefusal(wanted)
   if (refusal) return refusal
-  const { units = 0, created_by, ...policy } = wanted
+  const { units = 0, created_by, once, ...policy } = wanted
   for (;;) {
     try {
       return await transaction(database, async (tx) => {
@@ -68,6 +70,7 @@ export async function createBook(
           })
           .returning()
         if (units > 0) await noteUnits(tx, book!.book_id, units, created_by)
+        await remember(tx, once, { book: book! })
         return book!
       })
     } catch (error) {
@@ -159,6 +162,7 @@ export async function addUnits(
   id: string,
   count: number,
   created_by: string,
+  once?: Once,
 ): Promise<Book | undefined> {
   return transaction(database, async (tx) => {
     const [book] = await drizzle(tx)
@@ -166,7 +170,9 @@ export async function addUnits(
       .set({ ...risen, total_code_count: sql`${books.total_code_count} + ${count}` })
       .where(and(eq(books.book_id, id), eq(books.kind, 'counter'), isNull(books.archived_at)))
       .returning()
-    if (book) await noteUnits(tx, id, count, created_by)
+    if (!book) return undefined
+    await noteUnits(tx, id, count, created_by)
+    await remember(tx, once, { book })
     return book
   })
 }

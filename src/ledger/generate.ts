@@ -13,6 +13,7 @@ import { addCodes, addFreshCodes, checkShape, countCodes, reservedPrefixes } fro
 import { type Database, type Transaction, transaction } from './database.ts'
 import { createJob, type Job, progressJob } from './jobs.ts'
 import { countIn, type Load, type NewLoad, openLoad } from './loads.ts'
+import { type Once, remember } from './once.ts'
 
 /** Codes to generate. `max_redemptions`: null = the book's, 0 = no limit. */
 export type Generation = PatternInput & {
@@ -20,6 +21,7 @@ export type Generation = PatternInput & {
   count: number
   max_redemptions: number | null
   created_by: string
+  once?: Once
 }
 
 /** More rows a transaction are hardly faster, and hold back whoever needs the book's row. */
@@ -74,6 +76,7 @@ export async function generateNow(
       empty = added.length === 0 ? empty + 1 : 0
       if (empty > emptyDrawsMax) throw new Error(`nothing free to draw for load ${load.load_id}`)
     }
+    await remember(tx, wanted.once, { load_id: load.load_id })
     return { load: await countIn(tx, load, codes.length), codes }
   }
   return untangled(() => transaction(database, write))
@@ -98,6 +101,7 @@ export async function generateLater(
       created_by,
     })
     await openLoad(tx, newLoad(wanted, job.job_id))
+    await remember(tx, wanted.once, { job })
     return { job }
   })
 }

@@ -114,3 +114,13 @@ export async function loadPage(
   const { codes, next, n } = rows[0]!
   return { codes: codes ? codes.split(' ') : [], next: n < size ? null : next }
 }
+
+/** All codes of a load that one request made: ten thousand at most. */
+export async function codesOf(database: Database, loadId: number): Promise<string[]> {
+  const { rows } = await database.query<{ codes: string | null }>(
+    `SELECT string_agg(c.code, ' ' ORDER BY c.code) AS codes
+     FROM codes c JOIN loads l USING (book_id, load_id) WHERE l.load_id = $1`,
+    [loadId],
+  )
+  return rows[0]!.codes?.split(' ') ?? []
+}

@@ -219,3 +219,10 @@ export const parked_facts = pgTable(
   },
   (table) => [primaryKey({ columns: [table.shard, table.epoch, table.n, table.i] })],
 )
+
+export const creations = pgTable('creations', {
+  key: text().primaryKey(),
+  hash: text().notNull(),
+  made: jsonb().notNull(),
+  created_at: at().notNull().defaultNow(),
+})

@@ -3,6 +3,7 @@ import { addCodes, reservedPrefixes } from './codes.ts'
 import { type Database, type Transaction, transaction } from './database.ts'
 import { untangled } from './generate.ts'
 import { countIn, type Load, openLoad } from './loads.ts'
+import { type Once, remember } from './once.ts'
 
 /** Codes that someone else made. `max_redemptions`: null = the book's, 0 = no limit. */
 export type Upload = {
@@ -12,6 +13,7 @@ export type Upload = {
   max_redemptions: number | null
   on_duplicate: 'fail' | 'skip'
   created_by: string
+  once?: Once
 }
 
 /** So many offenders are named: enough to see what is wrong with a list. */
@@ -45,6 +47,7 @@ export async function uploadCodes(
       created_by,
     })
     const added = await addCodes(tx, load, codes)
+    await remember(tx, upload.once, { load_id: load.load_id })
     if (added.length === codes.length) return { load: await countIn(tx, load, added.length), codes }
     if (upload.on_duplicate === 'fail') throw new Refused(taken(upload.codes, added))
     await tx.query('UPDATE loads SET total = $2 WHERE load_id = $1', [load.load_id, added.length])

@@ -19,13 +19,26 @@ import {
   listRedemptions,
   type Page,
 } from '../ledger/lists.ts'
+import { codesOf, getLoad } from '../ledger/loads.ts'
+import { createOnce, type Made, type Once } from '../ledger/once.ts'
 import { type Upload, uploadCodes } from '../ledger/upload.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Queues } from '../queues.ts'
-import { maxRedemptions, openShards, type Pusher, pushBook, pushFresh, readyFor } from './push.ts'
+import {
+  maxRedemptions,
+  openShards,
+  type Pusher,
+  pushBook,
+  pushFresh,
+  pushLoad,
+  readyFor,
+} from './push.ts'
 
 /** More codes than this are not waited for: a job makes them. */
 export const generateNowMax = 10_000
+
+/** Codes that are in stock now, or the job that brings them there. */
+type Filled = { codes: string[]; job?: never } | { codes?: never; job: Job }
 
 /**
  * Books and codes, as routes ask for them: PostgreSQL first, then Redis, and only then the answer.
@@ -58,13 +71,53 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     return ready.ok ? book : ready
   }
 
+  /** Fills a book with generated codes, while the client waits or as a job. */
+  async function generate(wanted: Generation): Promise<Filled | Problem> {
+    const book = await fillable(wanted.book_id)
+    if ('problem' in book) return book
+    const pattern = wanted.pattern ?? book.code_pattern
+    if (wanted.count > generateNowMax) {
+      const made = await generateLater(database, { ...wanted, pattern })
+      if ('job' in made) await enqueue(made.job.job_id)
+      return made
+    }
+    const made = await generateNow(database, { ...wanted, pattern })
+    if ('problem' in made) return made
+    const done = await pushFresh(pusher, book, made.load, made.codes)
+    return done.ok ? { codes: made.codes.toSorted() } : done
+  }
+
+  /** Fills a book with codes that somebody else made. */
+  async function upload(wanted: Upload): Promise<Filled | Problem> {
+    const book = await fillable(wanted.book_id)
+    if ('problem' in book) return book
+    const made = await uploadCodes(database, wanted)
+    if ('problem' in made) return made
+    const done = await pushFresh(pusher, book, made.load, made.codes)
+    return done.ok ? { codes: made.codes } : done
+  }
+
+  /** What an earlier fill made; its push may have failed then, so it is finished first. */
+  async function filled({ load_id, job }: Made): Promise<Filled | Problem> {
+    if (job) return { job }
+    const load = await getLoad(database, load_id!)
+    if (load!.state !== 'pushed') {
+      const done = await pushLoad(pusher, load_id!)
+      if (!done.ok) return done
+    }
+    return { codes: await codesOf(database, load_id!) }
+  }
+
   return {
     get,
 
-    async create(wanted: NewBook): Promise<Book | Problem> {
-      const open = openShards(pusher)
-      if (open.length === 0) return { ...problem('not-ready'), retryAfter: 1 }
-      return pushed(await createBook(database, wanted, open))
+    create(wanted: NewBook) {
+      const create = async () => {
+        const open = openShards(pusher)
+        if (open.length === 0) return { ...problem('not-ready'), retryAfter: 1 }
+        return pushed(await createBook(database, wanted, open))
+      }
+      return createOnce(database, wanted.once, create, ({ book }) => pushed(book!))
     },
 
     async update(id: string, change: BookChange): Promise<Book | Problem> {
@@ -92,37 +145,24 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     },
 
     /** Generates codes while the client waits, or makes a job of it. */
-    async generate(wanted: Generation): Promise<{ codes: string[] } | { job: Job } | Problem> {
-      const book = await fillable(wanted.book_id)
-      if ('problem' in book) return book
-      const pattern = wanted.pattern ?? book.code_pattern
-      if (wanted.count > generateNowMax) {
-        const made = await generateLater(database, { ...wanted, pattern })
-        if ('job' in made) await enqueue(made.job.job_id)
-        return made
-      }
-      const made = await generateNow(database, { ...wanted, pattern })
-      if ('problem' in made) return made
-      const done = await pushFresh(pusher, book, made.load, made.codes)
-      return done.ok ? { codes: made.codes } : done
+    generate(wanted: Generation) {
+      return createOnce(database, wanted.once, () => generate(wanted), filled)
     },
 
     /** Adds a list of codes; returns those that were new. */
-    async upload(wanted: Upload): Promise<{ codes: string[] } | Problem> {
-      const book = await fillable(wanted.book_id)
-      if ('problem' in book) return book
-      const made = await uploadCodes(database, wanted)
-      if ('problem' in made) return made
-      const done = await pushFresh(pusher, book, made.load, made.codes)
-      return done.ok ? { codes: made.codes } : done
+    upload(wanted: Upload) {
+      return createOnce(database, wanted.once, () => upload(wanted), filled)
     },
 
     /** Adds units to a counter book. */
-    async addUnits(id: string, count: number, actor: string): Promise<Book | Problem> {
-      const book = await get(id)
-      if ('problem' in book) return book
-      if (book.kind !== 'counter') return notCounter
-      return pushed((await addUnits(database, id, count, actor)) ?? problem('book-archived'))
+    addUnits(id: string, count: number, actor: string, once?: Once) {
+      const add = async () => {
+        const book = await get(id)
+        if ('problem' in book) return book
+        if (book.kind !== 'counter') return notCounter
+        return pushed((await addUnits(database, id, count, actor, once)) ?? archived)
+      }
+      return createOnce(database, once, add, ({ book }) => pushed(book!))
     },
 
     async job(id: string): Promise<Job | Problem> {
@@ -130,7 +170,7 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     },
   }
 }
-
+const archived = problem('book-archived')
 const notCounter: Problem = {
   ok: false,
   problem: 'invalid-request',
