@@ -213,6 +213,20 @@ test('assign  serves in order what arrives together: the last of three finds two
   expect(outcomes.map((one) => one.ok && one.fact?.i)).toEqual([0, false, false, 1, false, 2])
 })
 
+test('assign  parts what arrives together into calls of at most 400 facts, in order', async () => {
+  const book = await makeBook({}, 950)
+  const ask = (i: number) => ({ user: `user-${i}`, count: '100', codes: '' })
+  const asks = Array.from({ length: 10 }, (_, i) => ask(i))
+  const outcomes = await client().together('assign', book, asks, 3)
+  expect(outcomes.map(word)).toEqual([...Array(9).fill('done'), 'sold-out'])
+  await world().level()
+  const { rows } = await world().database.query(
+    'SELECT n, count(*) FROM ledger WHERE book_id = $1 GROUP BY n ORDER BY n',
+    [book],
+  )
+  expect(rows.map(({ count }) => count)).toEqual([400, 400, 100])
+})
+
 test('assign  does once what came twice in one call under the same Idempotency-Key', async () => {
   const book = await makeBook({}, 3)
   const ask = (user: string, key: string, hash: string) => ({

@@ -48,7 +48,7 @@ type Held = {
   assignedAt: number
   updatedAt: number
 }
-type Fact = Held & { id: string; kind: string; code: string; redemption: string | null }
+type Fact = Held & { id: string; kind: string; code: string; requestId: string }
 
 const heldColumns = `code, user_id AS "user", version, redemptions, max_redemptions AS max,
   coalesce(lock_token, '') AS token,
@@ -109,7 +109,7 @@ export async function audit(
 async function readFacts(world: World, book: string): Promise<Fact[]> {
   const { rows } = await world.database.query<Fact>(
     `SELECT shard || '/' || epoch || '-' || n || '/' || i AS id, kind, ${heldColumns},
-       ${ms('at')} AS "updatedAt", redemption_id AS redemption
+       ${ms('at')} AS "updatedAt", context->>'request_id' AS "requestId"
      FROM ledger WHERE book_id = $1 ORDER BY epoch, n, i`,
     [book],
   )
@@ -149,7 +149,7 @@ async function auditShard(world: World, row: ShardRow, findings: Findings): Prom
 /** What the ledger comes to, told fact by fact; each must continue the one before. */
 function readStory(facts: readonly Fact[], findings: Findings): Map<string, Held> {
   const story = new Map<string, Held>()
-  for (const { id, kind, code, redemption, updatedAt, ...fact } of facts) {
+  for (const { id, kind, code, requestId, updatedAt, ...fact } of facts) {
     const before = story.get(code)
     const expected = { version: (before?.version ?? 0) + 1, user: before?.user ?? fact.user }
     findings.equal(`${kind} ${code} ${id}`, { version: fact.version, user: fact.user }, expected)
@@ -292,13 +292,15 @@ function auditHistory(facts: readonly Fact[], history: readonly Act[], findings:
   const ledger = new Map(facts.map((fact) => [fact.id, fact]))
   const claimed = new Set<string>()
   const holders = new Map<string, number>()
-  for (const { verb, user, outcome, codes, fact } of history) {
+  for (const { verb, user, outcome, codes, requestId, fact } of history) {
     if (!fact) continue
     codes.forEach((code, k) => {
       const id = factName({ ...fact, i: fact.i + k })
       const there = ledger.get(id)
-      const said = { kind: verb, code, user: user ?? there?.user }
-      const found = there && { kind: there.kind, code: there.code, user: there.user }
+      const from = outcome === 'again' ? there?.requestId : requestId
+      const said = { kind: verb, code, user: user ?? there?.user, from }
+      const { kind, requestId: by } = there ?? {}
+      const found = there && { kind, code: there.code, user: there.user, from: by }
       findings.equal(`the answer ${id}`, found, said)
       if (outcome === 'again') return
       if (claimed.has(id)) findings.found.push(`two answers claim ${id}`)

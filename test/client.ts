@@ -14,6 +14,8 @@ export type Act = {
   user: string | undefined
   outcome: 'done' | 'again' | 'refused' | 'unknown'
   codes: string[]
+  /** What the facts must say of where they come from. */
+  requestId: string | null
   /** The first fact, as the Durability header names it; undefined: nothing was written. */
   fact: Omit<FactId, 'op'> | undefined
 }
@@ -23,7 +25,15 @@ type Answer = { status: number; header(name: string): string | null; body: Reply
 /** Reads an answer into an act. A 503 other than `outcome-unknown` promises that nothing happened. */
 export function actOf(verb: FactKind, user: string | undefined, answer: Answer): Act {
   const { status, header, body } = answer
-  const act: Act = { verb, book: undefined, user, outcome: 'refused', codes: [], fact: undefined }
+  const act: Act = {
+    verb,
+    user,
+    book: undefined,
+    outcome: 'refused',
+    codes: [],
+    requestId: header('x-request-id'),
+    fact: undefined,
+  }
   if (status !== 200 && status !== 202) {
     if (body?.code === 'outcome-unknown' || status === 0) act.outcome = 'unknown'
     return act
@@ -96,13 +106,14 @@ export function openClient(world: World) {
   }
 
   /**
-   * Requests of one verb put to the store in one tick: they share one script call, and it is
-   * asserted that they did.
+   * Requests of one verb put to the store in one tick: they share one script call, or as many as
+   * `calls` says, and it is asserted that they did.
    */
   async function together(
     verb: Together,
     book: string,
     requests: Record<string, string>[],
+    calls = 1,
   ): Promise<(Outcome<unknown> | Problem)[]> {
     const place = await placeOf(world, book)
     const entries = async () => Number(await world.redis.hget(keys.meta(place.shard), 'n'))
@@ -112,10 +123,14 @@ export function openClient(world: World) {
       request: Record<string, string>,
       weight: number,
     ) => Promise<Outcome<unknown> | Problem>
+    const ids = requests.map(() => crypto.randomUUID())
     const outcomes = await Promise.all(
-      requests.map((request) => send(place, { ...plain, ...request }, Number(request.count ?? 1))),
+      requests.map((request, i) => {
+        const context = JSON.stringify({ actor: 'user:test', request_id: ids[i] })
+        return send(place, { ...plain, context, ...request }, Number(request.count ?? 1))
+      }),
     )
-    expect((await entries()) - before, 'entries of one script call').toBeLessThanOrEqual(1)
+    expect((await entries()) - before, 'script calls that wrote').toBeLessThanOrEqual(calls)
     outcomes.forEach((outcome, i) => {
       const request = requests[i]!
       const value = outcome.ok ? outcome.value : undefined
@@ -124,6 +139,7 @@ export function openClient(world: World) {
         book,
         user: request.user,
         outcome: outcome.ok ? (outcome.replayed ? 'again' : 'done') : 'refused',
+        requestId: ids[i]!,
         codes: Array.isArray(value) ? value.map(({ code }) => code) : [request.code!],
         fact: outcome.ok ? outcome.fact : undefined,
       })

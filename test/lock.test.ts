@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeEach, expect, test } from 'vitest'
+import { keys } from '../src/store/keys.ts'
 import { auditedWorld } from './audit.ts'
-import { assigned, expectProblem, ledgerOf, word } from './client.ts'
+import { assigned, expectProblem, ledgerOf, placeOf, word } from './client.ts'
 
 const { world, client, makeBook } = auditedWorld()
 const past = '2020-01-01T00:00:00.000Z'
@@ -184,6 +185,28 @@ test('lock  that begins and is extended in one call has its guard, too', async (
   ])
   expect(outcomes.map(word)).toEqual(['done', 'done'])
   expect(outcomes[1]).toMatchObject({ value: { lockToken: 'one', version: 3 } })
+})
+
+test('lock  and redeem of one tick are two calls, and the first of them wins', async () => {
+  const redeem = { code, user: 'ann', token: '', redemption: crypto.randomUUID() }
+  const [[locked], [redeemed]] = await Promise.all([
+    client().together('lock', book, [ask('ann', 'one')]),
+    client().together('redeem', book, [redeem]),
+  ])
+  expect([word(locked!), word(redeemed!)]).toEqual(['done', 'coupon-locked'])
+})
+
+test('lock  goes by the guard as well: while one stands that no record tells of, nobody locks', async () => {
+  const { shard } = await placeOf(world(), book)
+  const guard = keys.lock(shard, code)
+  await world().redis.set(guard, 'of another', 'PX', 60_000)
+  const reply = await client().lock(code, 'ann')
+  expectProblem(reply, 'coupon-locked')
+  const left = Date.parse(reply.body.locked_until) - Date.now()
+  expect(left).toBeGreaterThan(55_000)
+  expect(left).toBeLessThanOrEqual(60_000)
+  await world().redis.del(guard)
+  expect((await client().lock(code, 'ann')).status).toBe(200)
 })
 
 test('lock  does once what came twice in one call under the same Idempotency-Key', async () => {

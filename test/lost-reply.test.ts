@@ -64,7 +64,15 @@ async function open({ onTestFinished }: TestContext) {
 }
 
 const unknown = (book: string, user: string): Act => ({
-  ...{ verb: 'assign', book, user, outcome: 'unknown', codes: [], fact: undefined },
+  ...{
+    verb: 'assign',
+    book,
+    user,
+    outcome: 'unknown',
+    codes: [],
+    requestId: null,
+    fact: undefined,
+  },
 })
 
 test.concurrent('lost reply  is asked for again under the same id, and nothing happens twice', async (context) => {
@@ -83,7 +91,8 @@ test.concurrent('lost reply  is asked for again under the same id, and nothing h
     if (!outcome.ok) throw new Error(outcome.problem)
     const user = ['ann', 'ben'][i]
     const codes = outcome.value.map(({ code }) => code)
-    return { verb: 'assign', book, user, outcome: 'done', codes, fact: outcome.fact }
+    const { fact } = outcome
+    return { verb: 'assign', book, user, outcome: 'done', codes, requestId: 'test', fact }
   })
   await audit(world, { book, history })
 })
