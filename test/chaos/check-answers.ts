@@ -1,0 +1,141 @@
+import { factOf } from './check-ledger.ts'
+import type { Findings } from './findings.ts'
+import type { Attempt } from './history.ts'
+import type { LedgerFact, Seen } from './observe.ts'
+
+/** An acknowledged fact that the ledger does not hold, and who has its code now. */
+export type Lost = { attempt: string; verb: string; code: string; user: string; now: string | null }
+
+const acknowledged = ({ answer }: Attempt) =>
+  answer.outcome === 'done' || answer.outcome === 'again'
+
+/** Where the ledger should hold the facts of an answer. */
+function claims({ answer }: Attempt): { id: string; code: string }[] {
+  if (!answer.fact) return []
+  const [shard, epoch, n, first] = answer.fact
+  return answer.codes.map((code, k) => ({ id: factOf({ shard, epoch, n, i: first + k }), code }))
+}
+
+/**
+ * Every answer against the ledger: what was acknowledged is there, what was refused is not, what
+ * nobody knew happened once or not at all. Returns the acknowledged facts that are not there: none
+ * may have been promised to be.
+ */
+export function checkAnswers(
+  seen: Seen,
+  attempts: ReadonlyMap<string, Attempt>,
+  findings: Findings,
+): Lost[] {
+  const places = new Map(seen.ledger.map((fact) => [factOf(fact), fact]))
+  const made = Map.groupBy(seen.ledger, (fact) => fact.request)
+  const parked = new Set(seen.parked.map(factOf))
+  const lost: Omit<Lost, 'now'>[] = []
+  for (const attempt of attempts.values()) {
+    const { id, answer } = attempt
+    const entries = new Set(made.get(id)?.map(({ shard, epoch, n }) => `${shard}/${epoch}-${n}`))
+    if (acknowledged(attempt)) lost.push(...checkAcknowledged(attempt, places, attempts, findings))
+    else if (answer.outcome === 'unknown') {
+      if (entries.size > 1) findings.add('unknown-twice', `${id} happened as ${[...entries]}`)
+    } else if (entries.size > 0)
+      findings.add('refused-but-done', `${id} (${answer.why}) happened as ${[...entries]}`)
+  }
+  for (const [request, facts] of made)
+    if (!attempts.has(request) && facts.some((fact) => !parked.has(factOf(fact))))
+      findings.add('invented', `nobody asked for ${factOf(facts[0]!)} (${request})`)
+  checkKeys(attempts, made, places, findings)
+  return lost.map((one) => ({ ...one, now: seen.table.get(one.code)?.user ?? null }))
+}
+
+function checkAcknowledged(
+  attempt: Attempt,
+  places: ReadonlyMap<string, LedgerFact>,
+  attempts: ReadonlyMap<string, Attempt>,
+  findings: Findings,
+): Omit<Lost, 'now'>[] {
+  const { id, verb, user, op, answer } = attempt
+  const lost: Omit<Lost, 'now'>[] = []
+  for (const { id: place, code } of claims(attempt)) {
+    const fact = places.get(place)
+    const asker = fact && attempts.get(fact.request)
+    // The place may be another call's: Redis forgot this one and counted on from before.
+    if (!fact || asker?.op !== op) {
+      if (answer.reached === 'postgres')
+        findings.add('not-in-ledger', `${id}: ${verb} of ${code} for ${user} at ${place}`)
+      else lost.push({ attempt: id, verb, code, user })
+      continue
+    }
+    const said = { kind: verb, code, user, redemption: answer.redemption }
+    const { kind, code: its, user: whose, redemption } = fact
+    const held = { kind, code: its, user: whose, redemption: redemption ?? undefined }
+    if (verb !== 'redeem') {
+      said.redemption = undefined
+      held.redemption = undefined
+    }
+    findings.equal('answer-differs', `${id} at ${place}`, said, held)
+    if (verb === 'lock')
+      findings.equal('answer-differs', `token of ${id}`, answer.token, fact.token)
+  }
+  return lost
+}
+
+/** One effect for one key, and the same answer each time, unless the first was lost in between. */
+function checkKeys(
+  attempts: ReadonlyMap<string, Attempt>,
+  made: ReadonlyMap<string, LedgerFact[]>,
+  places: ReadonlyMap<string, LedgerFact>,
+  findings: Findings,
+): void {
+  const ops = Map.groupBy(
+    [...attempts.values()].filter(({ key }) => key),
+    ({ op }) => op,
+  )
+  for (const [op, tries] of ops) {
+    const entries = new Set(
+      tries.flatMap(({ id }) => made.get(id) ?? []).map((fact) => factOf({ ...fact, i: 0 })),
+    )
+    if (entries.size > 1) findings.add('key-twice', `op ${op} happened as ${[...entries]}`)
+    const standing = tries.filter(
+      (attempt) =>
+        acknowledged(attempt) &&
+        (attempt.answer.reached === 'postgres' ||
+          claims(attempt).every(
+            ({ id }) => attempts.get(places.get(id)?.request ?? '')?.op === op,
+          )),
+    )
+    const answers = new Set(
+      standing.map(({ answer: { codes, fact, token, redemption } }) =>
+        JSON.stringify([codes, fact, token, redemption]),
+      ),
+    )
+    if (answers.size > 1) findings.add('key-answers-differ', `op ${op}: ${[...answers]}`)
+  }
+}
+
+/**
+ * No code acknowledged to two users, told from the answers alone: between two acknowledged
+ * assignments of a code that the ledger holds there is a release. Returns how many codes went to two
+ * people, lost acknowledgements included.
+ */
+export function countTwice(seen: Seen, attempts: Iterable<Attempt>, findings: Findings): number {
+  const released = new Map<string, number>()
+  for (const fact of seen.ledger)
+    if (fact.kind === 'release') released.set(fact.code, (released.get(fact.code) ?? 0) + 1)
+  const winners = new Map<string, { all: Set<string>; sure: Set<string> }>()
+  for (const attempt of attempts) {
+    if (attempt.verb !== 'assign' || !acknowledged(attempt)) continue
+    for (const code of attempt.answer.codes) {
+      const its = winners.get(code) ?? { all: new Set(), sure: new Set() }
+      winners.set(code, its)
+      its.all.add(`${attempt.op}`)
+      if (attempt.answer.reached === 'postgres') its.sure.add(`${attempt.op}`)
+    }
+  }
+  let twice = 0
+  for (const [code, { all, sure }] of winners) {
+    const allowed = 1 + (released.get(code) ?? 0)
+    if (all.size > allowed) twice++
+    if (sure.size > allowed)
+      findings.add('two-users', `${code} was acknowledged to ${sure.size} at postgres level`)
+  }
+  return twice
+}

@@ -1,0 +1,141 @@
+import { Agent } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FactKind } from '../../src/journal/entry.ts'
+import { type Answered, type Asked, openDiary } from './history.ts'
+import { makeMind, type Wish } from './mind.ts'
+import { readAnswer, send } from './wire.ts'
+
+export type LoadOptions = {
+  bases: string[]
+  service: string
+  admin: string
+  books: string[]
+  perSecond: number
+  connections: number
+  seed: number
+  diary: string
+}
+
+/** Requests under way at most: beyond this a stalled service is not asked for more. */
+const underWayMax = 3_000
+/** An unknown one is asked again under its key after this long, as long as it takes. */
+const againMs = 400
+
+export type Load = ReturnType<typeof startLoad>
+
+/**
+ * A crowd outside the system: sends at its own pace whatever the service does, writes down what it
+ * asks before it asks it and what it is told before it acts on it, and asks again under the same
+ * Idempotency-Key for what nobody could tell it.
+ */
+export function startLoad(options: LoadOptions) {
+  const { bases, perSecond, connections, seed } = options
+  const diary = openDiary(options.diary)
+  const agent = new Agent({ keepAlive: true, maxSockets: connections, scheduling: 'lifo' })
+  const mind = makeMind(seed, options.books)
+  const counts = { asked: 0, done: 0, again: 0, refused: 0, unsent: 0, unknown: 0, skipped: 0 }
+  const refusals: Record<string, number> = {}
+  /** Book -> its acknowledged requests: when each was sent and when it was answered. */
+  const served = new Map(options.books.map((book) => [book, [] as { sent: number; at: number }[]]))
+  const underWay = new Set<Promise<void>>()
+  const open = new Map<number, Wish>()
+  let attempts = 0
+  let stopped = false
+
+  async function attempt(wish: Wish): Promise<Answered> {
+    const base = bases[attempts % bases.length]!
+    const id = `${seed}-${wish.op}-${attempts++}`
+    const { path, body, verb, ...rest } = wish
+    const asked: Asked = { is: 'asked', id, verb, ...rest, at: Date.now() }
+    diary.note(asked)
+    diary.write()
+    counts.asked++
+    const reply = await send(agent, `${base}/api/v1/${path}`, body, {
+      authorization: `Bearer ${verb === 'release' ? options.admin : options.service}`,
+      'x-request-id': id,
+      durability: wish.level,
+      ...(wish.key ? { 'idempotency-key': wish.key } : {}),
+    })
+    const answer = readAnswer(asked, reply)
+    diary.note(answer)
+    counts[answer.outcome]++
+    if (answer.why) refusals[answer.why] = (refusals[answer.why] ?? 0) + 1
+    const ok = answer.outcome === 'done' || answer.outcome === 'again'
+    if (ok) served.get(wish.book)?.push({ sent: asked.at, at: answer.at })
+    return answer
+  }
+
+  /** One wish until it is decided, or not to be decided: then it stays open for `settle`. */
+  async function pursue(wish: Wish): Promise<void> {
+    let answer = await attempt(wish)
+    if (answer.outcome === 'unknown' && wish.key) {
+      open.set(wish.op, wish)
+      while (!stopped && undecided(answer)) {
+        await sleep(againMs)
+        answer = await attempt(wish)
+      }
+      if (!undecided(answer)) open.delete(wish.op)
+    }
+    mind.learn(wish, answer)
+    // Whoever is in doubt presses the button again, now and then.
+    if (wish.key && answer.outcome === 'done' && mind.chance(0.03)) await attempt(wish)
+  }
+
+  async function run(): Promise<void> {
+    let due = 0
+    for (let last = performance.now(); !stopped; await sleep(2)) {
+      const now = performance.now()
+      // What a stall of this very process swallowed is not made up for in one burst.
+      due += (Math.min(now - last, 100) / 1000) * perSecond
+      last = now
+      for (; due >= 1; due--) {
+        if (underWay.size >= underWayMax) counts.skipped++
+        else {
+          const one = pursue(mind.wish()).finally(() => underWay.delete(one))
+          underWay.add(one)
+        }
+      }
+      diary.write()
+    }
+  }
+  const running = run()
+
+  return {
+    counts,
+    refusals,
+    path: options.diary,
+    /** When the last of the books was served that was asked since then; undefined: not all are. */
+    servedSince(since: number): number | undefined {
+      const firsts = [...served.values()].map((acks) => acks.find(({ sent }) => sent >= since)?.at)
+      return firsts.includes(undefined) ? undefined : Math.max(...(firsts as number[]))
+    },
+    unserved: (since: number) =>
+      options.books.filter((book) => !served.get(book)!.some(({ sent }) => sent >= since)),
+    unresolved: () => open.size,
+    /** Ends the load: no new requests, and what is under way comes to its end. */
+    async stop(): Promise<void> {
+      stopped = true
+      await running
+      await Promise.all(underWay)
+    },
+    /** Asks again for everything that is still unknown, until it is decided. */
+    async settle(ms: number): Promise<void> {
+      for (const until = performance.now() + ms; open.size > 0 && performance.now() < until; ) {
+        await Promise.all(
+          [...open.values()].slice(0, 100).map(async (wish) => {
+            if (!undecided(await attempt(wish))) open.delete(wish.op)
+          }),
+        )
+        if (open.size > 0) await sleep(againMs)
+      }
+      diary.close()
+      agent.destroy()
+    },
+  }
+}
+
+/** Not known yet, or not decided: a 503 says nothing of an earlier attempt. */
+const undecided = ({ outcome, status, why }: Answered) =>
+  outcome === 'unknown' || outcome === 'unsent' || (status === 503 && why !== 'not-durable')
+
+export type Verb = FactKind

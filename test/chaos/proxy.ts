@@ -1,0 +1,125 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+
+/**
+ * What a connection through the proxy does with its bytes. `held`: they wait, as in a network that
+ * is cut and later healed, and arrive late. `dead`: they vanish and nobody is told, as when the other
+ * machine lost its power (a half-open connection).
+ */
+type Mode = 'pass' | 'held' | 'dead'
+
+type Link = {
+  client: Socket
+  server: Socket
+  mode: Mode
+  /** Waits for a request that holds this text; its reply is swallowed and the connection cut. */
+  swallow: string | undefined
+  /** That request has passed. */
+  swallowing: boolean
+}
+
+/** A TCP proxy between a process and one of its servers, whose faults a test turns on and off. */
+export type Proxy = Awaited<ReturnType<typeof openProxy>>
+
+export async function openProxy(targetPort: number) {
+  const links = new Set<Link>()
+  let delayMs = 0
+  let newcomers: Mode | 'cut' = 'pass'
+  let swallowed = 0
+
+  function end(link: Link): void {
+    links.delete(link)
+    link.client.resetAndDestroy()
+    link.server.resetAndDestroy()
+  }
+
+  /** `from` and `to` are the two ends of `link`, in the direction that the bytes go. */
+  function forward(link: Link, from: Socket, to: Socket): void {
+    const fromServer = from === link.server
+    from.on('data', (chunk) => {
+      if (link.mode === 'dead') return
+      if (fromServer && link.swallowing) {
+        swallowed++
+        return end(link)
+      }
+      if (!fromServer && link.swallow && chunk.includes(link.swallow)) link.swallowing = true
+      const pass = () => {
+        if (link.mode !== 'dead' && to.writable) to.write(chunk)
+      }
+      if (delayMs > 0) setTimeout(pass, delayMs)
+      else pass()
+    })
+    // A half-open connection hears nothing of the other side's end either.
+    from.on('end', () => link.mode !== 'dead' && to.end())
+    from.on('error', () => link.mode !== 'dead' && end(link))
+    from.on('close', () => link.mode !== 'dead' && to.destroy())
+  }
+
+  const listener = createServer({ allowHalfOpen: true }, (client) => {
+    if (newcomers === 'cut') return void client.resetAndDestroy()
+    const server = connect({ port: targetPort, host: '127.0.0.1', allowHalfOpen: true })
+    const link: Link = {
+      ...{ client, server, mode: newcomers },
+      ...{ swallow: undefined, swallowing: false },
+    }
+    links.add(link)
+    for (const socket of [client, server]) {
+      socket.setNoDelay(true)
+      socket.on('close', () => links.delete(link))
+    }
+    forward(link, client, server)
+    forward(link, server, client)
+    if (newcomers === 'held') hold(link)
+  })
+  listener.listen(0, '127.0.0.1')
+  await once(listener, 'listening')
+
+  function hold(link: Link): void {
+    link.mode = 'held'
+    link.client.pause()
+    link.server.pause()
+  }
+
+  return {
+    port: (listener.address() as AddressInfo).port,
+    links: () => links.size,
+    swallowed: () => swallowed,
+    /** Every chunk arrives this much later; 0 ends it. */
+    delay(ms: number): void {
+      delayMs = ms
+    },
+    /** Resets all connections. New ones are let in, unless `refuse`. */
+    cut({ refuse = false } = {}): void {
+      newcomers = refuse ? 'cut' : 'pass'
+      for (const link of links) end(link)
+    },
+    /** The next reply to a request that holds `text` is lost, and its connection cut. */
+    swallowReply(text: string): void {
+      for (const link of links) link.swallow = text
+    },
+    /** Nothing passes in either direction, on old and new connections, until `heal`. */
+    blackhole(): void {
+      newcomers = 'held'
+      for (const link of links) hold(link)
+    },
+    /** The connections there are go silent for good; new ones work. */
+    halfOpen(): void {
+      for (const link of links) link.mode = 'dead'
+    },
+    /** What was held arrives now, late; new connections work again. */
+    heal(): void {
+      newcomers = 'pass'
+      delayMs = 0
+      for (const link of links) {
+        if (link.mode !== 'held') continue
+        link.mode = 'pass'
+        link.client.resume()
+        link.server.resume()
+      }
+    },
+    close(): void {
+      listener.close()
+      for (const link of [...links]) end(link)
+    },
+  }
+}

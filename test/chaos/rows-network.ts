@@ -1,0 +1,84 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Proxy } from './proxy.ts'
+import type { Row, Scene } from './row.ts'
+
+const proxied = { proxied: true }
+const wires = ({ town }: Scene) => town.proxies!
+
+/** Replies lost one after the other, many times: the script ran, and nobody was told. */
+const swallowed: Row = {
+  name: 'replies-swallowed',
+  what: 'replies of Redis to the API swallowed and the connection cut, 40 times',
+  town: proxied,
+  async fault(scene) {
+    const { redis } = wires(scene)
+    for (let k = 0; k < 40; k++) {
+      redis.swallowReply('EVALSHA')
+      await sleep(150 + 100 * scene.random())
+    }
+    const wrong = redis.swallowed() > 0 ? [] : ['no reply was swallowed']
+    return { since: Date.now(), wrong, detail: `${redis.swallowed()} replies` }
+  },
+}
+
+const commitsSwallowed: Row = {
+  name: 'commits-swallowed',
+  what: 'replies of PostgreSQL to COMMIT swallowed and the connection cut, 40 times',
+  town: proxied,
+  async fault(scene) {
+    const { postgres } = wires(scene)
+    for (let k = 0; k < 40; k++) {
+      postgres.swallowReply('COMMIT')
+      await sleep(150 + 100 * scene.random())
+    }
+    const wrong = postgres.swallowed() > 0 ? [] : ['no reply was swallowed']
+    return { since: Date.now(), wrong, detail: `${postgres.swallowed()} replies` }
+  },
+}
+
+/** A fault of a wire, between API and Redis in even runs, between worker and PostgreSQL in odd ones. */
+function wireRow(name: string, what: string, fault: (wire: Proxy) => Promise<number>): Row {
+  return {
+    ...{ name, what: `${what}, API to Redis or worker to PostgreSQL in turn`, town: proxied },
+    async fault(scene) {
+      const which = scene.run % 2 === 0 ? 'redis' : 'postgres'
+      return { since: await fault(wires(scene)[which]), detail: which }
+    },
+  }
+}
+
+const blackhole = wireRow(
+  'blackhole',
+  'nothing passes for 5 s, then all of it, late',
+  async (wire) => {
+    wire.blackhole()
+    await sleep(5_000)
+    wire.heal()
+    return Date.now()
+  },
+)
+
+const halfOpen = wireRow('half-open', 'the connections there go silent for good', async (wire) => {
+  wire.halfOpen()
+  return Date.now()
+})
+
+const cut = wireRow('cut', 'reset every 300 ms, ten times, then refused for 2 s', async (wire) => {
+  for (let k = 0; k < 10; k++) {
+    wire.cut()
+    await sleep(300)
+  }
+  wire.cut({ refuse: true })
+  await sleep(2_000)
+  wire.heal()
+  return Date.now()
+})
+
+const delay = wireRow('delay', 'every packet 400 ms late for 4 s', async (wire) => {
+  wire.delay(400)
+  await sleep(4_000)
+  wire.heal()
+  return Date.now()
+})
+
+export const networkRows = [swallowed, commitsSwallowed, blackhole, halfOpen, cut, delay]

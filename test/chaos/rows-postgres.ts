@@ -1,0 +1,148 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { openDatabase } from '../../src/ledger/database.ts'
+import { keys } from '../../src/store/keys.ts'
+import type { Row, Scene } from './row.ts'
+import { until } from './town.ts'
+
+const killed: Row = {
+  name: 'postgres-kill',
+  what: 'kill -9 of PostgreSQL, restart',
+  async fault({ town }) {
+    await town.cluster.kill()
+    const since = Date.now()
+    await town.cluster.start()
+    return { since }
+  },
+}
+
+/** How many verbs at `redis` level are acknowledged while PostgreSQL is away. */
+async function outage({ town, load }: Scene, ms: number): Promise<string[]> {
+  await town.cluster.kill()
+  await sleep(1_500)
+  const before = load.counts.done
+  await sleep(ms - 1_500)
+  const during = load.counts.done - before
+  await town.cluster.start()
+  return during > 0 ? [] : ['nothing at redis level was served while PostgreSQL was away']
+}
+
+const away: Row = {
+  name: 'postgres-away',
+  what: 'PostgreSQL away for 30 s: redis level goes on',
+  async fault(scene) {
+    const wrong = await outage(scene, 30_000)
+    return { since: Date.now(), wrong }
+  },
+}
+
+const stopped: Row = {
+  name: 'postgres-stopped',
+  what: 'PostgreSQL shut down between the rows and the commit of a flush, restart',
+  async fault({ town }) {
+    const [first] = town.workers
+    await first.stop()
+    first.start({ FAILPOINT: 'flush.before-commit:freeze:20' })
+    await until(() => isStopped(first.pid()), 'the worker froze before its commit', 20_000)
+    await town.cluster.kill('SIGQUIT')
+    first.signal('SIGCONT')
+    const since = Date.now()
+    await town.cluster.start()
+    return { since }
+  },
+}
+
+export async function isStopped(pid: number): Promise<boolean> {
+  const { readFileSync } = await import('node:fs')
+  return /^\d+ \(.*\) T/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+}
+
+/** A backup of before the sale is put back: what was acknowledged since then is only in Redis. */
+const restored: Row = {
+  name: 'postgres-restored',
+  what: 'an older copy of PostgreSQL put back: refused and said, until the loss is accepted',
+  mayLose: true,
+  async fault({ town, load }) {
+    await town.cluster.backUp()
+    await until(
+      () => load.servedSince(Date.now() - 500) !== undefined,
+      'it serves after the backup',
+    )
+    await sleep(2_000)
+    await town.cluster.restore()
+    const wrong: string[] = []
+    let said = ''
+    await until(
+      async () => {
+        said = await fetch(`${town.apis[0].base}/readyz`).then((answer) => answer.text())
+        return /old backup/.test(said)
+      },
+      '/readyz says that PostgreSQL is an old one',
+      20_000,
+    ).catch(() => wrong.push(`nothing said that an old backup was restored: ${said}`))
+    // What an operator who has no newer backup does.
+    const database = openDatabase(town.databaseUrl, 1, 'operator')
+    await database.query('UPDATE shards SET loss_accepted = true')
+    await database.end()
+    return { since: Date.now(), wrong }
+  },
+}
+
+/** Entries that no script of ours would write, as a bug or a hand would leave them. */
+const poison: Row = {
+  name: 'poison',
+  what: 'facts that cannot fit: parked within 1 s, and nobody waits for them',
+  async fault({ town }) {
+    const facts = [
+      'NOSUCH\tsomebody\t7\t0\t0\t1\t\t\t',
+      'NOSUCH-2\tsome\u0000body\t1\t0\t0\t1\t\t\t',
+      `NOSUCH-3\tsomebody\t1\t0\t${2 ** 40}\t1\t\t\t`,
+    ]
+    const { rows } = await town.database.query<{ book: string; shard: number }>(
+      'SELECT book_id AS book, shard FROM books ORDER BY shard LIMIT 1',
+    )
+    const { book, shard } = rows[0]!
+    for (const [f, state] of facts.entries())
+      await inject(town, shard, ['kind', f === 0 ? 'lock' : 'assign', 'book', book], state)
+    const since = Date.now()
+    await until(
+      async () => {
+        const parked = await town.database.query('SELECT count(*)::int AS n FROM parked_facts')
+        return parked.rows[0].n === facts.length
+      },
+      'the facts are parked',
+      10_000,
+    )
+    return { since, parked: facts.length, detail: `parked after ${Date.now() - since} ms` }
+  },
+}
+
+/** One entry with one fact, put into the journal as `append` in lua/include/finish.lua does. */
+async function inject({ redis }: Scene['town'], shard: number, head: string[], state: string) {
+  const script = `
+    local meta = redis.call('HMGET', KEYS[1], 'epoch', 'n', 'facts')
+    redis.call('XADD', KEYS[2], string.format('%s-%d', meta[1], meta[2] + 1), unpack(ARGV))
+    redis.call('HSET', KEYS[1], 'n', meta[2] + 1, 'facts', meta[3] + 1)`
+  const op = '00000000-0000-4000-8000-000000000000'
+  const context = JSON.stringify({ actor: 'poison', request_id: 'poison' })
+  const fields = [...head, 'at', String(Date.now()), 'op', op, state, context]
+  await redis.eval(script, 2, keys.meta(shard), keys.journal(shard), ...fields)
+}
+
+const full: Row = {
+  name: 'maxmemory',
+  what: 'Redis at maxmemory with PostgreSQL away for 6 s; then it drains by itself',
+  async fault({ town }) {
+    await town.cluster.kill()
+    const used = Number(/used_memory:(\d+)/.exec(await town.redis.info('memory'))![1])
+    await town.redis.config('SET', 'maxmemory', String(used + 300_000))
+    await sleep(6_000)
+    const since = Date.now()
+    await town.cluster.start()
+    await sleep(5_000)
+    // Flushed entries are kept for a while, so an operator has to give it room.
+    await town.redis.config('SET', 'maxmemory', '0')
+    return { since }
+  },
+}
+
+export const postgresRows = [killed, away, stopped, restored, poison, full]

@@ -1,0 +1,139 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Row } from './row.ts'
+import { until } from './town.ts'
+
+const apiKills: Row = {
+  name: 'api-kill',
+  what: 'kill -9 of an API every 2 s, in turn',
+  async fault({ town }) {
+    let since = Date.now()
+    for (let k = 0; k < 4; k++) {
+      const api = town.apis[k % 2]!
+      since = Date.now()
+      await api.kill()
+      await sleep(500)
+      api.start()
+      await sleep(1_500)
+    }
+    return { since }
+  },
+}
+
+const workerKill: Row = {
+  name: 'worker-kill',
+  what: 'kill -9 of a worker; lag below 1 s within 5 s',
+  async fault({ town }) {
+    const since = Date.now()
+    const [first, second] = town.workers
+    await first.kill()
+    const lagged = await fallsBelow(town, 1_000, 5_000)
+    first.start()
+    await sleep(1_500)
+    await second.kill()
+    await sleep(1_000)
+    second.start()
+    return { since, wrong: lagged ? [] : ['5 s after the kill the lag was over 1 s'] }
+  },
+}
+
+/** Whether facts as old as `ageMs` are all in the ledger, `withinMs` from now. */
+async function fallsBelow(
+  { redis, database, shards }: Parameters<Row['fault']>[0]['town'],
+  ageMs: number,
+  withinMs: number,
+): Promise<boolean> {
+  const heads = async () =>
+    Promise.all(
+      Array.from({ length: shards }, async (_, s) => Number(await redis.hget(`{s${s}}:meta`, 'n'))),
+    )
+  await sleep(withinMs - ageMs)
+  const before = await heads()
+  await sleep(ageMs)
+  const { rows } = await database.query<{ checkpoint: number }>(
+    'SELECT checkpoint FROM shards ORDER BY shard',
+  )
+  return rows.every(({ checkpoint }, s) => checkpoint >= before[s]!)
+}
+
+const workerFreeze: Row = {
+  name: 'worker-freeze',
+  what: 'SIGSTOP of a worker inside a transaction for 15 s, then SIGCONT',
+  async fault({ town }) {
+    const [first] = town.workers
+    await first.stop()
+    first.start({ FAILPOINT: 'flush.after-begin:freeze:20' })
+    await until(() => isStopped(first.pid()), 'the worker froze in a transaction', 20_000)
+    const since = Date.now()
+    await sleep(15_000)
+    first.signal('SIGCONT')
+    await sleep(1_000)
+    return { since }
+  },
+}
+
+/** Whether the kernel has stopped this process. */
+async function isStopped(pid: number): Promise<boolean> {
+  const { readFileSync } = await import('node:fs')
+  return /^\d+ \(.*\) T/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+}
+
+const flushPoints = [
+  ...['flush.after-read', 'flush.after-begin', 'flush.before-commit'],
+  ...['flush.after-commit', 'flush.after-announce'],
+]
+const modes = ['kill', 'throw', 'freeze']
+
+const flushFails: Row = {
+  name: 'flush-failpoints',
+  what: 'a worker killed, failed or frozen at a line of the flush (each run another)',
+  async fault({ town, run }) {
+    const point = flushPoints[run % flushPoints.length]!
+    const mode = modes[Math.floor(run / flushPoints.length) % modes.length]!
+    const [first] = town.workers
+    await first.stop()
+    const since = Date.now()
+    first.start({ FAILPOINT: `${point}:${mode}:5` })
+    await sleep(6_000)
+    if (mode === 'freeze') first.signal('SIGCONT')
+    if (!first.alive()) first.start()
+    return { since, detail: `${point}:${mode}` }
+  },
+}
+
+const callPoints = ['batch.before-call', 'batch.after-call']
+
+const callFails: Row = {
+  name: 'call-failpoints',
+  what: 'an API killed, failed or frozen right before or after a script (each run another)',
+  async fault({ town, run }) {
+    const point = callPoints[run % callPoints.length]!
+    const mode = modes[Math.floor(run / callPoints.length) % modes.length]!
+    const [first] = town.apis
+    await first.stop()
+    const since = Date.now()
+    first.start({ FAILPOINT: `${point}:${mode}:200` })
+    await sleep(6_000)
+    if (mode === 'freeze') first.signal('SIGCONT')
+    if (!first.alive()) first.start()
+    return { since, detail: `${point}:${mode}` }
+  },
+}
+
+const sigterm: Row = {
+  name: 'sigterm',
+  what: 'SIGTERM of every process at once: each exits 0 within 10 s',
+  async fault({ town }) {
+    const begun = performance.now()
+    const exits = await Promise.all(town.lives.map(async (life) => [life.name, await life.stop()]))
+    const ms = performance.now() - begun
+    const wrong = exits
+      .filter(([, code]) => code !== 0)
+      .map(([name, code]) => `${name} exited ${code}`)
+    if (ms > 10_000) wrong.push(`the stop took ${Math.round(ms)} ms`)
+    const since = Date.now()
+    town.startAll()
+    return { since, wrong }
+  },
+}
+
+export const processRows = [...[apiKills, workerKill, workerFreeze, flushFails, callFails, sigterm]]

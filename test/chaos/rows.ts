@@ -1,0 +1,11 @@
+import type { Row } from './row.ts'
+import { memoryRows } from './rows-memory.ts'
+import { networkRows } from './rows-network.ts'
+import { postgresRows } from './rows-postgres.ts'
+import { processRows } from './rows-processes.ts'
+import { startRows } from './rows-starts.ts'
+
+/** Every row of the table, in its order. */
+export const rows: Row[] = [
+  ...[...processRows, ...memoryRows, ...networkRows, ...postgresRows, ...startRows],
+]

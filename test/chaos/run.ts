@@ -1,0 +1,68 @@
+import { rmSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { scratchDir, sweep } from '../../src/embedded/leftovers.ts'
+import { report, table } from './report.ts'
+import type { Row } from './row.ts'
+import { rows } from './rows.ts'
+import { type Result, sale } from './sale.ts'
+import { openCluster } from './servers.ts'
+
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string', multiple: true },
+    runs: { type: 'string', default: '1' },
+    seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+    report: { type: 'string' },
+    rate: { type: 'string', default: '2000' },
+    codes: { type: 'string', default: '100000' },
+    verbose: { type: 'boolean', default: false },
+  },
+})
+
+const runs = Number(values.runs)
+const seed = Number(values.seed)
+const chosen = values.only ? rows.filter(({ name }) => values.only!.includes(name)) : rows
+if (chosen.length === 0) {
+  console.error(`No such row. There are: ${rows.map(({ name }) => name).join(' ')}`)
+  process.exit(2)
+}
+
+let stopping = false
+process.once('SIGINT', () => {
+  stopping = true
+  console.error('stopping after this run; once more ends at once')
+})
+
+await sweep()
+const dir = scratchDir('cluster')
+const cluster = await openCluster(dir)
+const results: Result[] = []
+let failed = false
+try {
+  for (const row of chosen) for (let run = 0; run < runs && !stopping; run++) await one(row, run)
+} finally {
+  await cluster.close()
+  rmSync(dir, { recursive: true, force: true })
+}
+console.log(`\n${table(results)}`)
+if (values.report) report(values.report, results)
+if (failed) process.exitCode = 1
+
+async function one(row: Row, run: number): Promise<void> {
+  const unable = row.unable?.()
+  if (unable) return console.log(`${row.name}: skipped, ${unable}`)
+  const begun = performance.now()
+  const log = (line: string) => values.verbose && console.error(line)
+  const options = { cluster, seed: seed + run, run, calmMs: 1_500, log }
+  const load = { perSecond: Number(values.rate), codes: Number(values.codes) }
+  try {
+    const result = await sale(row, { ...options, ...load })
+    results.push(result)
+    if (result.violations.length > 0) failed = true
+    const seconds = Math.round((performance.now() - begun) / 1000)
+    console.log(`${JSON.stringify(result)} ${seconds} s`)
+  } catch (error) {
+    failed = true
+    console.log(`${row.name} (--seed ${seed + run}): ${(error as Error).stack}`)
+  }
+}

@@ -1,0 +1,176 @@
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { check, type Verdict } from './checker.ts'
+import { type Load, startLoad } from './client.ts'
+import { readDiary } from './history.ts'
+import { level, notLevel } from './level.ts'
+import { random } from './mind.ts'
+import { observe } from './observe.ts'
+import type { Fault, Row } from './row.ts'
+import type { Cluster } from './servers.ts'
+import { openTown, type Town, until } from './town.ts'
+
+export type SaleOptions = {
+  cluster: Cluster
+  seed: number
+  run: number
+  perSecond: number
+  codes: number
+  /** How long the load goes on before the fault, and after everything is served again. */
+  calmMs: number
+  log(line: string): void
+}
+
+export type Result = {
+  row: string
+  seed: number
+  detail?: string
+  asked: number
+  acknowledged: number
+  lost: number
+  /** Of the lost: codes that went to somebody else. */
+  lostToOthers: number
+  twice: number
+  unknown: number
+  resolved: number
+  /** Until the last book was served again. */
+  serveMs: number
+  violations: string[]
+  refusals: Record<string, number>
+}
+
+const readyMs = 60_000
+const serveMs = 60_000
+const settleMs = 30_000
+const levelMs = 45_000
+
+/** One run of one row: an installation, a sale, a fault, the end of it, and the reckoning. */
+export async function sale(row: Row, options: SaleOptions): Promise<Result> {
+  const wanted = typeof row.town === 'function' ? row.town(options.run) : row.town
+  const town = await openTown({ ...wanted, cluster: options.cluster })
+  let load: Load | undefined
+  try {
+    town.startAll()
+    await until(async () => !(await notLevel(town)), 'both APIs serve', readyMs)
+    const books = await makeBooks(town, options.codes)
+    load = startLoad({
+      ...{ bases: town.apis.map(({ base }) => base), service: town.service, admin: town.admin },
+      ...{ books, perSecond: options.perSecond, connections: 1_500, seed: options.seed },
+      diary: join(town.dir, 'history.ndjson'),
+    })
+    await sleep(options.calmMs)
+    const scene = { town, load, random: random(options.seed), run: options.run }
+    const fault = await row.fault(scene)
+    options.log(`fault over: ${JSON.stringify(load.counts)}`)
+    const served = await servedAgain(town, load, fault)
+    await sleep(options.calmMs)
+    for (const { name } of town.lives) options.log(`--- ${name}\n${notable(town.log(name))}`)
+    return await reckon(row, options, { town, load, fault, served })
+  } catch (error) {
+    for (const { name } of town.lives) options.log(`--- ${name}\n${notable(town.log(name))}`)
+    options.log(JSON.stringify({ ...load?.counts, ...load?.refusals }))
+    throw error
+  } finally {
+    await load?.stop()
+    await town.close()
+  }
+}
+
+/** What a process said that was not routine, its last words. */
+const notable = (log: string) =>
+  log
+    .split('\n')
+    .filter((line) => !/^\{"level":30|^$/.test(line))
+    .slice(-12)
+    .map((line) => line.slice(0, 400))
+    .join('\n')
+
+/** Waits until every book has acknowledged something that was asked after the fault. */
+async function servedAgain(town: Town, load: Load, { since }: Fault): Promise<number> {
+  const served = () => load.servedSince(since)
+  await until(() => served() !== undefined, 'every book is served again', serveMs).catch(
+    async (error: Error) => {
+      throw new Error(`${error.message}: ${load.unserved(since)}; ${await notLevel(town)}`)
+    },
+  )
+  return served()! - since
+}
+
+type Aftermath = { town: Town; load: Load; fault: Fault; served: number }
+
+async function reckon(
+  row: Row,
+  options: SaleOptions,
+  { town, load, fault, served }: Aftermath,
+): Promise<Result> {
+  await load.stop()
+  await load.settle(settleMs)
+  await level(town, levelMs)
+  const history = readDiary(load.path)
+  const verdict = check(history, await observe(town.redis, town.database), {
+    mayLose: row.mayLose,
+    losses: fault.losses,
+    parked: fault.parked,
+  })
+  const violations = [
+    ...(fault.wrong ?? []),
+    ...(load.unresolved() > 0 ? [`${load.unresolved()} unknown ones stayed so`] : []),
+    ...summary(verdict),
+  ]
+  return {
+    ...{ row: row.name, seed: options.seed, detail: fault.detail, asked: history.length },
+    ...{ acknowledged: verdict.acknowledged, lost: verdict.lost.length, twice: verdict.twice },
+    lostToOthers: verdict.lost.filter(
+      ({ user, now, verb }) => verb === 'assign' && now && now !== user,
+    ).length,
+    ...{ unknown: verdict.unknown, resolved: verdict.resolved, serveMs: served },
+    ...{ violations, refusals: load.refusals },
+  }
+}
+
+/** A few violations of each kind, and how many there are. */
+function summary({ violations }: Verdict): string[] {
+  const byKind = Map.groupBy(violations, ({ kind }) => kind)
+  return [...byKind].flatMap(([kind, all]) => [
+    ...all.slice(0, 3).map(({ what }) => `${kind}: ${what}`),
+    ...(all.length > 3 ? [`${kind}: ${all.length} in all`] : []),
+  ])
+}
+
+/** A book of each kind of rules on every shard there is, `codes` codes in all. */
+async function makeBooks(town: Town, codes: number): Promise<string[]> {
+  const rules = { max_assignments_per_user: 3, lock_seconds: 2 }
+  const special = Math.floor(codes / 20)
+  const each = Math.floor((codes - 2 * special) / town.shards)
+  const books: string[] = []
+  for (let shard = 0; shard < town.shards; shard++)
+    books.push(await makeBook(town, { ...rules, max_redemptions: 1 + (shard % 2) }, each))
+  const strict = { lock_policy: 'required', max_redemptions: 3, max_redemptions_per_user: 2 }
+  books.push(await makeBook(town, { ...rules, ...strict }, special))
+  books.push(await makeBook(town, { ...rules, kind: 'counter', units: special }, 0))
+  return books
+}
+
+async function makeBook(town: Town, policy: object, count: number): Promise<string> {
+  const book = await ask(town, 'POST', 'books', { name: 'A sale', owner_id: 'owner', ...policy })
+  if (count === 0) return book.book_id
+  const job = await ask(town, 'POST', `books/${book.book_id}/codes/generate`, { count })
+  if (job.job_id)
+    await until(
+      async () => (await ask(town, 'GET', `jobs/${job.job_id}`)).state === 'done',
+      `${count} codes are made`,
+    )
+  return book.book_id
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: answers are looked into where they are used
+async function ask(town: Town, method: string, path: string, body?: object): Promise<any> {
+  const response = await fetch(`${town.apis[0].base}/api/v1/${path}`, {
+    method,
+    headers: { authorization: `Bearer ${town.service}`, 'content-type': 'application/json' },
+    ...(body ? { body: JSON.stringify(body) } : {}),
+  })
+  const text = await response.text()
+  if (!response.ok) throw new Error(`${method} ${path}: ${text}`)
+  return JSON.parse(text)
+}

@@ -1,0 +1,81 @@
+import { type Agent, request } from 'node:http'
+import type { Durability } from '../../src/journal/entry.ts'
+import type { Answered, Asked } from './history.ts'
+
+/** What came back, or why nothing did. */
+export type Reply =
+  // biome-ignore lint/suspicious/noExplicitAny: answers are looked into where they are read
+  | { is: 'answer'; status: number; headers: Record<string, any>; body: any }
+  | { is: 'broken'; why: string; sent: boolean }
+
+/** Longer than any promise of the service: past this a request counts as unanswered. */
+const patienceMs = 6_000
+
+export function send(
+  agent: Agent,
+  url: string,
+  body: object,
+  headers: Record<string, string>,
+): Promise<Reply> {
+  const text = JSON.stringify(body)
+  return new Promise((resolve) => {
+    const asked = request(url, {
+      ...{ method: 'POST', agent },
+      headers: {
+        'content-type': 'application/json',
+        'content-length': Buffer.byteLength(text),
+        ...headers,
+      },
+    })
+    const timer = setTimeout(() => asked.destroy(new Error('timeout')), patienceMs)
+    const broken = (error: NodeJS.ErrnoException) => {
+      clearTimeout(timer)
+      resolve({ is: 'broken', why: error.code ?? error.message, sent: error.syscall !== 'connect' })
+    }
+    asked.on('response', (response) => {
+      let got = ''
+      response.setEncoding('utf8')
+      response.on('data', (part) => (got += part))
+      response.on('end', () => {
+        clearTimeout(timer)
+        const { statusCode: status = 0, headers } = response
+        try {
+          resolve({ is: 'answer', status, headers, body: JSON.parse(got) })
+        } catch {
+          broken(new Error(`${status} and no JSON`))
+        }
+      })
+      response.on('error', broken)
+    })
+    asked.on('error', broken)
+    asked.end(text)
+  })
+}
+
+/** What an answer promises. Only what is certainly a no counts as one. */
+export function readAnswer({ id }: Asked, reply: Reply): Answered {
+  const base = { is: 'answered', id, at: Date.now() } as const
+  if (reply.is === 'broken') {
+    const outcome = reply.sent ? 'unknown' : 'unsent'
+    return { ...base, outcome, status: 0, why: reply.why, codes: [] }
+  }
+  const { status, headers, body } = reply
+  if (status !== 200 && status !== 202) {
+    const unknown = status < 400 || body.code === 'outcome-unknown' || status === 500
+    const outcome = unknown ? 'unknown' : 'refused'
+    return { ...base, outcome, status, why: body.code ?? `status ${status}`, codes: [] }
+  }
+  const durability = String(headers.durability ?? '')
+  const entry = /entry=(\d+)\/(\d+)-(\d+)\/(\d+)/.exec(durability)?.slice(1).map(Number)
+  const coupons: { code: string }[] = body.coupons ?? [body]
+  return {
+    ...base,
+    outcome: headers['idempotent-replayed'] ? 'again' : 'done',
+    status,
+    reached: durability.split(';')[0] as Durability,
+    ...(entry ? { fact: entry as [number, number, number, number] } : {}),
+    codes: coupons.map(({ code }) => code),
+    ...(body.lock_token ? { token: body.lock_token } : {}),
+    ...(body.redemption_id ? { redemption: body.redemption_id } : {}),
+  }
+}
