@@ -13,6 +13,7 @@ import { healthRoutes, type Readiness, type Version } from './http/health.ts'
 import { holdingRoutes } from './http/holdings.ts'
 import { jobRoutes } from './http/jobs.ts'
 import { lockRoutes } from './http/lock.ts'
+import type { Meters } from './http/meter.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import { releaseRoutes } from './http/release.ts'
@@ -40,6 +41,9 @@ export type Deps = {
   books: Books
   log: Logger
   readiness(): Promise<Readiness>
+  meters: Meters
+  /** The text of /metrics. */
+  metrics(): Promise<string>
   version: Version
 }
 
@@ -66,6 +70,6 @@ export function createApp(deps: Deps): OpenAPIHono<Env> {
   app.route('/', healthRoutes(deps))
   for (const routes of v1) app.route('/api/v1', routes(deps))
   documentation(app, deps.version)
-  fallbacks(app, deps.log, isOutage)
+  fallbacks(app, deps.log, deps.meters, isOutage)
   return app
 }

@@ -34,8 +34,15 @@ export const variables = {
     secret: true,
     schema: z.string().min(32, 'must have at least 32 characters: try `openssl rand -hex 32`'),
   },
-  HOST: { about: 'Address the API listens on.', schema: z.string().min(1).default('127.0.0.1') },
+  HOST: {
+    about: 'Address that API and worker listen on.',
+    schema: z.string().min(1).default('127.0.0.1'),
+  },
   PORT: { about: 'Port the API listens on.', schema: port.default(8000) },
+  METRICS_PORT: {
+    about: 'Port a worker shows /metrics and /livez on, at HOST, to everyone. Left out: on none.',
+    schema: port.optional(),
+  },
   LOG_LEVEL: {
     about: 'Lowest level that is logged: trace, debug, info, warn, error, fatal or silent.',
     schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
@@ -119,12 +126,14 @@ const limits = ['LOG_LEVEL', 'DATABASE_POOL', 'DURABILITY_WAIT_MS', 'BACKLOG_FAC
 export const apiConfig = (env?: Environment) => readConfig([...api, ...limits], env)
 export type ApiConfig = ReturnType<typeof apiConfig>
 
+const worker = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'HOST', 'METRICS_PORT'] as const
+
 /** What workers/main.ts needs. */
 export const workerConfig = (env?: Environment) =>
-  readConfig(['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'LOG_LEVEL', 'DATABASE_POOL'], env)
+  readConfig([...worker, 'LOG_LEVEL', 'DATABASE_POOL'], env)
 export type WorkerConfig = ReturnType<typeof workerConfig>
 
-const own = ['HOST', 'PORT', 'DATA_DIR', 'SHARDS'] as const
+const own = ['HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const
 const replaceable = ['REDIS_URL', 'DATABASE_URL', 'JWT_SECRET'] as const
 
 /** What `npm start` needs: it brings itself what is not given of Redis, PostgreSQL and secret. */

@@ -3,17 +3,20 @@ import type { Logger } from 'pino'
 import { createApp, type Deps } from './app.ts'
 import type { ApiConfig } from './config.ts'
 import type { Readiness, Version } from './http/health.ts'
+import { openMeters } from './http/meter.ts'
 import { createPrincipals } from './http/principal.ts'
 import { createTokens } from './http/tokens.ts'
 import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
 import { openHoldings } from './ledger/holdings.ts'
 import { shardRows } from './ledger/shards.ts'
+import { metricsText, type Samples } from './metrics.ts'
 import type { Queues } from './queues.ts'
 import { openBooks } from './recovery/books.ts'
 import { openDirectory } from './recovery/directory.ts'
 import { openDurable } from './recovery/durable.ts'
 import { openGatesOnce } from './recovery/gate.ts'
+import { gauges } from './recovery/gauges.ts'
 import { keys } from './store/keys.ts'
 import { Place } from './store/place.ts'
 import { openStore } from './store/store.ts'
@@ -46,6 +49,9 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   )
   const accounts = openAccounts(database)
   const tokens = createTokens(settings.JWT_SECRET)
+  const meters = openMeters()
+  const limit = (): Samples => ({ stampede_backlog_limit_facts: [[{}, settings.BACKLOG_FACTS]] })
+  const sources = [meters.samples, limit, ...gauges(place, database, queues)]
   let stopping = false
 
   async function readiness(): Promise<Readiness> {
@@ -90,6 +96,8 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     holdingsOf: openHoldings(database),
     log,
     readiness,
+    meters,
+    metrics: () => metricsText(sources),
     version: { name, version, node: process.version, commit: null } satisfies Version,
   }
   return {

@@ -15,6 +15,8 @@ const eventsMaxLen = 100
 /** How long a route waits for BullMQ to take a job; after that the sweep brings it. */
 const enqueueMs = 500
 const reopenMs = 1_000
+/** The other states are empty here: nothing that is over is kept, nothing has children. */
+const states = ['waiting', 'active', 'delayed'] as const
 
 /** What every worker process passes to BullMQ's Worker. */
 export function workerOptions(url: string): WorkerOptions {
@@ -41,6 +43,8 @@ export type Queues = {
   nudge(shard: number): void
   /** Has a worker take up the job of this row; false if BullMQ does not answer now. */
   enqueue(jobId: string): Promise<boolean>
+  /** How many jobs there are, by queue and state. Throws if BullMQ does not answer. */
+  counts(): Promise<{ queue: string; state: string; count: number }[]>
   close(): Promise<void>
 }
 
@@ -81,6 +85,14 @@ export function openQueues(url: string): Queues {
           () => false,
         )
       return Promise.race([added, after(enqueueMs)])
+    },
+
+    async counts() {
+      const all = [flush.queue(), jobs.queue()].map(async (queue) => {
+        const counts = await queue.getJobCounts(...states)
+        return states.map((state) => ({ queue: queue.name, state, count: counts[state] ?? 0 }))
+      })
+      return (await Promise.all(all)).flat()
     },
 
     async close() {

@@ -8,6 +8,8 @@ import { openWorld, type World } from './world.ts'
 const matrix: Record<string, string> = {
   'GET /livez': 'nusa',
   'GET /readyz': 'nusa',
+  // Asked from this machine; test/metrics.test.ts asks from elsewhere.
+  'GET /metrics': 'nusa',
   'GET /version': 'nusa',
   'POST /api/v1/auth/register': 'nusa',
   'POST /api/v1/auth/login': 'nusa',

@@ -3,6 +3,7 @@ import pg from 'pg'
 import pino from 'pino'
 import { inject } from 'vitest'
 import { createApp, type Deps } from '../src/app.ts'
+import { openMeters } from '../src/http/meter.ts'
 import { createPrincipals } from '../src/http/principal.ts'
 import { createTokens } from '../src/http/tokens.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
@@ -61,6 +62,8 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
     principals,
     log: pino({ level: 'info' }, { write: (text: string) => lines.push(text) }),
     readiness: async () => ({ ready: true, redis: true, postgres: true, reason: null, shards: [] }),
+    meters: openMeters(),
+    metrics: async () => '',
     version: { name: 'stampede', version: '0.0.0', node: process.version, commit: null },
   }
   const deps = new Proxy(parts, {

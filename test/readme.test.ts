@@ -76,7 +76,8 @@ async function call(method: string, path: string, as?: string, body?: Json) {
     body: body ? JSON.stringify(body) : undefined,
   })
   const reply = await response.text()
-  return { status: response.status, body: (reply ? JSON.parse(reply) : {}) as Json }
+  const isJson = /json/.test(response.headers.get('content-type') ?? '')
+  return { status: response.status, body: (isJson ? JSON.parse(reply) : {}) as Json }
 }
 
 describe('README', () => {

@@ -151,6 +151,8 @@ export async function openWorld({ shards = 2, worker = true, waitMs = 2_000 } = 
     settings,
     house,
     database: house.database,
+    /** What the worker's /metrics would tell. */
+    workerMetrics: () => works?.sources ?? [],
     flushes: () => works?.flushes ?? { nudge: 0, sweep: 0 },
     async stopWorker() {
       await works?.stop()

@@ -8,11 +8,14 @@ import { forgetCreations } from '../src/ledger/once.ts'
 import { shardRows } from '../src/ledger/shards.ts'
 import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
 import { shutGatesOnce } from '../src/recovery/gate.ts'
+import { gauges } from '../src/recovery/gauges.ts'
 import { pushOnce } from '../src/recovery/push.ts'
 import { recoverOnce } from '../src/recovery/recover.ts'
 import { Place } from '../src/store/place.ts'
 import { openStore } from '../src/store/store.ts'
+import { Counts } from './counts.ts'
 import { jobOnce, sweepJobsOnce } from './jobs.ts'
+import { listen } from './listen.ts'
 import { flushShards } from './shards.ts'
 
 /** How often each sweep looks. */
@@ -26,17 +29,20 @@ const stopMs = 8_000
 /** BullMQ, told to close while its connection is down, waits for ever: it is left behind then. */
 const closeMs = 5_000
 
+type Settings = Omit<WorkerConfig, 'LOG_LEVEL' | 'HOST' | 'METRICS_PORT'>
+
 /**
  * A worker process: BullMQ says when to flush and which job to do, sweeps find what BullMQ lost, and
  * shut gates are looked after. Any number of these may run; PostgreSQL decides who was first.
  */
-export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: Logger) {
+export async function startWorker(config: Settings, log: Logger) {
   const database = openDatabase(config.DATABASE_URL, config.DATABASE_POOL, 'worker')
   const place = new Place(config.REDIS_URL, (await shardRows(database)).length, 'worker')
   const queueUrl = config.QUEUE_REDIS_URL ?? config.REDIS_URL
   const queues = openQueues(queueUrl)
   const store = openStore(place, { backlog: 0 }, () => {})
-  const shards = flushShards(place, database, log)
+  const counts = new Counts()
+  const shards = flushShards(place, database, log, counts)
   const stopping = new AbortController()
 
   const options = workerOptions(queueUrl)
@@ -63,7 +69,9 @@ export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: 
     }
   }
   const loops = [
-    every(recoverMs, 'looking after shut gates', () => recoverOnce(place, database, log)),
+    every(recoverMs, 'looking after shut gates', () =>
+      recoverOnce(place, database, log, (cause, ms) => counts.recovered(cause, ms)),
+    ),
     every(watchMs, 'looking at open gates', () => shutGatesOnce(place, database)),
     every(shards.sweepMs, 'the flush sweep', async () => place.connected && shards.bySweep()),
     every(pushMs, 'pushing books and loads', async () =>
@@ -75,7 +83,9 @@ export async function startWorker(config: Omit<WorkerConfig, 'LOG_LEVEL'>, log: 
 
   return {
     place,
-    flushes: shards.flushes,
+    flushes: counts.flushes,
+    /** What its /metrics tells. */
+    sources: [() => counts.samples(), ...gauges(place, database, queues)],
     /** Ends the flush in progress and starts no other. What is not flushed is in the journal. */
     async stop(): Promise<void> {
       stopping.abort()
@@ -98,6 +108,8 @@ async function main(): Promise<void> {
     process.exit(69)
   })
   log.info('working')
+  const at = { host: config.HOST, port: config.METRICS_PORT }
+  if (at.port !== undefined) await listen({ ...at, port: at.port }, worker.sources, log)
   closeWithGrace({ delay: stopMs, logger: log }, async ({ err }) => {
     if (err) log.fatal({ err }, 'unexpected error')
     await worker.stop()

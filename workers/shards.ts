@@ -5,6 +5,7 @@ import type { Database } from '../src/ledger/database.ts'
 import { isOutage } from '../src/ledger/outage.ts'
 import { keys } from '../src/store/keys.ts'
 import { NotSent, type Place, ReplyLost } from '../src/store/place.ts'
+import type { Counts, Trigger } from './counts.ts'
 import { type Flusher, flusher, flushOnce } from './flush.ts'
 
 /** Between two flushes of a busy shard: fewer, larger transactions cost less. */
@@ -16,18 +17,16 @@ const pollMs = 5
 const sweepMs = 200
 const outageMs = 500
 
-export type Trigger = 'nudge' | 'sweep'
-
 /** One shard's flushing in this process: at most one at a time, whoever asked for it. */
 class ShardFlush {
   readonly #flusher: Flusher
   readonly #log: Logger
-  readonly #counts: Record<Trigger, number>
+  readonly #counts: Counts
   #busy = false
   /** Entries there were at the last sweep: what is still not flushed now has waited since then. */
   #sweptAt = 0
 
-  constructor(flusher: Flusher, log: Logger, counts: Record<Trigger, number>) {
+  constructor(flusher: Flusher, log: Logger, counts: Counts) {
     this.#flusher = flusher
     this.#log = log
     this.#counts = counts
@@ -76,9 +75,10 @@ class ShardFlush {
 
   async #flush(trigger: Trigger): Promise<void> {
     const { place, shard } = this.#flusher
+    const begun = performance.now()
     try {
       const { facts, parked, more } = await flushOnce(this.#flusher)
-      if (facts > 0) this.#counts[trigger]++
+      if (facts > 0) this.#counts.flushed(trigger, facts, performance.now() - begun)
       if (parked > 0) this.#log.error({ shard, parked }, 'facts were parked: see parked_facts')
       if (!more) await sleep(paceMs)
     } catch (error) {
@@ -95,14 +95,12 @@ class ShardFlush {
 
 export type Shards = ReturnType<typeof flushShards>
 
-/** All shards' flushing in this process. `flushes` counts transactions by what brought them about. */
-export function flushShards(place: Place, database: Database, log: Logger) {
-  const flushes: Record<Trigger, number> = { nudge: 0, sweep: 0 }
+/** All shards' flushing in this process. */
+export function flushShards(place: Place, database: Database, log: Logger, counts: Counts) {
   const shards = place.gates.map(
-    ({ shard }) => new ShardFlush(flusher(place, database, shard), log, flushes),
+    ({ shard }) => new ShardFlush(flusher(place, database, shard), log, counts),
   )
   return {
-    flushes,
     sweepMs,
     byNudge: (shard: number, stopping: () => boolean) => shards[shard]?.byNudge(stopping),
     bySweep: () => Promise.all(shards.map((shard) => shard.bySweep())),

@@ -4,7 +4,7 @@ import { ConfigError, environmentOf, isStartedByNpm, startConfig } from '../conf
 import { migrate } from '../ledger/migrate.ts'
 import { seedDemo } from './demo.ts'
 import { type Kept, keep, startNode } from './keep.ts'
-import { choosePort, httpUrl } from './ports.ts'
+import { choosePort, freePort, httpUrl } from './ports.ts'
 import { startPostgres } from './postgres.ts'
 import { NoPostgres } from './postgres-home.ts'
 import { waitUntilReady } from './ready.ts'
@@ -69,6 +69,7 @@ async function start(config: Config): Promise<string> {
   const logs = join(dir, 'logs')
   const port = await choosePort(config.HOST, config.PORT)
   const http = httpUrl(config.HOST, port)
+  const metricsPort = config.METRICS_PORT ?? (await freePort())
 
   const redis = config.REDIS_URL ?? (await step('redis', () => ownRedis(dir, logs), hostOf))
   const postgres =
@@ -82,6 +83,7 @@ async function start(config: Config): Promise<string> {
     JWT_SECRET: config.JWT_SECRET ?? secret(dir, 'jwt'),
     HOST: config.HOST,
     PORT: `${port}`,
+    METRICS_PORT: `${metricsPort}`,
   })
   const room = (name: string, file: string, deadlineMs: number) => {
     const path = fileURLToPath(new URL(`../../${file}`, import.meta.url))
@@ -92,7 +94,8 @@ async function start(config: Config): Promise<string> {
       return kept
     }
   }
-  await step('worker', room('worker', 'workers/main.ts', 2_500), () => 'workers/main.ts')
+  const worker = room('worker', 'workers/main.ts', 2_500)
+  await step('worker', worker, () => `${httpUrl(config.HOST, metricsPort)}/metrics`)
   const api = room('api', 'src/server.ts', 3_000)
   const serve = async () => waitUntilReady(http, await api(), logs, () => stopping)
   await step('api', serve, () => http)

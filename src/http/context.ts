@@ -7,7 +7,16 @@ import { type Problem, problem } from '../problems.ts'
 export type PrincipalKind = 'user' | 'service' | 'admin'
 export type Principal = { kind: PrincipalKind; id: string; actor: string }
 
-export type Env = { Variables: { requestId: string }; Bindings: Partial<HttpBindings> }
+export type Env = {
+  Variables: {
+    requestId: string
+    /** What the answer comes to, for /metrics; undefined: done. */
+    outcome: string
+    /** Left by a route that threw: whoever answers in its place counts the answer. */
+    settle: (outcome: string) => void
+  }
+  Bindings: Partial<HttpBindings>
+}
 export type Context = HonoContext<Env>
 
 /**

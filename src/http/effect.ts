@@ -102,5 +102,7 @@ export async function answerEffect<V, B>(
     Durability: fact ? `${reached}; entry=${factName(fact)}` : reached,
   }
   if (replayed) headers['Idempotent-Replayed'] = 'true'
+  if (reached !== wanted) c.set('outcome', 'late')
+  else if (replayed) c.set('outcome', 'replayed')
   return reached === wanted ? answer(c, 200, body, headers) : answer(c, 202, body, headers)
 }

@@ -2,6 +2,7 @@ import type { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
 import { problem } from '../problems.ts'
 import { type Env, requestId } from './context.ts'
+import type { Meters } from './meter.ts'
 import { problemResponse } from './respond.ts'
 
 const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
@@ -10,10 +11,13 @@ const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
 export function fallbacks(
   app: OpenAPIHono<Env>,
   log: Logger,
+  meters: Meters,
   isOutage: (error: unknown) => boolean,
 ): void {
+  const none = meters.meter('none', 'none')
   app.notFound((c) => {
     const allow = methods.filter((method) => app.router.match(method, c.req.path)[0].length > 0)
+    none.count(allow.length === 0 ? 'route-not-found' : 'method-not-allowed', 0)
     if (allow.length === 0) return problemResponse(c, problem('route-not-found'))
     if (allow[0] === 'GET') allow.splice(1, 0, 'HEAD')
     return problemResponse(c, problem('method-not-allowed', { allow: allow.join(', ') }))
@@ -23,6 +27,7 @@ export function fallbacks(
   // client no more than the request id. Neither body nor path is logged, for they may hold codes.
   app.onError((error, c) => {
     const request_id = requestId(c)
+    c.get('settle')?.(isOutage(error) ? 'not-ready' : 'internal-error')
     if (isOutage(error)) {
       log.warn({ request_id, method: c.req.method, err: brief(error) }, 'PostgreSQL is away')
       return problemResponse(c, problem('not-ready'))

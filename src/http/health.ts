@@ -1,6 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
-import { answer } from './respond.ts'
+import { metricsType } from '../metrics.ts'
+import { answer, plainText } from './respond.ts'
 import { resource } from './route.ts'
 
 /** How fit the house is to serve: what /readyz says. */
@@ -70,6 +71,17 @@ export function healthRoutes(deps: Deps) {
         ? answer(c, 200, readiness)
         : answer(c, 503, readiness, { 'Retry-After': '1' })
     },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/metrics',
+      summary: 'Numbers for Prometheus. From other machines: for keys and admins only',
+      needs: 'nearby',
+      answers: { 200: null },
+    },
+    async (c) => plainText(c, await deps.metrics(), metricsType),
   )
 
   route(

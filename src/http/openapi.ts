@@ -2,6 +2,9 @@ import type { RouteConfig, z } from '@hono/zod-openapi'
 import { type ProblemCode, problemStatus } from '../problems.ts'
 import type { Answers, RouteSpec } from './route.ts'
 
+const bearer = { bearer: [] as string[] }
+const security = { nobody: [], nearby: [bearer, {}], anyone: [bearer] }
+
 /** The OpenAPI operation of a route's declaration. */
 export function operation(spec: RouteSpec, tag: string): RouteConfig {
   const { params, query, body } = spec
@@ -12,7 +15,7 @@ export function operation(spec: RouteSpec, tag: string): RouteConfig {
     tags: [tag],
     summary: spec.summary,
     ...(spec.description ? { description: spec.description } : {}),
-    security: spec.needs === 'nobody' ? [] : [{ bearer: [] }],
+    security: security[typeof spec.needs === 'string' ? spec.needs : 'anyone'],
     request: {
       ...(params ? { params: params as z.ZodObject } : {}),
       ...(query ? { query: query as z.ZodObject } : {}),

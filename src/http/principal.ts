@@ -2,7 +2,7 @@ import { LRUCache } from 'lru-cache'
 import type { Accounts } from '../ledger/accounts.ts'
 import { type Problem, problem } from '../problems.ts'
 import { type Credential, createConfirmer, unauthenticated } from './confirm.ts'
-import type { Principal } from './context.ts'
+import type { Context, Principal } from './context.ts'
 import { readApiKey, type Tokens } from './tokens.ts'
 
 /**
@@ -73,6 +73,17 @@ export function createPrincipals({ accounts, tokens, now = Date.now }: Options):
         if (credential.id === id) known.delete(header)
     },
   }
+}
+
+const loopback = /^(127\.|::1$|::ffff:127\.)/
+/** Whoever has one of these was sent on by a proxy, which may well be on this machine. */
+const passedOn = ['forwarded', 'x-forwarded-for', 'x-real-ip', 'via']
+
+/** Asked by a program on this machine itself, such as its Prometheus or the operator's curl. */
+export function isOfThisMachine(c: Context): boolean {
+  const address = c.env?.incoming?.socket.remoteAddress
+  if (address === undefined || !loopback.test(address)) return false
+  return !passedOn.some((name) => c.req.raw.headers.has(name))
 }
 
 const scheme = /^Bearer +([^\s]+)$/i

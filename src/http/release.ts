@@ -15,6 +15,7 @@ export function releaseRoutes(deps: Deps) {
       method: 'post',
       path: '/coupons/release/{code}',
       summary: "Put an assigned coupon back into stock; a counter book's code becomes void",
+      verb: 'release',
       needs: ['admin'],
       params: strict({ code }),
       body: strict({}),

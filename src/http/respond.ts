@@ -27,6 +27,11 @@ export function rawJson(c: Context, status: number, json: string, headers?: Head
   return send(c, status, json, 'application/json', headers)
 }
 
+/** The same for text that is no JSON. */
+export function plainText(c: Context, text: string, type: string): Answer<200, null> {
+  return send(c, 200, text, type) as Answer<200, null>
+}
+
 /** An answer without a body. */
 export function noContent(c: Context): Answer<204, null> {
   return new Response(null, {
@@ -49,6 +54,7 @@ function send(c: Context, status: number, body: string, type: string, more?: Hea
 /** A problem as application/problem+json. Fits every route: which ones it may answer is declared. */
 export function problemResponse(c: Context, refusal: Problem): Answer<never, never> {
   const status = problemStatus(refusal.problem)
+  c.set('outcome', refusal.problem)
   const document = problemDocument(refusal, c.req.path, requestId(c))
   const headers: Headers = {}
   const retryAfter = refusal.retryAfter ?? (status === 503 ? 1 : undefined)

@@ -5,6 +5,7 @@ import { type Problem, type ProblemCode, problem } from '../problems.ts'
 import { readBody } from './body.ts'
 import { type Context, type Env, type Principal, type PrincipalKind, requestId } from './context.ts'
 import { operation } from './openapi.ts'
+import { isOfThisMachine } from './principal.ts'
 import { type Answer, invalidRequest, problemResponse } from './respond.ts'
 
 type Schema = z.ZodType
@@ -23,6 +24,8 @@ export type RouteSpec<
   path: string
   summary: string
   description?: string
+  /** The verb its answers are counted under in /metrics; without one: the resource. */
+  verb?: string
   needs: N
   params?: P
   query?: Q
@@ -36,8 +39,11 @@ export type RouteSpec<
 
 /** Status to schema of the body; null where there is none. */
 export type Answers = { readonly [status: number]: Schema | null }
-/** Who may call: nobody in particular, anyone signed in, or only these. */
-export type Needs = 'nobody' | 'anyone' | readonly PrincipalKind[]
+/**
+ * Who may call: nobody in particular, anyone signed in, or only these. `nearby`: whoever asks from
+ * this machine; from elsewhere, keys and administrators.
+ */
+export type Needs = 'nobody' | 'nearby' | 'anyone' | readonly PrincipalKind[]
 
 type Reply<A extends Answers> = {
   [S in keyof A & StatusCode]: Answer<S, A[S] extends Schema ? z.input<A[S]> : null>
@@ -47,7 +53,7 @@ type Input<P, Q, B> = { params: Out<P>; query: Out<Q>; body: Out<B> }
 type Handler<P, Q, B, A extends Answers, N extends Needs> = (
   c: Context,
   input: Input<P, Q, B>,
-  who: N extends 'nobody' ? undefined : Principal,
+  who: N extends 'nobody' | 'nearby' ? undefined : Principal,
 ) => Reply<A> | Promise<Reply<A>>
 
 const names: Record<PrincipalKind, string> = {
@@ -55,6 +61,7 @@ const names: Record<PrincipalKind, string> = {
   service: 'an API key',
   admin: 'an administrator',
 }
+const operators: readonly PrincipalKind[] = ['admin', 'service']
 const slowMs = 1_000
 
 /**
@@ -92,10 +99,15 @@ export function resource(deps: Deps, tag: string) {
     const path = spec.path.replaceAll(/\{(.+?)\}/g, ':$1')
     const run = runner(deps, spec, handler as unknown as AnyHandler)
     const label = `${spec.method.toUpperCase()} ${spec.path}`
+    const meter = deps.meters.meter(spec.verb ?? tag.toLowerCase(), label)
     api.on(spec.method, path, async (c) => {
       const started = performance.now()
-      const response = await run(c)
+      const response = await run(c).catch((error: unknown) => {
+        c.set('settle', (outcome) => meter.count(outcome, performance.now() - started))
+        throw error
+      })
       const ms = performance.now() - started
+      meter.count(c.get('outcome') ?? 'done', ms)
       // A 503 says that we keep to our promise, and an outage makes thousands: a sample will do.
       const { status } = response
       if (ms > slowMs || (status >= 500 && (status !== 503 || sampled(started))))
@@ -120,11 +132,12 @@ function runner(
   spec: RouteSpec,
   handler: AnyHandler,
 ): (c: Context) => Promise<Response> {
-  const allowed = Array.isArray(spec.needs) ? (spec.needs as readonly PrincipalKind[]) : null
+  const nearby = spec.needs === 'nearby'
+  const allowed = nearby ? operators : typeof spec.needs === 'string' ? null : spec.needs
   const { params, query, body } = spec
   return async (c) => {
     let who: Principal | undefined
-    if (spec.needs !== 'nobody') {
+    if (spec.needs !== 'nobody' && !(nearby && isOfThisMachine(c))) {
       const found = deps.principals.of(c.req.raw.headers.get('authorization'))
       const known = found instanceof Promise ? await found : found
       if ('problem' in known) return problemResponse(c, known)

@@ -15,6 +15,7 @@ export function showRoutes(deps: Deps) {
       method: 'get',
       path: '/coupons/{code}',
       summary: 'One coupon as it is now; users see their own',
+      verb: 'show',
       needs: 'anyone',
       params: strict({ code }),
       answers: { 200: CouponResponse },

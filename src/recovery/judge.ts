@@ -17,6 +17,19 @@ export type ShardState = {
   checkpoint: string[]
 }
 
+/** What recoveries are counted under in /metrics; `why` says it in words and numbers. */
+export const causes = [
+  'new',
+  'unfinished',
+  'accepted_loss',
+  'suspect',
+  'memory_lost',
+  'damaged',
+  'behind',
+  'forked',
+] as const
+export type Cause = (typeof causes)[number]
+
 /**
  * May a shard serve? `level`: Redis has everything the ledger has. `lost`: it has not, or nobody has
  * served from it yet; a worker recovers it. `wait`: somebody is at it, it cannot be told now, or only
@@ -24,7 +37,7 @@ export type ShardState = {
  */
 export type Verdict =
   | { is: 'level'; row: ShardRow; state: ShardState }
-  | { is: 'lost'; row: ShardRow; why: string }
+  | { is: 'lost'; row: ShardRow; cause: Cause; why: string }
   | { is: 'wait'; why: string }
 
 export async function readShard(
@@ -70,10 +83,8 @@ export async function judge(place: Place, database: Database, shard: number): Pr
   if (row.phase === 'recovering' && !row.abandoned)
     return { is: 'wait', why: 'a worker is recovering this shard' }
   if (isBehind(row, state) && !row.lossAccepted) return { is: 'wait', why: behind(row, state!) }
-  if (row.phase === 'new') return { is: 'lost', row, why: 'a new installation' }
-  if (row.phase === 'recovering') return { is: 'lost', row, why: 'unfinished recovery' }
-  const why = whatIsLost(place, row, state, id)
-  return why ? { is: 'lost', row, why } : { is: 'level', row, state: state! }
+  const lost = whatIsLost(place, row, state, id)
+  return lost ? { is: 'lost', row, ...lost } : { is: 'level', row, state: state! }
 }
 
 /** PostgreSQL lacks what it once had committed, or was in an epoch it does not know: an old backup. */
@@ -91,26 +102,57 @@ function behind(row: ShardRow, state: ShardState): string {
   )
 }
 
+type Lost = { cause: Cause; why: string }
+
 function whatIsLost(
   place: Place,
   row: ShardRow,
   state: ShardState | undefined,
   id: string,
-): string | undefined {
-  if (row.lossAccepted) return 'an operator accepted the loss of what PostgreSQL lacks'
-  if (row.suspect) return row.suspect
-  if (!state) return 'Redis has lost its memory: the shard has no meta'
-  if (state.epoch !== row.epoch || state.phase !== 'active')
-    return `Redis is at epoch ${state.epoch} (${state.phase}), PostgreSQL at ${row.epoch}`
-  if (!state.whole) return 'damaged: journal or sentinels are missing'
-  if (state.n < row.checkpoint)
-    return `Redis ends at entry ${state.n}, the ledger already holds ${row.checkpoint}`
+): Lost | undefined {
+  if (row.phase === 'new') return { cause: 'new', why: 'a new installation' }
+  if (row.phase === 'recovering') return { cause: 'unfinished', why: 'unfinished recovery' }
+  if (row.lossAccepted)
+    return {
+      cause: 'accepted_loss',
+      why: 'an operator accepted the loss of what PostgreSQL lacks',
+    }
+  const found = whatRedisLacks(row, state, id)
+  // What a process saw may be more than what can be seen now, so its words come first.
+  if (row.suspect) return { cause: found?.cause ?? 'suspect', why: row.suspect }
+  return found ?? whatThisProcessSaw(place, row, state!)
+}
+
+function whatRedisLacks(
+  row: ShardRow,
+  state: ShardState | undefined,
+  id: string,
+): Lost | undefined {
+  if (!state)
+    return { cause: 'memory_lost', why: 'Redis has lost its memory: the shard has no meta' }
+  const { epoch, phase, n } = state
+  if (epoch !== row.epoch || phase !== 'active')
+    return {
+      cause: 'behind',
+      why: `Redis is at epoch ${epoch} (${phase}), PostgreSQL at ${row.epoch}`,
+    }
+  if (!state.whole) return { cause: 'damaged', why: 'damaged: journal or sentinels are missing' }
+  if (n < row.checkpoint)
+    return {
+      cause: 'behind',
+      why: `Redis ends at entry ${n}, the ledger already holds ${row.checkpoint}`,
+    }
   if (id && entryHash(id, state.checkpoint) !== row.checkpointHash)
-    return `entry ${id} in Redis is not the one that the ledger holds`
+    return { cause: 'forked', why: `entry ${id} in Redis is not the one that the ledger holds` }
+  return undefined
+}
+
+function whatThisProcessSaw(place: Place, row: ShardRow, { epoch, n }: ShardState) {
   const gate = place.gates[row.shard]!
-  if (gate.epoch !== state.epoch) return undefined
-  if (gate.suspect) return gate.suspect
-  if (state.n < gate.seen) return `Redis ends at entry ${state.n}, but had ${gate.seen}`
+  if (gate.epoch !== epoch) return undefined
+  if (gate.suspect) return { cause: 'suspect', why: gate.suspect } as const
+  if (n < gate.seen)
+    return { cause: 'behind', why: `Redis ends at entry ${n}, but had ${gate.seen}` } as const
   return undefined
 }
 

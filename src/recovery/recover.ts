@@ -17,7 +17,7 @@ import { keys } from '../store/keys.ts'
 import { scriptNames, scriptSha, scriptText } from '../store/lua.ts'
 import type { Place } from '../store/place.ts'
 import { readBatch } from './batch.ts'
-import { judge, readShard, unfitRedis, type Verdict } from './judge.ts'
+import { type Cause, judge, readShard, unfitRedis, type Verdict } from './judge.ts'
 import { healPushes } from './push.ts'
 import { type Recovery, rebuild, Superseded } from './rebuild.ts'
 
@@ -33,11 +33,19 @@ async function loadScripts(place: Place, names: readonly string[]): Promise<void
     if (!there[i]) await place.redis.call('SCRIPT', 'LOAD', scriptText(name))
 }
 
+/** Told when this process has ended a recovery. */
+export type OnRecovered = (cause: Cause, ms: number) => void
+
 /**
  * Looks after every shut gate once, as a worker: loads the scripts and opens where Redis has
  * everything the ledger has, recovers where it has not. Returns how many are still shut.
  */
-export async function recoverOnce(place: Place, database: Database, log: Logger): Promise<number> {
+export async function recoverOnce(
+  place: Place,
+  database: Database,
+  log: Logger,
+  onRecovered: OnRecovered = () => {},
+): Promise<number> {
   const shut = place.gates.filter((gate) => !gate.open)
   if (shut.length === 0 || !place.connected) return shut.length
   const unfit = await unfitRedis(place)
@@ -47,7 +55,7 @@ export async function recoverOnce(place: Place, database: Database, log: Logger)
   }
   await loadScripts(place, beforehand)
   for (const { shard } of shut)
-    await lookAfter(place, database, log, shard).catch((error: Error) => {
+    await lookAfter(place, database, log, shard, onRecovered).catch((error: Error) => {
       // Another worker was faster, or something broke on the way: the next look begins anew.
       if (error instanceof Overtaken || error instanceof Superseded) return
       place.gates[shard]!.why = error.message
@@ -61,13 +69,16 @@ async function lookAfter(
   database: Database,
   log: Logger,
   shard: number,
+  onRecovered: OnRecovered,
 ): Promise<void> {
   const gate = place.gates[shard]!
   let verdict = await soundVerdict(place, database, shard)
   if (verdict.is === 'lost') {
     log.warn({ shard, epoch: verdict.row.epoch }, `recovering: ${verdict.why}`)
     gate.why = `a worker recovers it: ${verdict.why}`
-    await recover(place, database, verdict.row, verdict.why, log)
+    const begun = performance.now()
+    const ended = await recover(place, database, verdict.row, verdict.why, log)
+    if (ended) onRecovered(verdict.cause, performance.now() - begun)
     verdict = await soundVerdict(place, database, shard)
   }
   if (verdict.is === 'level') {
@@ -85,14 +96,15 @@ async function soundVerdict(place: Place, database: Database, shard: number): Pr
   const verdict = await judge(place, database, shard)
   if (verdict.is !== 'level') return verdict
   const gone = await healPushes(place, database, shard)
-  return gone ? { is: 'lost', row: verdict.row, why: gone } : verdict
+  return gone ? { is: 'lost', row: verdict.row, cause: 'damaged', why: gone } : verdict
 }
 
 /**
  * Takes one shard through a recovery: a new epoch, so that nothing of the old one is accepted any
  * more; what the journal has beyond the checkpoint goes to the ledger; where Redis is not whole, it
  * is made anew from the ledger; then it serves again. Killed on any line, another worker begins again
- * under a higher epoch. Throws Overtaken or Superseded when another one did so meanwhile.
+ * under a higher epoch. False if another one was faster; throws Overtaken or Superseded when another
+ * one took over meanwhile.
  */
 async function recover(
   place: Place,
@@ -100,7 +112,7 @@ async function recover(
   row: ShardRow,
   cause: string,
   log: Logger,
-): Promise<void> {
+): Promise<boolean> {
   const { shard } = row
   const begun = performance.now()
   const recovery: Recovery = {
@@ -109,7 +121,7 @@ async function recover(
     token: randomUUID(),
   }
   const { epoch, token } = recovery
-  if (!(await beginRecovery(database, row, epoch, token, cause))) return
+  if (!(await beginRecovery(database, row, epoch, token, cause))) return false
   failpoint('recover.after-begin')
   let failed: Error | undefined
   const alive = setInterval(() => {
@@ -149,6 +161,7 @@ async function recover(
     failpoint('recover.after-end')
     const ms = Math.round(performance.now() - begun)
     log.info({ shard, epoch, cause, ...did, ms }, 'a shard was recovered')
+    return true
   } finally {
     clearInterval(alive)
   }
