@@ -64,12 +64,16 @@ function checkAcknowledged(
       else lost.push({ attempt: id, verb, code, user })
       continue
     }
-    const said = { kind: verb, code, user, redemption: answer.redemption }
-    const { kind, code: its, user: whose, redemption } = fact
-    const held = { kind, code: its, user: whose, redemption: redemption ?? undefined }
-    if (verb !== 'redeem') {
-      said.redemption = undefined
-      held.redemption = undefined
+    const said: Record<string, unknown> = { kind: verb, code }
+    const held: Record<string, unknown> = { kind: fact.kind, code: fact.code }
+    // Whose coupon is released or rolled back, its request does not say.
+    if (verb !== 'release' && verb !== 'rollback') {
+      said.user = user
+      held.user = fact.user
+    }
+    if (verb === 'redeem') {
+      said.redemption = answer.redemption
+      held.redemption = fact.redemption
     }
     findings.equal('answer-differs', `${id} at ${place}`, said, held)
     if (verb === 'lock')

@@ -19,7 +19,7 @@ type Link = {
 }
 
 /** A TCP proxy between a process and one of its servers, whose faults a test turns on and off. */
-export type Proxy = Awaited<ReturnType<typeof openProxy>>
+export type Wire = Awaited<ReturnType<typeof openProxy>>
 
 export async function openProxy(targetPort: number) {
   const links = new Set<Link>()

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Proxy } from './proxy.ts'
+import type { Wire } from './proxy.ts'
 import type { Row, Scene } from './row.ts'
 
 const proxied = { proxied: true }
@@ -37,7 +37,7 @@ const commitsSwallowed: Row = {
 }
 
 /** A fault of a wire, between API and Redis in even runs, between worker and PostgreSQL in odd ones. */
-function wireRow(name: string, what: string, fault: (wire: Proxy) => Promise<number>): Row {
+function wireRow(name: string, what: string, fault: (wire: Wire) => Promise<number>): Row {
   return {
     ...{ name, what: `${what}, API to Redis or worker to PostgreSQL in turn`, town: proxied },
     async fault(scene) {
