@@ -8,17 +8,17 @@
 
   Replies
     absent                 no meta
-    an array: epoch phase n facts flushed watermark intake, whole (1 or 0: the journal is there if
-    it has entries and knows no entry beyond n, the sentinels are there), fields of the checkpoint
+    an array: epoch phase n facts flushed watermark intake, whole (1 or 0: the journal has as many
+    entries as meta counts and none beyond n, the sentinels are there), fields of the checkpoint
 
   Cost: O(facts of one entry), writes nothing. NOSCRIPT tells that no worker has vouched for this
   Redis since it started.
 ]]
 local meta = redis.call('HMGET', KEYS[1],
-  'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark', 'intake')
+  'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark', 'intake', 'kept')
 if not meta[1] or not meta[3] then return 'absent' end
 local head = meta[1] .. '-' .. meta[3]
-local whole = (meta[3] == '0' or redis.call('EXISTS', KEYS[2]) == 1)
+local whole = redis.call('XLEN', KEYS[2]) == tonumber(meta[8])
   and #redis.call('XRANGE', KEYS[2], '(' .. head, '+', 'COUNT', 1) == 0
   and redis.call('HEXISTS', KEYS[3], '') == 1 and redis.call('HEXISTS', KEYS[4], '') == 1
 meta[8] = whole and '1' or '0'

@@ -19,5 +19,8 @@ if tonumber(meta[2]) < tonumber(ARGV[2]) then
   redis.call('HSET', KEYS[1], 'watermark', ARGV[2], 'flushed', ARGV[3])
   meta[2] = ARGV[2]
 end
-if ARGV[4] ~= '' then redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[4]) end
+if ARGV[4] ~= '' then
+  local gone = redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[4])
+  redis.call('HINCRBY', KEYS[1], 'kept', -gone)
+end
 return 'flushed\t' .. meta[2]

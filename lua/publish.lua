@@ -2,7 +2,7 @@
 --[[
   publish: put a recovered shard into service; the last step of a recovery.
 
-  KEYS [1] meta [2] coupons [3] redemptions
+  KEYS [1] meta [2] coupons [3] redemptions [4] journal
 
   ARGV [1] epoch [2] token [3] facts [4] intake
 
@@ -17,5 +17,5 @@ if meta[1] ~= ARGV[1] or meta[2] ~= 'recovering:' .. ARGV[2] then return 'stale'
 redis.call('HSET', KEYS[2], '', ARGV[1])
 redis.call('HSET', KEYS[3], '', ARGV[1])
 redis.call('HSET', KEYS[1], 'phase', 'active', 'n', 0, 'facts', ARGV[3], 'flushed', ARGV[3],
-  'watermark', 0, 'intake', ARGV[4])
+  'watermark', 0, 'intake', ARGV[4], 'kept', redis.call('XLEN', KEYS[4]))
 return 'published'

@@ -31,11 +31,17 @@ export type PatternInput = { pattern?: string | null; length?: number; charset?:
 const patternSyntax = /^[A-Za-z0-9_-]*(?:\{\}[A-Za-z0-9_-]*)?$/
 export const isPattern = (text: string) => text.length <= codeMaxLength && patternSyntax.test(text)
 
+/** The refusal of a pattern, naming the field it came in. */
+export const invalidPattern = (path: string): Problem => ({
+  ...problem('invalid-pattern'),
+  errors: [{ path, message: 'must be letters, digits, - and _, with {} at most once' }],
+})
+
 /** The shape a pattern asks for: `{}` is the random part; a pattern without it is a prefix. */
 export function codeShape({ pattern, length, charset }: PatternInput): Shape | Problem {
   if (!pattern)
     return { before: '', after: '', length: length ?? 16, charset: charset ?? crockford }
-  if (!isPattern(pattern)) return problem('invalid-pattern')
+  if (!isPattern(pattern)) return invalidPattern('pattern')
   const [before = '', after = ''] = pattern.split('{}')
   const shape = { before, after, length: length ?? 8, charset: charset ?? lettersAndDigits }
   if (codeLength(shape) <= codeMaxLength) return shape

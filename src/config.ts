@@ -48,7 +48,7 @@ export const variables = {
     schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
   },
   SHARDS: {
-    about: 'Shards of a new installation; read by the first migration only.',
+    about: 'Shards, made by the migration. May grow (then restart every process), never shrink.',
     schema: count(1, 64).default(8),
   },
   DATABASE_POOL: {

@@ -9,7 +9,7 @@ import { createTokens } from './http/tokens.ts'
 import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
 import { openHoldings } from './ledger/holdings.ts'
-import { shardRows } from './ledger/shards.ts'
+import { installationId, shardRows } from './ledger/shards.ts'
 import { metricsText, type Samples } from './metrics.ts'
 import type { Queues } from './queues.ts'
 import { openBooks } from './recovery/books.ts'
@@ -42,7 +42,7 @@ export type House = Awaited<ReturnType<typeof openHouse>>
 export async function openHouse(settings: Settings, queues: Queues, log: Logger) {
   const database = openDatabase(settings.DATABASE_URL, settings.DATABASE_POOL, 'api')
   const shards = await shardRows(database)
-  const place = new Place(settings.REDIS_URL, shards.length, 'api')
+  const place = new Place(settings.REDIS_URL, shards.length, 'api', await installationId(database))
   const durable = openDurable(place, database, settings.DURABILITY_WAIT_MS)
   const store = openStore(place, { backlog: settings.BACKLOG_FACTS }, (shard) =>
     queues.nudge(shard),

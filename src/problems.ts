@@ -173,6 +173,11 @@ const table = {
     'Outcome unknown',
     'The reply was lost. Read the state back, or repeat with the same Idempotency-Key.',
   ],
+  'not-in-force': [
+    503,
+    'Recorded, not in force yet',
+    'PostgreSQL has it and Redis gets it as soon as it can. Do not send it again: read it back in a moment.',
+  ],
   'not-durable': [
     503,
     'Not durable',

@@ -43,9 +43,10 @@ const damages: Record<string, (of: Named) => Promise<unknown>> = {
   'the coupons': ({ redis }) => redis.del(keys.coupons(0)),
   'the redemptions': ({ redis }) => redis.del(keys.redemptions(0)),
   'the journal': ({ redis }) => redis.del(keys.journal(0)),
-  'the last entry, meta’s word for it included': async ({ redis }) => {
-    const [last] = await redis.xrevrange(keys.journal(0), '+', '-', 'COUNT', 1)
+  'the last entry, as a copy of a moment ago would have': async ({ redis }) => {
+    const [last, before] = await redis.xrevrange(keys.journal(0), '+', '-', 'COUNT', 2)
     await redis.xdel(keys.journal(0), last![0])
+    await redis.call('XSETID', keys.journal(0), before![0])
     await redis.hincrby(meta, 'n', -1)
   },
   'meta’s word for the last entry': ({ redis }) => redis.hincrby(meta, 'n', -1),

@@ -15,7 +15,12 @@ const count = async (table: string) =>
 
 describe('Idempotency-Key on what is created in PostgreSQL', () => {
   test('a book is made once, and its first answer given again after it changed', async () => {
-    const wanted = { name: 'Once', owner_id: 'o', expiration_date: '2030-01-01T00:00:00Z' }
+    const wanted = {
+      name: 'Once',
+      owner_id: 'o',
+      expiration_date: '2030-01-01T00:00:00Z',
+      metadata: { launch_date: 'soon', seen_at: '2030-01-01' },
+    }
     const first = await post('books', wanted, 'book-1')
     expect([first.status, replayed(first)]).toEqual([201, null])
     await world.call('PATCH', `books/${first.body.book_id}`, {
@@ -72,5 +77,23 @@ describe('Idempotency-Key on what is created in PostgreSQL', () => {
     expect(second.body).toEqual(first.body)
     const stats = await world.call('GET', `books/${book}/stats`, { as: world.admin })
     expect(stats.body.total).toBe(12)
+  })
+
+  test('a refusal because Redis does not answer changes nothing', async () => {
+    const book = await world.makeBook({ kind: 'counter', units: 10 })
+    const { rows } = await world.database.query('SELECT shard FROM books WHERE book_id = $1', [
+      book,
+    ])
+    const open = world.house.openGates
+    world.house.place.shut(rows[0].shard, 'for this test')
+    const refused = await Promise.all([
+      world.call('POST', `books/${book}/units`, { as: world.admin, body: { count: 100 } }),
+      world.call('PATCH', `books/${book}`, { as: world.admin, body: { name: 'Other' } }),
+      world.call('DELETE', `books/${book}`, { as: world.admin }),
+    ])
+    expect(refused.map(({ status }) => status)).toEqual([503, 503, 503])
+    await open()
+    const shown = await world.call('GET', `books/${book}`, { as: world.admin })
+    expect(shown.body).toMatchObject({ total_code_count: 10, name: 'A book', archived_at: null })
   })
 })

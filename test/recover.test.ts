@@ -157,7 +157,7 @@ describe('recover', () => {
     const entry = (await redis.xrevrange(keys.journal(shard), '+', '-', 'COUNT', 1))[0]!
     const code = entry[1][8]!.split('\t')[0]!
     await redis.xdel(keys.journal(shard), entry[0])
-    await redis.hset(meta, 'n', before.n!, 'facts', before.facts!)
+    await redis.hset(meta, 'n', before.n!, 'facts', before.facts!, 'kept', before.kept!)
     await redis.hdel(keys.coupons(shard), code)
     await redis.sadd(keys.stock(shard, book), code)
     await redis.hincrby(keys.book(shard, book), 'left', 1)
@@ -170,6 +170,63 @@ describe('recover', () => {
     expect(await epoch()).toBeGreaterThan(Number(before.epoch))
     const shown = await world.call('GET', `coupons/${code}`, { as: world.admin })
     expect(shown.body.state).toBe('UNASSIGNED')
+  })
+
+  test('saves what stands before a hole in the journal, and closes the hole', async () => {
+    await world.stopWorker()
+    const users = ['a', 'b', 'c', 'd', 'e']
+    for (const user of users) await post('coupons/assign', { book_id: book, user_id: user })
+    const old = await epoch()
+    const n = Number(await world.redis.hget(keys.meta(shard), 'n'))
+    await world.redis.xdel(keys.journal(shard), `${old}-${n - 1}`)
+    await world.startWorker()
+    await recovered(old)
+    const { rows } = await world.database.query('SELECT user_id FROM ledger ORDER BY n')
+    expect(rows.map(({ user_id }) => user_id)).toEqual(['a', 'b', 'c'])
+    const lost = await world.call('GET', 'users/e/coupons', { as: world.admin })
+    expect(lost.body.total_count).toBe(0)
+  })
+
+  test('has every acknowledged policy in force before it serves', async () => {
+    const pause = { as: world.admin, body: { is_active: false } }
+    expect((await world.call('PATCH', `books/${book}`, pause)).status).toBe(200)
+    await world.stopWorker()
+    // Redis forgot its last moment, the policy with it, and was restarted.
+    await world.redis.hset(keys.book(shard, book), 'version', 1, 'active', 1)
+    await world.redis.call('SCRIPT', 'FLUSH')
+    await post('coupons/assign', { book_id: book, user_id: 'u1' })
+    await world.startWorker()
+    await until(async () => {
+      const refused = await post('coupons/assign', { book_id: book, user_id: 'u1' })
+      expect(refused.status).not.toBe(200)
+      return refused.body.code === 'book-inactive'
+    }, 'the policy is in force')
+  })
+
+  test('lets intake follow the row in PostgreSQL', async () => {
+    const code = async () =>
+      (await post('coupons/assign', { book_id: counter, user_id: 'u1' })).body.code
+    await world.database.query("UPDATE shards SET intake = 'stopped'")
+    await until(async () => (await code()) === 'intake-stopped', 'intake is stopped')
+    await world.database.query("UPDATE shards SET intake = 'open'")
+    await until(async () => (await code()) === undefined, 'intake is open')
+  })
+
+  test('takes no word from another installation on the same server', async () => {
+    await world.redis.publish('stampede:flushed', '0 1 999999')
+    await world.redis.publish('stampede:flushed:another', '0 1 999999')
+    const served = await post('coupons/assign', { book_id: counter, user_id: 'u1' })
+    expect(served.status).toBe(200)
+  })
+
+  test('claims postgres only for what the ledger has passed, also where nothing was written', async () => {
+    const got = await post('coupons/assign', { book_id: book, user_id: 'u1' }, durable)
+    const path = `coupons/unlock/${got.body.coupons[0].code}`
+    await post(path.replace('unlock', 'lock'), { user_id: 'u1' }, durable)
+    await world.stopWorker()
+    await post(path, { user_id: 'u1' }, { durability: 'redis' })
+    const again = await post(path, { user_id: 'u1' }, durable)
+    expect([again.status, again.headers.get('durability')]).toEqual([202, 'redis'])
   })
 
   test('leaves an intake that was stopped stopped', async () => {

@@ -5,7 +5,7 @@ import { type Logger, pino } from 'pino'
 import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
-import { shardRows } from '../src/ledger/shards.ts'
+import { installationId, shardRows } from '../src/ledger/shards.ts'
 import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
 import { shutGatesOnce } from '../src/recovery/gate.ts'
 import { gauges } from '../src/recovery/gauges.ts'
@@ -37,7 +37,8 @@ type Settings = Omit<WorkerConfig, 'LOG_LEVEL' | 'HOST' | 'METRICS_PORT'>
  */
 export async function startWorker(config: Settings, log: Logger) {
   const database = openDatabase(config.DATABASE_URL, config.DATABASE_POOL, 'worker')
-  const place = new Place(config.REDIS_URL, (await shardRows(database)).length, 'worker')
+  const shardCount = (await shardRows(database)).length
+  const place = new Place(config.REDIS_URL, shardCount, 'worker', await installationId(database))
   const queueUrl = config.QUEUE_REDIS_URL ?? config.REDIS_URL
   const queues = openQueues(queueUrl)
   const store = openStore(place, { backlog: 0 }, () => {})
@@ -70,7 +71,7 @@ export async function startWorker(config: Settings, log: Logger) {
   }
   const loops = [
     every(recoverMs, 'looking after shut gates', () =>
-      recoverOnce(place, database, log, (cause, ms) => counts.recovered(cause, ms)),
+      recoverOnce(place, { database, store }, log, (cause, ms) => counts.recovered(cause, ms)),
     ),
     every(watchMs, 'looking at open gates', () => shutGatesOnce(place, database)),
     every(shards.sweepMs, 'the flush sweep', async () => place.connected && shards.bySweep()),

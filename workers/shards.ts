@@ -83,7 +83,7 @@ class ShardFlush {
       if (!more) await sleep(paceMs)
     } catch (error) {
       if (error instanceof JournalForked) {
-        place.shut(shard, error.message)
+        place.damaged(shard, error.message)
         this.#log.error({ shard }, `shut: ${error.message}`)
       } else if (isOutage(error) || error instanceof NotSent || error instanceof ReplyLost) {
         this.#log.warn({ shard }, `cannot flush now: ${(error as Error).message}`)

@@ -1,17 +1,17 @@
 -- begin: what every coupon verb does before it decides. `-- @include begin` pulls it in.
 --
 -- (1) Fence. A Redis that is not the one this caller was told of, or that lost anything, must not
--- decide: epoch and phase as expected, at least as many entries as the caller has seen, nothing in
--- the journal that meta does not know of, sentinels there, stock as large as the book says, and
--- codes' own limits where it says that there are some.
+-- decide: epoch and phase as expected, at least as many entries as the caller has seen, as many in
+-- the journal as meta counts and none beyond the last one, sentinels there, stock as large as the
+-- book says, and codes' own limits where it says that there are some.
 local meta = redis.call('HMGET', KEYS[1],
-  'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark', 'intake')
+  'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark', 'intake', 'kept')
 local n = tonumber(meta[3])
 if meta[1] ~= ARGV[1] or meta[2] ~= 'active' or not n or n < tonumber(ARGV[2]) then
   return 'fenced\tmeta'
 end
 local last = string.format('%s-%d', ARGV[1], n)
-if (n > 0 and redis.call('EXISTS', KEYS[2]) == 0)
+if redis.call('XLEN', KEYS[2]) ~= tonumber(meta[8])
   or #redis.call('XRANGE', KEYS[2], '(' .. last, '+', 'COUNT', 1) > 0 then
   return 'fenced\tjournal'
 end
@@ -23,7 +23,8 @@ local book = redis.call('HMGET', KEYS[4], 'kind', 'active', 'archived', 'opens_a
   'durability', 'lock_seconds')
 local kind, max, max_per_user, max_held = book[1], book[7], tonumber(book[8]), tonumber(book[9])
 local left = tonumber(book[11])
-if not left or left ~= (kind == 'counter' and left or redis.call('SCARD', KEYS[6])) then
+if not left then return 'fenced\tbook' end
+if left ~= (kind == 'counter' and left or redis.call('SCARD', KEYS[6])) then
   return 'fenced\tstock'
 end
 if book[12] == '1' and redis.call('EXISTS', KEYS[9]) == 0 then return 'fenced\tuses' end

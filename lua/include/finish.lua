@@ -16,7 +16,8 @@ local function append(verb)
   local result = redis.pcall('XADD', KEYS[2], string.format('%s-%d', ARGV[1], n + 1),
     'kind', verb, 'book', ARGV[4], 'at', at, 'op', ARGV[3], unpack(facts))
   if type(result) == 'table' and result.err then return result end
-  redis.call('HSET', KEYS[1], 'n', n + 1, 'facts', tonumber(meta[4]) + #facts / 2)
+  redis.call('HSET', KEYS[1], 'n', n + 1, 'facts', tonumber(meta[4]) + #facts / 2,
+    'kept', meta[8] + 1)
 end
 
 -- The reply: `done`, whether the journal was level before, last entry, time, the book's durability

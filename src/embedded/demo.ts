@@ -13,7 +13,7 @@ export const demoLogins = ['Alice', 'Bob', 'Charlie', 'Diana', 'Eve'].map((name)
 
 /** `forAlice`: how many of its coupons Alice holds. */
 const books = [
-  { name: 'Summer Sale 2026', codes: 50, pattern: 'SUMMER-{}-2026', forAlice: 2 },
+  { name: 'Summer Sale', codes: 50, pattern: 'SUMMER-{}-2026', forAlice: 2 },
   { name: 'VIP Access', codes: 20, pattern: 'VIP-{}', forAlice: 1 },
   { name: 'Free Shipping', codes: 100, pattern: 'SHIP-{}', forAlice: 0 },
   { name: 'Beta Testers', codes: 30, pattern: 'BETA-{}-THANKS', forAlice: 0 },

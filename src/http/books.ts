@@ -1,6 +1,5 @@
 import type { Deps } from '../app.ts'
-import { isPattern } from '../codes.ts'
-import { problem } from '../problems.ts'
+import { invalidPattern, isPattern } from '../codes.ts'
 import {
   BookResponse,
   bookView,
@@ -47,11 +46,11 @@ export function bookRoutes(deps: Deps) {
       needs: writers,
       body: CreateBookRequest,
       answers: { 201: BookResponse },
-      problems: ['invalid-pattern', 'idempotency-key-reused'],
+      problems: ['invalid-pattern', 'idempotency-key-reused', 'not-in-force'],
     },
     async (c, { body }, who) => {
       if (body.code_pattern && !isPattern(body.code_pattern))
-        return problemResponse(c, problem('invalid-pattern'))
+        return problemResponse(c, invalidPattern('code_pattern'))
       const keyed = readOnce(c, who, 'create_book', '', body)
       if ('problem' in keyed) return problemResponse(c, keyed)
       const book = await books.create({
@@ -124,11 +123,11 @@ export function bookRoutes(deps: Deps) {
       params,
       body: ChangeBookRequest,
       answers: { 200: BookResponse },
-      problems: ['book-not-found', 'book-archived', 'invalid-pattern'],
+      problems: ['book-not-found', 'book-archived', 'invalid-pattern', 'not-in-force'],
     },
     async (c, { params, body }) => {
       if (body.code_pattern && !isPattern(body.code_pattern))
-        return problemResponse(c, problem('invalid-pattern'))
+        return problemResponse(c, invalidPattern('code_pattern'))
       const book = await books.update(params.book_id, readTimes(body))
       return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
     },
@@ -143,7 +142,7 @@ export function bookRoutes(deps: Deps) {
       needs: writers,
       params,
       answers: { 204: null },
-      problems: ['book-not-found'],
+      problems: ['book-not-found', 'not-in-force'],
     },
     async (c, { params }) => {
       const book = await books.archive(params.book_id)

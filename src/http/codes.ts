@@ -91,6 +91,7 @@ export function codeRoutes(deps: Deps) {
         'invalid-pattern',
         'pattern-too-small',
         'idempotency-key-reused',
+        'not-in-force',
       ],
     },
     async (c, { params, query, body }, who) => {
@@ -141,6 +142,7 @@ export function codeRoutes(deps: Deps) {
         'wrong-book-kind',
         'codes-exist',
         'idempotency-key-reused',
+        'not-in-force',
       ],
     },
     async (c, { params, query, body }, who) => {
@@ -176,7 +178,7 @@ export function codeRoutes(deps: Deps) {
       params,
       body: strict({ count: count(1, maxUnits) }).openapi('AddUnitsRequest'),
       answers: { 200: UnitsResponse },
-      problems: ['book-not-found', 'book-archived', 'idempotency-key-reused'],
+      problems: ['book-not-found', 'book-archived', 'idempotency-key-reused', 'not-in-force'],
     },
     async (c, { params, body }, who) => {
       const keyed = readOnce(c, who, 'units', params.book_id, body)

@@ -3,7 +3,7 @@ import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import type { Durability } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
-import { factName } from '../recovery/durable.ts'
+import { factName, type Reached } from '../recovery/durable.ts'
 import type { Outcome } from '../store/verb.ts'
 import { type Context, factContext, type Principal } from './context.ts'
 import { answer, problemResponse } from './respond.ts'
@@ -95,8 +95,10 @@ export async function answerEffect<V, B>(
   body: B,
 ) {
   const wanted = ask.durability ?? outcome.durability ?? usual
-  const { fact, replayed } = outcome
-  const reached = wanted === 'redis' ? wanted : await deps.durable.reach(fact, wanted)
+  const { fact, entry, replayed } = outcome
+  const { durable } = deps
+  let reached: Reached = 'redis'
+  if (wanted === 'postgres') reached = await (fact ? durable.reach(fact) : durable.passed(entry))
   if (reached === 'lost') return problemResponse(c, problem('not-durable'))
   const headers: Record<string, string> = {
     Durability: fact ? `${reached}; entry=${factName(fact)}` : reached,

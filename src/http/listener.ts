@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { createServer, type Server } from 'node:http'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import type { OpenAPIHono } from '@hono/zod-openapi'
@@ -14,8 +15,9 @@ const limits = { headersTimeout: 5_000, requestTimeout: 10_000, keepAliveTimeout
 export function createHttpServer(app: OpenAPIHono<Env>): Server {
   const errorHandler = (error: unknown) => {
     const refusal = error instanceof RequestError ? notHttp : problem('internal-error')
-    const body = JSON.stringify(problemDocument(refusal, '', ''))
-    const headers = { 'Content-Type': 'application/problem+json' }
+    const id = randomUUID()
+    const body = JSON.stringify(problemDocument(refusal, '/', id))
+    const headers = { 'Content-Type': 'application/problem+json', 'X-Request-Id': id }
     return new Response(body, { status: problemStatus(refusal.problem), headers })
   }
   return createServer(

@@ -76,7 +76,7 @@ export function invalidRequest(error: z.core.$ZodError, root = ''): Problem {
     if (issue.code === 'unrecognized_keys')
       for (const key of issue.keys)
         errors.push({ path: joined(path, key.slice(0, 100)), message: 'is not known here' })
-    else errors.push({ path, message: issue.message })
+    else errors.push({ path: path || 'body', message: issue.message })
     if (errors.length >= errorsMax) break
   }
   return { ok: false, problem: 'invalid-request', errors: errors.slice(0, errorsMax) }

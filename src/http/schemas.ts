@@ -33,7 +33,13 @@ export const prose = (max: number) =>
 
 /** A password: any characters at all, so that nobody's keyboard is a problem. */
 export const password = (min: number, max: number) =>
-  z.string().min(min).max(max).refine(wellFormed, unpaired).openapi({ format: 'password' })
+  z
+    .string()
+    .min(min)
+    .max(max)
+    .refine(wellFormed, unpaired)
+    .refine((value) => !value.includes('\0'), 'must not contain U+0000')
+    .openapi({ format: 'password' })
 
 const plainId = /^[\x21-\x7e]{1,128}$/
 const isUserId = (value: string) =>

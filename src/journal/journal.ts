@@ -31,8 +31,9 @@ export async function readJournal(
 export class JournalForked extends Error {}
 
 /**
- * What follows the checkpoint. Throws JournalForked unless the checkpoint's own entry comes first
- * with the fingerprint PostgreSQL remembers, and every later one follows without a gap.
+ * What follows the checkpoint without a gap. Throws JournalForked unless the checkpoint's own entry
+ * comes first with the fingerprint PostgreSQL remembers, and where a gap follows at once: what stands
+ * before a gap is as good as ever.
  */
 export function entriesAfter(
   raw: RawEntry[],
@@ -48,9 +49,8 @@ export function entriesAfter(
       throw new JournalForked(`entry ${id} is not the one that the ledger holds`)
     rest = others
   }
-  rest.forEach(({ id }, i) => {
-    const expected = `${checkpoint.epoch}-${checkpoint.n + 1 + i}`
-    if (id !== expected) throw new JournalForked(`entry ${expected} is missing: ${id} comes next`)
-  })
-  return rest
+  const idAt = (i: number) => `${checkpoint.epoch}-${checkpoint.n + 1 + i}`
+  const gap = rest.findIndex(({ id }, i) => id !== idAt(i))
+  if (gap === 0) throw new JournalForked(`entry ${idAt(0)} is missing: ${rest[0]!.id} comes next`)
+  return gap < 0 ? rest : rest.slice(0, gap)
 }

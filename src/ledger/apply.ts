@@ -1,10 +1,10 @@
 import { failpoint } from '../failpoint.ts'
 import type { Entry, Fact } from '../journal/entry.ts'
 import { type Database, type Transaction, transaction } from './database.ts'
-import { foldEntries, Misfit } from './fold.ts'
+import { foldEntries } from './fold.ts'
 import { applyCarefully } from './park.ts'
 import { moveCheckpoint, type ShardRow } from './shards.ts'
-import { copy, copyText, iso, nullable, writeFold } from './write.ts'
+import { copy, copyText, isDataError, iso, nullable, writeFold } from './write.ts'
 
 /**
  * Commits a batch of entries: checkpoint, ledger, coupons, redemptions and counters, together or
@@ -36,11 +36,6 @@ export async function apply(
       return applyCarefully(tx, row.shard, entries)
     })
   }
-}
-
-/** Misfits, and SQLSTATE classes 22 (data exception) and 23 (integrity violation). */
-function isDataError(error: unknown): boolean {
-  return error instanceof Misfit || /^2[23]/.test((error as { code?: string }).code ?? '')
 }
 
 const ledgerColumns = `ledger (shard, epoch, n, i, op, kind, book_id, code, user_id, version, at,

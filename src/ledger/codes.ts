@@ -1,6 +1,6 @@
 import { pipeline } from 'node:stream/promises'
 import { from as copyFrom } from 'pg-copy-streams'
-import { codeLength, prefixOf, type Shape, space } from '../codes.ts'
+import { codeLength, invalidPattern, prefixOf, type Shape, space } from '../codes.ts'
 import { type Problem, problem } from '../problems.ts'
 import { type Database, isUniqueViolation, type Transaction } from './database.ts'
 
@@ -89,7 +89,7 @@ export async function checkShape(
       return problem('pattern-too-small', { possible: Math.max(0, possible), count })
   }
   const reserved = await reservedPrefixes(on, [shape.before])
-  return reserved.size > 0 ? problem('invalid-pattern') : undefined
+  return reserved.size > 0 ? invalidPattern('pattern') : undefined
 }
 
 /** Prefixes of counter books with which some of `codes` begin. */

@@ -11,7 +11,7 @@ const lockKey = 7_267_835
 /**
  * Brings the schema up to date and makes the rows of `shards` shards. Two starters at once are
  * safe: drizzle's migrator takes no lock of its own, so one advisory lock is held around it.
- * `shards` counts for a new installation; later it may only grow what is there.
+ * there are never fewer shards than before: `shards` may only add some.
  */
 export async function migrate(databaseUrl: string, shards: number): Promise<void> {
   const client = new pg.Client({
@@ -28,11 +28,11 @@ export async function migrate(databaseUrl: string, shards: number): Promise<void
        ON CONFLICT DO NOTHING`,
       [randomUUID()],
     )
-    const { rows } = await client.query<{ count: number }>('SELECT count(*)::int FROM shards')
-    if (rows[0]!.count === 0)
-      await client.query('INSERT INTO shards (shard) SELECT generate_series(0, $1::int - 1)', [
-        shards,
-      ])
+    // A book's shard is for ever, so there may be more shards than before, never fewer.
+    await client.query(
+      'INSERT INTO shards (shard) SELECT generate_series(0, $1::int - 1) ON CONFLICT DO NOTHING',
+      [shards],
+    )
   } finally {
     await client.end()
   }

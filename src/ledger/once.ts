@@ -19,19 +19,24 @@ export async function remember(tx: Transaction, once: Once | undefined, made: Ma
   ])
 }
 
-const times = /_(at|date)$/
-/** Times come back as they went in. */
-const revive = (name: string, value: unknown) =>
-  typeof value === 'string' && times.test(name) ? new Date(value) : value
+/** The row's own times come back as they went in; what a client wrote in metadata stays as it is. */
+function withTimes<Row extends object>(row: Row | undefined): Row | undefined {
+  if (!row) return undefined
+  const times = Object.entries(row)
+    .filter(([name, value]) => /_(at|date)$/.test(name) && typeof value === 'string')
+    .map(([name, value]) => [name, new Date(value)])
+  return { ...row, ...Object.fromEntries(times) }
+}
 
 async function recall(database: Database, once: Once): Promise<Made | Problem | undefined> {
-  const { rows } = await database.query<{ hash: string; made: string }>(
-    'SELECT hash, made::text FROM creations WHERE key = $1',
+  const { rows } = await database.query<{ hash: string; made: Made }>(
+    'SELECT hash, made FROM creations WHERE key = $1',
     [once.key],
   )
   if (!rows[0]) return undefined
   if (rows[0].hash !== once.hash) return problem('idempotency-key-reused')
-  return JSON.parse(rows[0].made, revive)
+  const { book, job, load_id } = rows[0].made
+  return { book: withTimes(book), job: withTimes(job), load_id }
 }
 
 /**

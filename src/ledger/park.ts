@@ -1,7 +1,7 @@
 import type { Entry, Fact } from '../journal/entry.ts'
 import type { Transaction } from './database.ts'
 import { foldEntries } from './fold.ts'
-import { writeFold } from './write.ts'
+import { isDataError, writeFold } from './write.ts'
 
 /**
  * Applies entries one fact at a time. A fact that PostgreSQL or the fold refuses is parked with the
@@ -34,7 +34,8 @@ async function attempt(tx: Transaction, work: () => Promise<void>): Promise<stri
     await tx.query('RELEASE SAVEPOINT fact')
     return undefined
   } catch (error) {
-    // Any refusal of this one fact is a reason to park it; a lost connection fails here again.
+    // What is wrong with PostgreSQL today is not wrong with the fact.
+    if (!isDataError(error)) throw error
     await tx.query('ROLLBACK TO SAVEPOINT fact')
     return (error as Error).message
   }

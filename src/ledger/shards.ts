@@ -32,6 +32,15 @@ export async function shardRows(database: Database): Promise<ShardRow[]> {
   return rows
 }
 
+/** The id that this installation was given when its database was made. */
+export async function installationId(database: Database): Promise<string> {
+  const { rows } = await database.query<{ id: string }>(
+    "SELECT value #>> '{}' AS id FROM settings WHERE name = 'installation'",
+  )
+  if (!rows[0]) throw new Error('PostgreSQL has no installation: run the migrations')
+  return rows[0].id
+}
+
 export async function shardRow(database: Database, shard: number): Promise<ShardRow> {
   const { rows } = await database.query<ShardRow>(
     `SELECT ${columns} FROM shards WHERE shard = $1`,

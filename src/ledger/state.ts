@@ -11,27 +11,35 @@ export function booksOf(database: Database, shard: number): Promise<Book[]> {
   return drizzle(database).select().from(books).where(eq(books.shard, shard))
 }
 
-/** Pages by key: `sql` takes the key after which to go on as $2 and the size as $3. */
-async function* pages<Row extends { key: string }>(
+/** The rows of a query in pages, from a cursor: the query runs once, and memory stays bounded. */
+async function* pages<Row extends object>(
   database: Database,
   sql: string,
-  first: unknown,
-  start = '',
+  of: string | number,
 ): AsyncGenerator<Row[]> {
-  for (let after = start; ; ) {
-    const { rows } = await database.query<Row>(sql, [first, after, pageSize])
-    if (rows.length > 0) yield rows
-    if (rows.length < pageSize) return
-    after = rows.at(-1)!.key
+  const tx = await database.connect()
+  let broken: Error | undefined
+  try {
+    await tx.query('BEGIN READ ONLY')
+    await tx.query(`DECLARE page NO SCROLL CURSOR FOR ${sql}`, [of])
+    for (;;) {
+      const { rows } = await tx.query<Row>(`FETCH ${pageSize} FROM page`)
+      if (rows.length > 0) yield rows
+      if (rows.length < pageSize) return
+    }
+  } finally {
+    await tx.query('ROLLBACK').catch((failure: Error) => {
+      broken = failure
+    })
+    tx.release(broken)
   }
 }
 
 /** Codes of a book without a coupon, and the limits of those that have their own. */
 export async function* stockOf(database: Database, book: string) {
   const sql = `SELECT c.code AS key, c.max_redemptions AS own FROM codes c
-    WHERE c.book_id = $1 AND c.code > $2
-      AND NOT EXISTS (SELECT FROM coupons k WHERE k.code = c.code)
-    ORDER BY c.code LIMIT $3`
+    WHERE c.book_id = $1
+      AND NOT EXISTS (SELECT FROM coupons k WHERE k.code = c.code)`
   for await (const rows of pages<{ key: string; own: number | null }>(database, sql, book))
     yield {
       codes: rows.map(({ key }) => key),
@@ -60,7 +68,7 @@ export async function* couponsOf(database: Database, book: string) {
       k.max_redemptions > 0 AND redemptions >= k.max_redemptions AS used_up, lock_token,
       ${ms('locked_until')} AS until,
       (SELECT c.max_redemptions FROM codes c WHERE c.code = k.code) AS own
-    FROM coupons k WHERE k.book_id = $1 AND k.code > $2 ORDER BY k.code LIMIT $3`
+    FROM coupons k WHERE k.book_id = $1`
   for await (const rows of pages<CouponRow>(database, sql, book))
     yield {
       count: rows.length,
@@ -76,7 +84,7 @@ export async function* couponsOf(database: Database, book: string) {
 /** Users of a book and how many coupons each holds. */
 export async function* usersOf(database: Database, book: string) {
   const sql = `SELECT user_id AS key, count(*)::int AS held FROM coupons
-    WHERE book_id = $1 AND user_id > $2 GROUP BY user_id ORDER BY user_id LIMIT $3`
+    WHERE book_id = $1 GROUP BY user_id`
   for await (const rows of pages<{ key: string; held: number }>(database, sql, book))
     yield rows.flatMap(({ key, held }) => [key, String(held)])
 }
@@ -84,14 +92,11 @@ export async function* usersOf(database: Database, book: string) {
 /** Redemptions of a book: id -> code, a tab before the code once rolled back. */
 export async function* redemptionsOf(database: Database, book: string) {
   const sql = `SELECT redemption_id AS key, code, rolled_back_at IS NOT NULL AS undone
-    FROM redemptions WHERE book_id = $1 AND redemption_id > $2::uuid
-    ORDER BY redemption_id LIMIT $3`
-  const nil = '00000000-0000-0000-0000-000000000000'
+    FROM redemptions WHERE book_id = $1`
   for await (const rows of pages<{ key: string; code: string; undone: boolean }>(
     database,
     sql,
     book,
-    nil,
   ))
     yield rows.flatMap(({ key, code, undone }) => [key, undone ? `\t${code}` : code])
 }
@@ -122,8 +127,7 @@ export async function* answersOf(database: Database, shard: number) {
       min(i) AS first
     FROM ledger
     WHERE shard = $1 AND context ? 'key' AND at > now() - interval '25 hours'
-      AND context->>'key' > $2
-    GROUP BY context->>'key', kind, epoch, n, op ORDER BY 1 LIMIT $3`
+    GROUP BY context->>'key', kind, epoch, n, op`
   for await (const rows of pages<AnswerRow & { first: number }>(database, sql, shard))
     yield rows.flatMap(({ key, hash, head, kind, first, facts }) => [
       key,

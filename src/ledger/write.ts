@@ -117,3 +117,8 @@ async function writeRedemptions(tx: Transaction, { redeemed, rolledBack }: Folde
   )
   if (rowCount !== rolledBack.length) throw new Misfit('a redemption was rolled back before')
 }
+
+/** Misfits, and SQLSTATE classes 22 (data exception) and 23 (integrity violation). */
+export function isDataError(error: unknown): boolean {
+  return error instanceof Misfit || /^2[23]/.test((error as { code?: string }).code ?? '')
+}

@@ -54,11 +54,22 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     return (await getBook(database, id)) ?? problem('book-not-found')
   }
 
-  /** The book as it is, once Redis has it. */
+  /** The book as it is, once Redis has it. PostgreSQL has it already, so nobody may send it again. */
   async function pushed(book: Book | Problem): Promise<Book | Problem> {
     if ('problem' in book) return book
     const done = await pushBook(pusher, book.book_id)
-    return done.ok ? book : done
+    return done.ok ? book : notInForce
+  }
+
+  /** Asks Redis first whether it would take a change of this book, then makes it. */
+  async function change(
+    id: string,
+    make: (book: Book) => Promise<Book | Problem | undefined>,
+  ): Promise<Book | Problem> {
+    const book = await get(id)
+    if ('problem' in book) return book
+    const ready = await readyFor(pusher, book)
+    return ready.ok ? pushed((await make(book)) ?? archived) : ready
   }
 
   /** A book of codes that takes new ones now. */
@@ -84,7 +95,7 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     const made = await generateNow(database, { ...wanted, pattern })
     if ('problem' in made) return made
     const done = await pushFresh(pusher, book, made.load, made.codes)
-    return done.ok ? { codes: made.codes.toSorted() } : done
+    return done.ok ? { codes: made.codes.toSorted() } : notInForce
   }
 
   /** Fills a book with codes that somebody else made. */
@@ -94,7 +105,7 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     const made = await uploadCodes(database, wanted)
     if ('problem' in made) return made
     const done = await pushFresh(pusher, book, made.load, made.codes)
-    return done.ok ? { codes: made.codes } : done
+    return done.ok ? { codes: made.codes } : notInForce
   }
 
   /** What an earlier fill made; its push may have failed then, so it is finished first. */
@@ -120,12 +131,12 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
       return createOnce(database, wanted.once, create, ({ book }) => pushed(book!))
     },
 
-    async update(id: string, change: BookChange): Promise<Book | Problem> {
-      return pushed(await updateBook(database, id, change))
+    update(id: string, wanted: BookChange): Promise<Book | Problem> {
+      return change(id, () => updateBook(database, id, wanted))
     },
 
-    async archive(id: string): Promise<Book | Problem> {
-      return pushed(await archiveBook(database, id))
+    archive(id: string): Promise<Book | Problem> {
+      return change(id, () => archiveBook(database, id))
     },
 
     list: (filter: BookFilter) => listBooks(database, filter),
@@ -139,7 +150,8 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     },
 
     /** The numbers of a book: Redis' counters, and what only PostgreSQL can count. */
-    async counts({ shard, book_id }: Book) {
+    async counts({ shard, book_id, pushed_version }: Book) {
+      if (pushed_version === 0) return { ...problem('not-ready'), retryAfter: 1 }
       const counts = await store.bookCounts(shard, book_id)
       return counts.ok ? { ...counts, locked: await countLocked(database, book_id) } : counts
     },
@@ -156,12 +168,10 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
 
     /** Adds units to a counter book. */
     addUnits(id: string, count: number, actor: string, once?: Once) {
-      const add = async () => {
-        const book = await get(id)
-        if ('problem' in book) return book
-        if (book.kind !== 'counter') return notCounter
-        return pushed((await addUnits(database, id, count, actor, once)) ?? archived)
-      }
+      const add = () =>
+        change(id, async ({ kind }) =>
+          kind === 'counter' ? addUnits(database, id, count, actor, once) : notCounter,
+        )
       return createOnce(database, once, add, ({ book }) => pushed(book!))
     },
 
@@ -171,6 +181,7 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
   }
 }
 const archived = problem('book-archived')
+const notInForce: Problem = { ...problem('not-in-force'), retryAfter: 1 }
 const notCounter: Problem = {
   ok: false,
   problem: 'invalid-request',

@@ -24,13 +24,17 @@ export function openDirectory(store: Store, database: Database) {
   async function book(id: string): Promise<BookFacts | Problem> {
     const known = books.get(id)
     if (known) return known
-    const { rows } = await database.query<BookFacts>(
-      'SELECT shard, book_id AS book, kind, code_prefix AS prefix FROM books WHERE book_id = $1',
+    const { rows } = await database.query<BookFacts & { pushed: boolean }>(
+      `SELECT shard, book_id AS book, kind, code_prefix AS prefix, pushed_version > 0 AS pushed
+       FROM books WHERE book_id = $1`,
       [id],
     )
     if (!rows[0]) return problem('book-not-found')
-    books.set(id, rows[0])
-    return rows[0]
+    const { pushed, ...found } = rows[0]
+    // Redis has never had it: asking there would look like a loss. Its push is on the way.
+    if (!pushed) return { ...problem('not-ready'), retryAfter: 1 }
+    books.set(id, found)
+    return found
   }
 
   /**

@@ -1,4 +1,4 @@
-import type { Durability } from '../journal/entry.ts'
+import type { Durability, EntryId } from '../journal/entry.ts'
 import { confirmFacts } from '../ledger/confirm.ts'
 import type { Database } from '../ledger/database.ts'
 import { type Problem, problem } from '../problems.ts'
@@ -77,11 +77,16 @@ export function openDurable(place: Place, database: Database, waitMs: number) {
   }
 
   return {
-    /** Waits until PostgreSQL holds the fact, if `wanted` asks for it. */
-    async reach(fact: FactId | undefined, wanted: Durability): Promise<Reached> {
-      if (wanted === 'redis' || !fact) return wanted
+    /** Waits until PostgreSQL holds the fact. */
+    reach(fact: FactId): Promise<Reached> {
       const late: Reached = 'redis'
       return waitIn(waiters[fact.shard]!, late, (resolve) => ({ fact, resolve }))
+    },
+
+    /** Waits until the ledger has passed an entry: for answers that wrote nothing, but rest on it. */
+    async passed({ shard, epoch, n }: EntryId & { shard: number }): Promise<Reached> {
+      const level = waitIn(readers[shard]!, false, (resolve) => ({ epoch, n, resolve }))
+      return (await level) ? 'postgres' : 'redis'
     },
 
     /**

@@ -1,5 +1,6 @@
 import type { Database } from '../ledger/database.ts'
 import { suspectShard } from '../ledger/shards.ts'
+import { keys } from '../store/keys.ts'
 import type { Place } from '../store/place.ts'
 import { judge, unfitRedis } from './judge.ts'
 
@@ -37,6 +38,9 @@ export async function shutGatesOnce(place: Place, database: Database): Promise<v
       const verdict = await judge(place, database, shard)
       const same = verdict.is === 'level' && verdict.state.epoch === epoch
       if (!same) place.shut(shard, verdict.is === 'level' ? 'a new epoch has begun' : verdict.why)
+      // Intake stands in PostgreSQL; Redis, where it is decided by, follows.
+      else if (verdict.state.intake !== verdict.row.intake)
+        await place.call('intake', [keys.meta(shard)], [epoch, verdict.row.intake]).catch(() => {})
     }),
   )
 }

@@ -175,6 +175,15 @@ export async function pushOnce(pusher: Pusher): Promise<number> {
   return healed
 }
 
+/** Pushes every policy of a shard that Redis may not have; false if Redis refused one. */
+export async function pushPolicies(pusher: Pusher, shard: number): Promise<boolean> {
+  for (;;) {
+    const books = await unpushedBooks(pusher.database, [shard])
+    for (const book of books) if (!(await pushBook(pusher, book)).ok) return false
+    if (books.length === 0) return true
+  }
+}
+
 /**
  * Policies and loads are not in the journal, so a Redis that lost the last moments before it stopped
  * may lack some although every entry is there. Books that are behind what PostgreSQL believes, or

@@ -21,6 +21,8 @@ type Write = (
 
 /** Members per call: Redis is busy for about a millisecond. */
 const perCall = 1_000
+/** Each call has a second: more of them at once would wait for each other longer than that. */
+const locksAtOnce = 500
 
 export function writer(place: Place, { shard, epoch, token }: Recovery): Write {
   return async (command, key, ...args) => {
@@ -108,11 +110,14 @@ async function rebuildBook(place: Place, database: Database, write: Write, book:
     await writeAll(write, 'HSET', keys.coupons(shard), page.records, 2)
     await writeAll(write, 'HSET', keys.uses(shard, book_id), page.uses, 2)
     const live = page.locks.filter(({ until }) => until >= now)
-    await Promise.all(
-      live.map(({ code, token, until }) =>
-        write('SET', keys.lock(shard, code), token, 'PXAT', until),
-      ),
-    )
+    for (let l = 0; l < live.length; l += locksAtOnce)
+      await Promise.all(
+        live
+          .slice(l, l + locksAtOnce)
+          .map(({ code, token, until }) =>
+            write('SET', keys.lock(shard, code), token, 'PXAT', until),
+          ),
+      )
   }
   for await (const users of usersOf(database, book_id))
     await writeAll(write, 'HSET', keys.users(shard, book_id), users, 2)

@@ -18,11 +18,20 @@ import { scriptNames, scriptSha, scriptText } from '../store/lua.ts'
 import type { Place } from '../store/place.ts'
 import { readBatch } from './batch.ts'
 import { type Cause, judge, readShard, unfitRedis, type Verdict } from './judge.ts'
-import { healPushes } from './push.ts'
+import { healPushes, type Pusher, pushPolicies } from './push.ts'
 import { type Recovery, rebuild, Superseded } from './rebuild.ts'
 
 /** What a worker needs to look at a shard and to recover it; none of them assigns anything. */
-const beforehand = ['check', 'recovering', 'restore', 'publish', 'flushed']
+const beforehand = [
+  'check',
+  'recovering',
+  'restore',
+  'publish',
+  'flushed',
+  'intake',
+  'book',
+  'count',
+]
 const signOfLifeMs = 1_000
 const entriesPerFlush = 200
 
@@ -42,7 +51,7 @@ export type OnRecovered = (cause: Cause, ms: number) => void
  */
 export async function recoverOnce(
   place: Place,
-  database: Database,
+  pusher: Pusher,
   log: Logger,
   onRecovered: OnRecovered = () => {},
 ): Promise<number> {
@@ -54,23 +63,28 @@ export async function recoverOnce(
     return shut.length
   }
   await loadScripts(place, beforehand)
-  for (const { shard } of shut)
-    await lookAfter(place, database, log, shard, onRecovered).catch((error: Error) => {
-      // Another worker was faster, or something broke on the way: the next look begins anew.
-      if (error instanceof Overtaken || error instanceof Superseded) return
-      place.gates[shard]!.why = error.message
-      log.warn({ shard, err: error }, 'could not look after a shard')
-    })
+  // All at once: a shard that takes long to rebuild must not hold up those that are well.
+  await Promise.all(
+    shut.map(({ shard }) =>
+      lookAfter(place, pusher, log, shard, onRecovered).catch((error: Error) => {
+        // Another worker was faster, or something broke on the way: the next look begins anew.
+        if (error instanceof Overtaken || error instanceof Superseded) return
+        place.gates[shard]!.why = error.message
+        log.warn({ shard, err: error }, 'could not look after a shard')
+      }),
+    ),
+  )
   return shut.filter((gate) => !gate.open).length
 }
 
 async function lookAfter(
   place: Place,
-  database: Database,
+  pusher: Pusher,
   log: Logger,
   shard: number,
   onRecovered: OnRecovered,
 ): Promise<void> {
+  const { database } = pusher
   const gate = place.gates[shard]!
   let verdict = await soundVerdict(place, database, shard)
   if (verdict.is === 'lost') {
@@ -82,9 +96,12 @@ async function lookAfter(
     verdict = await soundVerdict(place, database, shard)
   }
   if (verdict.is === 'level') {
+    // Open for this worker's pushes only: where Redis was restarted, the API has no verbs yet, and
+    // it must not have them before the policies are those that were acknowledged.
+    place.open(shard, verdict.state.epoch, verdict.state.n)
+    if (!(await pushPolicies(pusher, shard))) return
     await loadScripts(place, scriptNames)
     failpoint('recover.after-load-scripts')
-    place.open(shard, verdict.state.epoch, verdict.state.n)
   } else {
     if (gate.why !== verdict.why) log.error({ shard }, `shut: ${verdict.why}`)
     gate.why = verdict.why
@@ -152,7 +169,7 @@ async function recover(
     failpoint('recover.before-publish')
     const published = await place.call(
       'publish',
-      [keys.meta(shard), keys.coupons(shard), keys.redemptions(shard)],
+      [keys.meta(shard), keys.coupons(shard), keys.redemptions(shard), keys.journal(shard)],
       [epoch, token, facts, intake],
     )
     if (published !== 'published') throw new Superseded(`shard ${shard}: ${published}`)

@@ -113,9 +113,10 @@ export class Batch<A extends string, V> {
     this.#inFlight++
     try {
       const op = randomUUID()
-      const reply = await this.#call(batch, op)
+      const { epoch } = this.#place.gates[this.#shard]!
+      const reply = await this.#call(batch, op, epoch)
       if (typeof reply !== 'string') for (const { resolve } of batch) resolve(reply)
-      else this.#answer(batch, op, reply)
+      else this.#answer(batch, op, epoch, reply)
     } catch (error) {
       for (const { reject } of batch) reject(error)
     } finally {
@@ -128,9 +129,8 @@ export class Batch<A extends string, V> {
    * The script's reply, or the one problem of the whole call. A lost reply is asked for once more
    * under the same op id: the script answers again what it answered, or does it for the first time.
    */
-  async #call(batch: Waiting<A, V>[], op: string): Promise<string | Problem> {
+  async #call(batch: Waiting<A, V>[], op: string, epoch: number): Promise<string | Problem> {
     const gate = this.#place.gates[this.#shard]!
-    const epoch = gate.epoch
     for (let lost = false; ; ) {
       if (!gate.open) return lost ? unknownOutcome : notReady
       try {
@@ -183,14 +183,14 @@ export class Batch<A extends string, V> {
     return [keyList, args]
   }
 
-  #answer(batch: Waiting<A, V>[], op: string, reply: string): void {
+  #answer(batch: Waiting<A, V>[], op: string, epoch: number, reply: string): void {
     const lines = reply.split('\n')
     const [word, level, n, at, durability, expiresAt] = lines[0]!.split('\t')
     if (word !== 'done' || lines.length !== batch.length + 1)
       throw new Error(`lua/${this.#verb.script}.lua answered what its twin cannot read`)
     const head: Head = {
       shard: this.#shard,
-      epoch: this.#place.gates[this.#shard]!.epoch,
+      epoch,
       op,
       n: Number(n),
       at: Number(at),

@@ -34,7 +34,11 @@ export class Place {
   readonly redis: Redis
   #waiting: (() => void)[] = []
 
-  constructor(url: string, shards: number, name: string) {
+  /** The id of this installation, as PostgreSQL has it. */
+  readonly installation: string
+
+  constructor(url: string, shards: number, name: string, installation: string) {
+    this.installation = installation
     this.gates = Array.from({ length: shards }, (_, shard) => ({
       shard,
       open: false,
@@ -78,7 +82,13 @@ export class Place {
   fenced(shard: number, reply: string): void {
     const [, what] = reply.split('\t')
     this.shut(shard, `Redis refused a call: fenced, ${what}`)
-    if (what !== 'meta') this.gates[shard]!.suspect = `damaged: ${what}`
+    if (what !== 'meta') this.damaged(shard, what!)
+  }
+
+  /** This process has seen with its own eyes that something is missing. */
+  damaged(shard: number, what: string): void {
+    this.shut(shard, `Redis has lost something: ${what}`)
+    this.gates[shard]!.suspect = `damaged: ${what}`
   }
 
   shutAll(why: string): void {

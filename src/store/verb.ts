@@ -51,6 +51,8 @@ export type Outcome<V> = {
   value: V
   at: number
   fact: FactId | undefined
+  /** The last entry there was when this was answered: what a refusal to change rests on. */
+  entry: EntryId & { shard: number }
   replayed: boolean
   /** The book's own durability; undefined: the verb's default counts. */
   durability: Durability | undefined
@@ -98,7 +100,8 @@ export function readLine<V>(of: Verb<string, V>, line: string, head: Head): Outc
   const fact = wrote ? { shard: head.shard, epoch, n, i: Number(values[0]), op } : undefined
   const value = done.read(wrote ? values.slice(1) : values)
   const { durability, expiresAt } = head
-  return { ok: true, value, at, fact, replayed, durability, expiresAt }
+  const entry = { shard: head.shard, epoch: head.epoch, n: head.n }
+  return { ok: true, value, at, fact, entry, replayed, durability, expiresAt }
 }
 
 function readRefusal<V>(of: Verb<string, V>, word: string, values: string[], now: number): Problem {

@@ -2,8 +2,11 @@ import type { Redis } from 'ioredis'
 import { keys } from './keys.ts'
 import type { Place } from './place.ts'
 
-/** Pub/sub channel of "PostgreSQL has committed": a hint only, a poll finds out as well. */
-const channel = 'stampede:flushed'
+/**
+ * Pub/sub channel of "PostgreSQL has committed": a hint only, a poll finds out as well. Channels are
+ * one for all databases of a Redis server, hence the installation's id.
+ */
+const channelOf = (place: Place) => `stampede:flushed:${place.installation}`
 const pollMs = 50
 
 export type Announcement = { epoch: number; watermark: number; facts: number; trimBelow: string }
@@ -16,7 +19,7 @@ export async function announce(place: Place, shard: number, flushed: Announcemen
     [keys.meta(shard), keys.journal(shard)],
     [epoch, watermark, facts, trimBelow],
   )
-  await place.redis.publish(channel, `${shard} ${epoch} ${watermark}`)
+  await place.redis.publish(channelOf(place), `${shard} ${epoch} ${watermark}`)
 }
 
 /** Called with a shard's epoch and watermark whenever there is news of them, or at least every 50 ms. */
@@ -43,9 +46,9 @@ export class Watermarks {
     this.#hints.on('error', () => {})
     this.#hints.on('message', (_, text) => {
       const [shard, epoch, n] = text.split(' ').map(Number)
-      this.#reached(shard!, epoch!, n!)
+      this.#heard(shard!, epoch!, n!)
     })
-    this.#hints.subscribe(channel).catch(() => {})
+    this.#hints.subscribe(channelOf(place)).catch(() => {})
   }
 
   /** Somebody has begun to wait: polls until nobody is interested any more. */
