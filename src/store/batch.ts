@@ -11,6 +11,8 @@ const factsMax = 400
 const inFlightMax = 4
 /** How long a batch whose reply was lost waits for the gate before it is called unknown. */
 const retryWaitMs = 3_000
+/** The op key is there for 2 minutes. A process that slept longer must not ask again: it would do. */
+const retryWithinMs = 30_000
 const dayMs = 86_400_000
 
 /** One answer for a whole call that decided nothing. */
@@ -131,6 +133,7 @@ export class Batch<A extends string, V> {
    */
   async #call(batch: Waiting<A, V>[], op: string, epoch: number): Promise<string | Problem> {
     const gate = this.#place.gates[this.#shard]!
+    const begun = performance.now()
     for (let lost = false; ; ) {
       if (!gate.open) return lost ? unknownOutcome : notReady
       try {
@@ -151,7 +154,7 @@ export class Batch<A extends string, V> {
         lost = true
         await this.#place.opened(this.#shard, retryWaitMs)
         // A new epoch means a recovery: what the op key remembered may be gone with the rest.
-        if (gate.epoch !== epoch) return unknownOutcome
+        if (gate.epoch !== epoch || performance.now() - begun > retryWithinMs) return unknownOutcome
       }
     }
   }
