@@ -19,6 +19,11 @@ export const variables = {
     secret: true,
     schema: url('redis', 'rediss'),
   },
+  REDIS_MANAGED: {
+    about:
+      '1: REDIS_URL is a provider that hides settings; only `postgres` durability is promised then.',
+    schema: z.enum(['0', '1']).default('0'),
+  },
   QUEUE_REDIS_URL: {
     about: "BullMQ's Redis. Left out: the same as REDIS_URL.",
     secret: true,
@@ -120,7 +125,13 @@ export function readConfig<const N extends Variable>(
 }
 
 const api = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'JWT_SECRET', 'HOST', 'PORT'] as const
-const limits = ['LOG_LEVEL', 'DATABASE_POOL', 'DURABILITY_WAIT_MS', 'BACKLOG_FACTS'] as const
+const limits = [
+  'REDIS_MANAGED',
+  'LOG_LEVEL',
+  'DATABASE_POOL',
+  'DURABILITY_WAIT_MS',
+  'BACKLOG_FACTS',
+] as const
 
 /** What src/server.ts needs. */
 export const apiConfig = (env?: Environment) => readConfig([...api, ...limits], env)
@@ -130,7 +141,7 @@ const worker = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'HOST', 'METRICS
 
 /** What workers/main.ts needs. */
 export const workerConfig = (env?: Environment) =>
-  readConfig([...worker, 'LOG_LEVEL', 'DATABASE_POOL'], env)
+  readConfig([...worker, 'REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL'], env)
 export type WorkerConfig = ReturnType<typeof workerConfig>
 
 const own = ['HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const

@@ -15,6 +15,7 @@ import type { Queues } from './queues.ts'
 import { openBooks } from './recovery/books.ts'
 import { openDirectory } from './recovery/directory.ts'
 import { openDurable } from './recovery/durable.ts'
+import { openFitness } from './recovery/fitness.ts'
 import { openGatesOnce } from './recovery/gate.ts'
 import { gauges } from './recovery/gauges.ts'
 import { keys } from './store/keys.ts'
@@ -32,6 +33,7 @@ type Settings = Pick<
   | 'JWT_SECRET'
   | 'DURABILITY_WAIT_MS'
   | 'BACKLOG_FACTS'
+  | 'REDIS_MANAGED'
 >
 export type House = Awaited<ReturnType<typeof openHouse>>
 
@@ -43,7 +45,12 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   const database = openDatabase(settings.DATABASE_URL, settings.DATABASE_POOL, 'api')
   const shards = await shardRows(database)
   const place = new Place(settings.REDIS_URL, shards.length, 'api', await installationId(database))
-  const durable = openDurable(place, database, settings.DURABILITY_WAIT_MS)
+  const managed = settings.REDIS_MANAGED === '1'
+  const fitness = openFitness(place, database, { managed, log })
+  const durable = openDurable(place, database, {
+    waitMs: settings.DURABILITY_WAIT_MS,
+    managed,
+  })
   const store = openStore(place, { backlog: settings.BACKLOG_FACTS }, (shard) =>
     queues.nudge(shard),
   )
@@ -105,7 +112,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     deps,
     place,
     database,
-    openGates: () => openGatesOnce(place, database),
+    openGates: () => openGatesOnce(place, database, fitness),
     /** From now on /readyz says no, so that a load balancer sends nobody any more. */
     stop: () => {
       stopping = true

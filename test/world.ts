@@ -28,7 +28,12 @@ const secret = 'a secret of at least 32 characters'
  * The whole service on real servers: a Redis and a database of this test file's own, an API over
  * real sockets and a worker, both in this process.
  */
-export async function openWorld({ shards = 2, worker = true, waitMs = 2_000 } = {}) {
+export async function openWorld({
+  shards = 2,
+  worker = true,
+  waitMs = 2_000,
+  managed = false,
+} = {}) {
   const dir = scratchDir('redis')
   const server = await startRedis({ dir, durable: true })
   const { url: databaseUrl, drop } = await makeDatabase(shards)
@@ -41,6 +46,7 @@ export async function openWorld({ shards = 2, worker = true, waitMs = 2_000 } = 
     JWT_SECRET: secret,
     DURABILITY_WAIT_MS: waitMs,
     BACKLOG_FACTS: 500_000,
+    REDIS_MANAGED: managed ? ('1' as const) : ('0' as const),
   }
   const queues = openQueues(server.url)
   const house = await openHouse(settings, queues, log)

@@ -7,6 +7,7 @@ import { openDatabase } from '../src/ledger/database.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
 import { installationId, shardRows } from '../src/ledger/shards.ts'
 import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
+import { openFitness } from '../src/recovery/fitness.ts'
 import { shutGatesOnce } from '../src/recovery/gate.ts'
 import { gauges } from '../src/recovery/gauges.ts'
 import { pushOnce } from '../src/recovery/push.ts'
@@ -41,6 +42,7 @@ export async function startWorker(config: Settings, log: Logger) {
   const place = new Place(config.REDIS_URL, shardCount, 'worker', await installationId(database))
   const queueUrl = config.QUEUE_REDIS_URL ?? config.REDIS_URL
   const queues = openQueues(queueUrl)
+  const fitness = openFitness(place, database, { managed: config.REDIS_MANAGED === '1', log })
   const store = openStore(place, { backlog: 0 }, () => {})
   const counts = new Counts()
   const shards = flushShards(place, database, log, counts)
@@ -71,7 +73,9 @@ export async function startWorker(config: Settings, log: Logger) {
   }
   const loops = [
     every(recoverMs, 'looking after shut gates', () =>
-      recoverOnce(place, { database, store }, log, (cause, ms) => counts.recovered(cause, ms)),
+      recoverOnce(place, { database, store }, log, fitness, (cause, ms) =>
+        counts.recovered(cause, ms),
+      ),
     ),
     every(watchMs, 'looking at open gates', () => shutGatesOnce(place, database)),
     every(shards.sweepMs, 'the flush sweep', async () => place.connected && shards.bySweep()),

@@ -3,11 +3,13 @@ import { Command, CommanderError } from 'commander'
 import { ConfigError } from '../config.ts'
 import { isOutage } from '../ledger/outage.ts'
 import { adminVerbs } from './admin.ts'
+import { doctorVerb } from './doctor.ts'
 import { migrateVerb } from './migrate.ts'
+import { RedisDown } from './redis.ts'
 
 /**
- * The ops command. Exit codes: 0 done, 1 failed, 2 wrong usage, 69 a server it needs is down,
- * 78 bad configuration.
+ * The ops command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is something to see to, 69 a
+ * server it needs is down, 78 bad configuration.
  */
 const exits = { failed: 1, usage: 2, unavailable: 69, config: 78 } as const
 
@@ -20,11 +22,12 @@ const program = new Command('stampede')
   )
   .addHelpText(
     'after',
-    '\nExit codes: 0 done, 1 failed, 2 wrong usage, 69 a server is down, 78 bad configuration',
+    '\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 something to see to, 69 a server is down, 78 bad configuration',
   )
   .exitOverride()
 migrateVerb(program)
 adminVerbs(program)
+doctorVerb(program)
 
 try {
   await program.parseAsync()
@@ -40,7 +43,7 @@ function explain(error: Error): number {
   const message = isDown ? `PostgreSQL does not answer: ${reason}` : reason
   console.error(program.opts().json ? JSON.stringify({ error: message }) : message)
   if (error instanceof ConfigError) return exits.config
-  return isDown ? exits.unavailable : exits.failed
+  return isDown || error instanceof RedisDown ? exits.unavailable : exits.failed
 }
 
 /**

@@ -19,7 +19,7 @@ export interface PostgresOptions {
   /** Its own directory: data, password, log. */
   dir: string
   port?: number
-  /** For tests: survives the death of any process, but not of the machine. */
+  /** For tests: smaller, made and stopped without waiting for the disk. */
   fast?: boolean
   /** Created if absent. */
   database?: string
@@ -60,10 +60,8 @@ const settings = {
   log_timezone: 'UTC',
 }
 
-/** synchronous_commit stays on: tests kill PostgreSQL too, and what it confirmed must be there. */
+/** What makes a commit last stays on: without it the service would refuse to serve. */
 const fastSettings = {
-  fsync: 'off',
-  full_page_writes: 'off',
   shared_buffers: '128MB',
   wal_level: 'minimal',
   max_wal_senders: '0',

@@ -94,7 +94,7 @@ export async function answerEffect<V, B>(
   usual: Durability,
   body: B,
 ) {
-  const wanted = ask.durability ?? outcome.durability ?? usual
+  const wanted = ask.durability ?? outcome.durability ?? deps.durable.usual(usual)
   const { fact, entry, replayed } = outcome
   const { durable } = deps
   let reached: Reached = 'redis'

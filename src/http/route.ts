@@ -102,10 +102,13 @@ export function resource(deps: Deps, tag: string) {
     const meter = deps.meters.meter(spec.verb ?? tag.toLowerCase(), label)
     api.on(spec.method, path, async (c) => {
       const started = performance.now()
-      const response = await run(c).catch((error: unknown) => {
+      let response: Response
+      try {
+        response = await run(c)
+      } catch (error) {
         c.set('settle', (outcome) => meter.count(outcome, performance.now() - started))
         throw error
-      })
+      }
       const ms = performance.now() - started
       meter.count(c.get('outcome') ?? 'done', ms)
       // A 503 says that we keep to our promise, and an outage makes thousands: a sample will do.

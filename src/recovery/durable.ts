@@ -20,7 +20,11 @@ type Reader = { epoch: number; n: number; resolve: (level: boolean) => void }
 export type Durable = ReturnType<typeof openDurable>
 
 /** Waiting for the ledger: facts until PostgreSQL confirms them, readers until it has caught up. */
-export function openDurable(place: Place, database: Database, waitMs: number) {
+export function openDurable(
+  place: Place,
+  database: Database,
+  { waitMs, managed }: { waitMs: number; managed: boolean },
+) {
   const waiters = place.gates.map(() => new Set<Waiter>())
   const readers = place.gates.map(() => new Set<Reader>())
   const asking = place.gates.map(() => false)
@@ -77,6 +81,12 @@ export function openDurable(place: Place, database: Database, waitMs: number) {
   }
 
   return {
+    /**
+     * The durability of a verb where neither request nor book asks for one. Of a managed Redis nobody
+     * knows what it keeps: there `redis` is done for whoever asks for it, and promised to nobody.
+     */
+    usual: (verb: Durability): Durability => (managed ? 'postgres' : verb),
+
     /** Waits until PostgreSQL holds the fact. */
     reach(fact: FactId): Promise<Reached> {
       const late: Reached = 'redis'

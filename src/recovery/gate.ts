@@ -2,22 +2,28 @@ import type { Database } from '../ledger/database.ts'
 import { suspectShard } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
 import type { Place } from '../store/place.ts'
-import { judge, unfitRedis } from './judge.ts'
+import type { Fitness } from './fitness.ts'
+import { judge } from './judge.ts'
 
 /**
- * One look at every shut gate: opens those whose shard is level, tells the others why not.
- * Returns how many are still shut. An API process calls this in a loop; it never repairs.
+ * One look at the checklist, which shuts all gates if it must, and at every shut gate: opens those
+ * whose shard is level, tells the others why not. Returns how many are still shut. An API process calls this in a loop; it never repairs.
  */
-export async function openGatesOnce(place: Place, database: Database): Promise<number> {
-  const shut = place.gates.filter((gate) => !gate.open)
-  if (shut.length === 0 || !place.connected) return shut.length
-  const unfit = await unfitRedis(place).catch((error: Error) => `Redis: ${error.message}`)
+export async function openGatesOnce(
+  place: Place,
+  database: Database,
+  fitness: Fitness,
+): Promise<number> {
+  const allShut = () => place.gates.filter((gate) => !gate.open)
+  if (!place.connected) return allShut().length
+  const unfit = await fitness.refusal()
+  if (unfit) {
+    for (const { shard } of place.gates) place.shut(shard, unfit)
+    return place.gates.length
+  }
+  const shut = allShut()
   await Promise.all(
     shut.map(async (gate) => {
-      if (unfit) {
-        gate.why = unfit
-        return
-      }
       const verdict = await judge(place, database, gate.shard)
       if (verdict.is === 'level') place.open(gate.shard, verdict.state.epoch, verdict.state.n)
       else gate.why = verdict.why

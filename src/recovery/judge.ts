@@ -184,19 +184,3 @@ function explain(error: unknown): string {
     return `Redis: ${error.message}`
   throw error
 }
-
-/** Settings of Redis without which no promise holds; undefined when all is well. */
-export async function unfitRedis(place: Place): Promise<string | undefined> {
-  const { redis } = place
-  const info = await redis.info()
-  const field = (name: string) => new RegExp(`^${name}:(.*)\\r?$`, 'm').exec(info)?.[1]?.trim()
-  const version = field('redis_version') ?? '0'
-  if (Number.parseInt(version, 10) < 7) return `Redis ${version} is too old: 7.0 or later is needed`
-  if (field('role') !== 'master')
-    return `this Redis is a ${field('role')}: REDIS_URL must name the master`
-  if (field('aof_enabled') !== '1')
-    return 'appendonly is off: set `appendonly yes`, or a restart of Redis forgets the sale'
-  if (field('maxmemory_policy') !== 'noeviction')
-    return `maxmemory-policy is ${field('maxmemory_policy')}: set noeviction, or Redis drops coupons`
-  return undefined
-}

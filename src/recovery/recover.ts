@@ -17,7 +17,8 @@ import { keys } from '../store/keys.ts'
 import { scriptNames, scriptSha, scriptText } from '../store/lua.ts'
 import type { Place } from '../store/place.ts'
 import { readBatch } from './batch.ts'
-import { type Cause, judge, readShard, unfitRedis, type Verdict } from './judge.ts'
+import type { Fitness } from './fitness.ts'
+import { type Cause, judge, readShard, type Verdict } from './judge.ts'
 import { healPushes, type Pusher, pushPolicies } from './push.ts'
 import { type Recovery, rebuild, Superseded } from './rebuild.ts'
 
@@ -53,11 +54,14 @@ export async function recoverOnce(
   place: Place,
   pusher: Pusher,
   log: Logger,
+  fitness: Fitness,
   onRecovered: OnRecovered = () => {},
 ): Promise<number> {
   const shut = place.gates.filter((gate) => !gate.open)
-  if (shut.length === 0 || !place.connected) return shut.length
-  const unfit = await unfitRedis(place)
+  if (!place.connected) return shut.length
+  // Open gates stay so: what was accepted is flushed all the same.
+  const unfit = await fitness.refusal()
+  if (shut.length === 0) return 0
   if (unfit) {
     for (const gate of shut) gate.why = unfit
     return shut.length

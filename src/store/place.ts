@@ -32,6 +32,8 @@ export type Gate = {
 export class Place {
   readonly gates: Gate[]
   readonly redis: Redis
+  /** Rises with every connection: what was learnt of an earlier one counts no more. */
+  connection = 0
   #waiting: (() => void)[] = []
 
   /** The id of this installation, as PostgreSQL has it. */
@@ -60,6 +62,7 @@ export class Place {
       disableClientInfo: true,
       protocol: 2,
     })
+    this.redis.on('connect', () => this.connection++)
     // The reason of a broken connection stands in the gates; without a listener it would be fatal.
     this.redis.on('error', (error) => this.shutAll(`Redis: ${error.message}`))
     this.redis.on('close', () => this.shutAll('the connection to Redis closed'))
