@@ -49,6 +49,10 @@ const damages: Record<string, (of: Named) => Promise<unknown>> = {
     await redis.call('XSETID', keys.journal(0), before![0])
     await redis.hincrby(meta, 'n', -1)
   },
+  'an entry between meta and journal': async ({ redis }) => {
+    const [epoch, n] = await redis.hmget(meta, 'epoch', 'n')
+    await redis.xadd(keys.journal(0), `${epoch}-${Number(n) + 1}`, 'kind', 'unheard of')
+  },
   'meta’s word for the last entry': ({ redis }) => redis.hincrby(meta, 'n', -1),
   everything: ({ redis }) => redis.flushall(),
 }
@@ -58,11 +62,15 @@ test.concurrent.for(Object.keys(damages))(
   async (lost, context) => {
     const { world, client } = await open(context)
     const { book, redemption } = await makeBook(world, client)
+    const told = await Promise.all([client.show('F-1'), client.show('F-7')])
     await world.level()
     await world.stopWorker() // an API process repairs nothing: it must refuse until somebody did
     await damages[lost]!({ redis: world.redis, book })
     const before = await digest(world)
     for (let round = 0; round < 6; round++) {
+      const shown = await Promise.all([client.show('F-1'), client.show('F-7')])
+      for (const [s, { status, body }] of shown.entries())
+        if (status !== 503) expect([status, body]).toEqual([200, told[s]!.body])
       const replies = await Promise.all([
         client.assign(book, 'ben'),
         client.assignCode('F-4', 'ben'),
