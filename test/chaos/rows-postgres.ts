@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { openDatabase } from '../../src/ledger/database.ts'
 import { keys } from '../../src/store/keys.ts'
 import type { Row, Scene } from './row.ts'
+import { failInFlush } from './rows-processes.ts'
 import { until } from './town.ts'
 
 const killed: Row = {
@@ -39,21 +40,13 @@ const stopped: Row = {
   name: 'postgres-stopped',
   what: 'PostgreSQL shut down between the rows and the commit of a flush, restart',
   async fault({ town }) {
-    const [first] = town.workers
-    await first.stop()
-    first.start({ FAILPOINT: 'flush.before-commit:freeze:20' })
-    await until(() => isStopped(first.pid()), 'the worker froze before its commit', 20_000)
+    await failInFlush(town, 'flush.before-commit:freeze:5')
     await town.cluster.kill('SIGQUIT')
-    first.signal('SIGCONT')
+    town.workers[0].signal('SIGCONT')
     const since = Date.now()
     await town.cluster.start()
     return { since }
   },
-}
-
-export async function isStopped(pid: number): Promise<boolean> {
-  const { readFileSync } = await import('node:fs')
-  return /^\d+ \(.*\) T/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
 }
 
 /** A backup of before the sale is put back: what was acknowledged since then is only in Redis. */

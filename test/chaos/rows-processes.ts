@@ -1,5 +1,6 @@
+import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Row } from './row.ts'
+import type { Row, Scene } from './row.ts'
 import { until } from './town.ts'
 
 const apiKills: Row = {
@@ -38,7 +39,7 @@ const workerKill: Row = {
 
 /** Whether facts as old as `ageMs` are all in the ledger, `withinMs` from now. */
 async function fallsBelow(
-  { redis, database, shards }: Parameters<Row['fault']>[0]['town'],
+  { redis, database, shards }: Scene['town'],
   ageMs: number,
   withinMs: number,
 ): Promise<boolean> {
@@ -59,22 +60,35 @@ const workerFreeze: Row = {
   name: 'worker-freeze',
   what: 'SIGSTOP of a worker inside a transaction for 15 s, then SIGCONT',
   async fault({ town }) {
-    const [first] = town.workers
-    await first.stop()
-    first.start({ FAILPOINT: 'flush.after-begin:freeze:20' })
-    await until(() => isStopped(first.pid()), 'the worker froze in a transaction', 20_000)
-    const since = Date.now()
+    const since = await failInFlush(town, 'flush.after-begin:freeze:5')
     await sleep(15_000)
-    first.signal('SIGCONT')
+    town.workers[0].signal('SIGCONT')
     await sleep(1_000)
     return { since }
   },
 }
 
-/** Whether the kernel has stopped this process. */
-async function isStopped(pid: number): Promise<boolean> {
-  const { readFileSync } = await import('node:fs')
-  return /^\d+ \(.*\) T/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+/**
+ * Has the first worker fail at a line of the flush, and returns when it has died or is frozen there,
+ * or has gone on. It flushes alone until then, because the other one would leave it nothing to do.
+ */
+export async function failInFlush({ workers }: Scene['town'], failpoint: string): Promise<number> {
+  const [first, second] = workers
+  await Promise.all([first.stop(), second.stop()])
+  first.start({ FAILPOINT: failpoint })
+  if (failpoint.includes(':throw')) await sleep(3_000)
+  else await until(() => hasEnded(first.pid()), `a worker ended at ${failpoint}`, 20_000)
+  second.start()
+  return Date.now()
+}
+
+/** Dead, or stopped by a signal. */
+export function hasEnded(pid: number): boolean {
+  try {
+    return /^\d+ \(.*\) [TZX]/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+  } catch {
+    return true
+  }
 }
 
 const flushPoints = [
@@ -90,11 +104,9 @@ const flushFails: Row = {
     const point = flushPoints[run % flushPoints.length]!
     const mode = modes[Math.floor(run / flushPoints.length) % modes.length]!
     const [first] = town.workers
-    await first.stop()
-    const since = Date.now()
-    first.start({ FAILPOINT: `${point}:${mode}:5` })
-    await sleep(6_000)
-    if (mode === 'freeze') first.signal('SIGCONT')
+    const since = await failInFlush(town, `${point}:${mode}:5`)
+    if (mode === 'freeze') await sleep(6_000)
+    first.signal('SIGCONT')
     if (!first.alive()) first.start()
     return { since, detail: `${point}:${mode}` }
   },

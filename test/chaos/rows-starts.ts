@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { epochs, notLevel } from './level.ts'
 import type { Row } from './row.ts'
+import { hasEnded } from './rows-processes.ts'
 import { until } from './town.ts'
 
 const recoverPoints = [
@@ -28,7 +29,7 @@ const coldStart: Row = {
     for (const api of town.apis) api.start()
     for (const worker of town.workers) worker.start({ FAILPOINT: `${point}:${mode}` })
     await until(
-      () => town.workers.some((worker) => ended(worker.pid())),
+      () => town.workers.some((worker) => hasEnded(worker.pid())),
       'a recoverer stopped',
       8_000,
     ).catch((error) => {
@@ -44,15 +45,6 @@ const coldStart: Row = {
     const losses = before.map((epoch, shard) => ({ shard, epoch, at }))
     return { since, losses, detail: `${point}:${mode}` }
   },
-}
-
-/** Dead, or stopped by a signal. */
-function ended(pid: number): boolean {
-  try {
-    return /^\d+ \(.*\) [TZX]/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
-  } catch {
-    return true
-  }
 }
 
 const root = resolve(import.meta.dirname, '../..')
