@@ -52,7 +52,11 @@ closeWithGrace({ delay: stopMs, logger: log }, async ({ err }) => {
   if (err) log.fatal({ err }, 'unexpected error')
   house.stop()
   closing = true
-  // A kept-alive connection that becomes idle after the close would hold it up for seconds.
+  // A kept-alive connection would hold the close up for as long as its client finds something to
+  // ask: the next answer is its last, and one that becomes idle is closed.
+  server.prependListener('request', (_, response) => {
+    response.shouldKeepAlive = false
+  })
   const idle = setInterval(() => server.closeIdleConnections(), 50)
   await new Promise<void>((resolve) => server.close(() => resolve()))
   clearInterval(idle)

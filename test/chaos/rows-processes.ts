@@ -144,7 +144,7 @@ const sigterm: Row = {
     if (ms > 10_000) wrong.push(`the stop took ${Math.round(ms)} ms`)
     const since = Date.now()
     town.startAll()
-    return { since, wrong }
+    return { since, wrong, detail: `stopped in ${Math.round(ms)} ms` }
   },
 }
 

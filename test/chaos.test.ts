@@ -1,0 +1,31 @@
+import { rmSync } from 'node:fs'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { scratchDir } from '../src/embedded/leftovers.ts'
+import { rows } from './chaos/rows.ts'
+import { sale } from './chaos/sale.ts'
+import { type Cluster, openCluster } from './chaos/servers.ts'
+
+/** The short form of `npm run chaos`: a few rows, once, with a light load. */
+const short = ['flushall', 'redis-kill-everysec', 'sigterm']
+const dir = scratchDir('cluster')
+let cluster: Cluster
+
+beforeAll(async () => {
+  cluster = await openCluster(dir)
+})
+afterAll(async () => {
+  await cluster.close()
+  rmSync(dir, { recursive: true, force: true })
+})
+
+test.each(short)('chaos %s', { timeout: 60_000 }, async (name) => {
+  const row = rows.find((one) => one.name === name)!
+  const load = { perSecond: 300, codes: 8_000, calmMs: 700 }
+  const log: string[] = []
+  const options = { cluster, ...load, seed: 1, run: 0, log: (line: string) => log.push(line) }
+  const result = await sale(row, options).catch((error: Error) => {
+    throw new Error(`${error.stack}\n${log.join('\n')}`)
+  })
+  expect(result.violations).toEqual([])
+  expect(result.acknowledged).toBeGreaterThan(100)
+})
