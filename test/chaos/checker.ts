@@ -19,6 +19,8 @@ export type Expected = {
 export type Verdict = {
   violations: Violation[]
   acknowledged: number
+  /** Of them, those that PostgreSQL was said to hold. */
+  atPostgres: number
   /** Acknowledged at `redis` level only, and gone. */
   lost: Lost[]
   /** Codes that were acknowledged to two users, at any level. */
@@ -49,6 +51,7 @@ export function check(history: readonly Attempt[], seen: Seen, expected: Expecte
   return {
     violations: findings.violations,
     acknowledged: history.filter(isOk).length,
+    atPostgres: history.filter((one) => isOk(one) && one.answer.reached === 'postgres').length,
     lost,
     twice,
     ...countUnknown(history),

@@ -65,7 +65,8 @@ export async function openProxy(targetPort: number) {
     links.add(link)
     for (const socket of [client, server]) {
       socket.setNoDelay(true)
-      socket.on('close', () => links.delete(link))
+      // The other half of a half-open connection stays until the proxy closes.
+      socket.on('close', () => client.closed && server.closed && links.delete(link))
     }
     forward(link, client, server)
     forward(link, server, client)

@@ -1,6 +1,101 @@
+import { execFileSync } from 'node:child_process'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import type { Result } from './sale.ts'
 
-export function table(results: Result[]): string {
-  return results.map((r) => `${r.row}: ${r.violations.length === 0 ? 'ok' : 'BROKEN'}`).join('\n')
+/** One command's runs of one row, as docs/proof.json keeps them. */
+type Proof = {
+  date: string
+  commit: string
+  row: string
+  what: string
+  runs: number
+  seeds: number[]
+  acknowledged: number
+  /** Of them, those that were promised to be in PostgreSQL. */
+  at_postgres: number
+  lost_at_postgres: number
+  lost_at_redis: number
+  twice_at_postgres: number
+  twice_at_redis: number
+  unknown: number
+  unknown_resolved: number
+  serve_ms: number[]
+  /** Everything that contradicted a promise, in whatever run. */
+  violations: string[]
 }
-export function report(_path: string, _results: Result[]): void {}
+
+/** A run and what its row is about. */
+export type Told = Result & { what: string }
+
+function proofsOf(results: Told[], date: string, commit: string): Proof[] {
+  return [...Map.groupBy(results, ({ row }) => row)].map(([row, runs]) => {
+    const sum = (of: (result: Told) => number) => runs.reduce((all, one) => all + of(one), 0)
+    return {
+      ...{ date, commit, row, what: runs[0]!.what, runs: runs.length },
+      seeds: runs.map(({ seed }) => seed),
+      acknowledged: sum((one) => one.acknowledged),
+      at_postgres: sum((one) => one.atPostgres),
+      lost_at_postgres: sum((one) => one.lostAtPostgres),
+      lost_at_redis: sum((one) => one.lost),
+      twice_at_postgres: sum((one) => one.twiceAtPostgres),
+      twice_at_redis: sum((one) => one.twice),
+      unknown: sum((one) => one.unknown),
+      unknown_resolved: sum((one) => one.resolved),
+      serve_ms: runs.map(({ serveMs }) => serveMs),
+      violations: runs.flatMap((one) => one.violations),
+    }
+  })
+}
+
+const head = [
+  ...['Row', 'Runs', 'Acknowledged', 'of them at `postgres`', 'lost, `postgres`', 'lost, `redis`'],
+  ...['twice, `postgres`', 'twice, `redis`', 'Unknown (resolved by key)'],
+  ...['Serves again: median / max', 'Violations'],
+]
+
+/** The proofs of all commands together, a line a row. */
+export function table(proofs: Proof[]): string {
+  const lines = [...Map.groupBy(proofs, ({ row }) => row)].map(([row, all]) => {
+    const sum = (name: keyof Proof) => all.reduce((total, one) => total + Number(one[name]), 0)
+    const ms = all.flatMap(({ serve_ms }) => serve_ms).sort((a, b) => a - b)
+    const seconds = (value: number) => `${(value / 1000).toFixed(1)} s`
+    const times = `${seconds(ms[Math.floor(ms.length / 2)]!)} / ${seconds(ms.at(-1)!)}`
+    return [
+      ...[row, sum('runs'), sum('acknowledged'), sum('at_postgres'), sum('lost_at_postgres')],
+      ...[sum('lost_at_redis'), sum('twice_at_postgres'), sum('twice_at_redis')],
+      ...[`${sum('unknown')} (${sum('unknown_resolved')})`, times],
+      all.reduce((total, { violations }) => total + violations.length, 0),
+    ]
+  })
+  return [head, head.map(() => '---'), ...lines].map((line) => `| ${line.join(' | ')} |`).join('\n')
+}
+
+function page(proofs: Proof[]): string {
+  const rows = [...Map.groupBy(proofs, ({ row }) => row)]
+  return `# Proof
+
+Made by \`npm run chaos -- --report docs/proof.json\` from what it appended there; do not edit. Each run
+is an installation of its own (2 API and 2 worker processes, Redis, PostgreSQL), a sale under load, one
+fault, and a reckoning of the clients' own diary with both stores. \`npm run chaos -- --only ROW --runs N\`
+repeats a row, \`--seed S\` a run.
+
+${table(proofs)}
+
+${rows.map(([row, all]) => `- **${row}**: ${all.at(-1)!.what} (last on ${all.at(-1)!.date}, commit ${all.at(-1)!.commit})`).join('\n')}
+`
+}
+
+/** This command's results as a table. */
+export function shown(results: Told[]): string {
+  return table(proofsOf(results, '', ''))
+}
+
+/** Appends the results to `path`, and makes the page beside it anew from all that is there. */
+export function report(path: string, results: Told[]): void {
+  const before: Proof[] = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : []
+  const git = ['rev-parse', '--short', 'HEAD']
+  const commit = execFileSync('git', git, { cwd: import.meta.dirname, encoding: 'utf8' }).trim()
+  const proofs = [...before, ...proofsOf(results, new Date().toISOString().slice(0, 10), commit)]
+  writeFileSync(path, `${JSON.stringify(proofs, null, 2)}\n`)
+  writeFileSync(path.replace(/\.json$/, '.md'), page(proofs))
+}

@@ -1,10 +1,10 @@
 import { rmSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { scratchDir, sweep } from '../../src/embedded/leftovers.ts'
-import { report, table } from './report.ts'
+import { report, shown, type Told } from './report.ts'
 import type { Row } from './row.ts'
 import { rows } from './rows.ts'
-import { type Result, sale } from './sale.ts'
+import { sale } from './sale.ts'
 import { openCluster } from './servers.ts'
 
 const { values } = parseArgs({
@@ -36,7 +36,7 @@ process.once('SIGINT', () => {
 await sweep()
 const dir = scratchDir('cluster')
 const cluster = await openCluster(dir)
-const results: Result[] = []
+const results: Told[] = []
 let failed = false
 try {
   for (const row of chosen) for (let run = 0; run < runs && !stopping; run++) await one(row, run)
@@ -44,8 +44,8 @@ try {
   await cluster.close()
   rmSync(dir, { recursive: true, force: true })
 }
-console.log(`\n${table(results)}`)
-if (values.report) report(values.report, results)
+console.log(`\n${shown(results)}`)
+if (values.report && results.length > 0) report(values.report, results)
 if (failed) process.exitCode = 1
 
 async function one(row: Row, run: number): Promise<void> {
@@ -56,7 +56,7 @@ async function one(row: Row, run: number): Promise<void> {
   const options = { cluster, seed: seed + run, run, calmMs: 1_500, log }
   const load = { perSecond: Number(values.rate), codes: Number(values.codes) }
   try {
-    const result = await sale(row, { ...options, ...load })
+    const result = { ...(await sale(row, { ...options, ...load })), what: row.what }
     results.push(result)
     if (result.violations.length > 0) failed = true
     const seconds = Math.round((performance.now() - begun) / 1000)

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { check, type Verdict } from './checker.ts'
 import { type Load, startLoad } from './client.ts'
+import type { Kind } from './findings.ts'
 import { readDiary } from './history.ts'
 import { level, notLevel } from './level.ts'
 import { random } from './mind.ts'
@@ -27,6 +28,11 @@ export type Result = {
   detail?: string
   asked: number
   acknowledged: number
+  atPostgres: number
+  /** Always a violation as well. */
+  lostAtPostgres: number
+  twiceAtPostgres: number
+  /** Acknowledged at `redis` level only, and gone. */
   lost: number
   /** Of the lost: codes that went to somebody else. */
   lostToOthers: number
@@ -119,7 +125,10 @@ async function reckon(
   ]
   return {
     ...{ row: row.name, seed: options.seed, detail: fault.detail, asked: history.length },
-    ...{ acknowledged: verdict.acknowledged, lost: verdict.lost.length, twice: verdict.twice },
+    ...{ acknowledged: verdict.acknowledged, atPostgres: verdict.atPostgres },
+    lostAtPostgres: count(verdict, 'not-in-ledger'),
+    twiceAtPostgres: count(verdict, 'two-users'),
+    ...{ lost: verdict.lost.length, twice: verdict.twice },
     lostToOthers: verdict.lost.filter(
       ({ user, now, verb }) => verb === 'assign' && now && now !== user,
     ).length,
@@ -127,6 +136,9 @@ async function reckon(
     ...{ violations, refusals: load.refusals },
   }
 }
+
+const count = ({ violations }: Verdict, kind: Kind) =>
+  violations.filter((one) => one.kind === kind).length
 
 /** A few violations of each kind, and how many there are. */
 function summary({ violations }: Verdict): string[] {
