@@ -16,7 +16,7 @@ import { openBooks } from './recovery/books.ts'
 import { openDirectory } from './recovery/directory.ts'
 import { openDurable } from './recovery/durable.ts'
 import { openFitness } from './recovery/fitness.ts'
-import { openGatesOnce } from './recovery/gate.ts'
+import { openGatesOnce, shutGatesOnce } from './recovery/gate.ts'
 import { gauges } from './recovery/gauges.ts'
 import { keys } from './store/keys.ts'
 import { Place } from './store/place.ts'
@@ -113,6 +113,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     place,
     database,
     openGates: () => openGatesOnce(place, database, fitness),
+    watchGates: () => shutGatesOnce(place, database),
     /** From now on /readyz says no, so that a load balancer sends nobody any more. */
     stop: () => {
       stopping = true

@@ -8,6 +8,8 @@ import { openQueues } from './queues.ts'
 
 /** How often a shut gate is looked at, and how long a stop may take. */
 const gateMs = 100
+/** Open gates are looked at once a second. */
+const looksPerWatch = 10
 const stopMs = 8_000
 
 /** The API process: `node src/server.ts`. Exits 78 on wrong configuration, 69 without PostgreSQL. */
@@ -28,6 +30,7 @@ const house = await openHouse(config, queues, log).catch((error: Error) => {
 })
 
 let closing = false
+let looks = 0
 const gates = (async () => {
   for (let shut = -1; !closing; ) {
     const left = await house.openGates().catch((error: Error) => {
@@ -36,6 +39,8 @@ const gates = (async () => {
     })
     if (left !== shut) log.info(left === 0 ? 'all shards serve' : `${left} shards are shut`)
     shut = left
+    // Also shards that were recovered while nobody asked for them: the next request must not find out.
+    if (++looks % looksPerWatch === 0) await house.watchGates().catch(() => {})
     await new Promise((resolve) => setTimeout(resolve, gateMs))
   }
 })()

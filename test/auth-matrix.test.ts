@@ -35,6 +35,8 @@ const matrix: Record<string, string> = {
   'GET /api/v1/books/{book_id}': 'usa',
   'GET /api/v1/books/{book_id}/stats': 'usa',
   'POST /api/v1/books': 'sa',
+  'POST /api/v1/coupons': 'sa',
+  'POST /api/v1/coupons/codes': 'sa',
   'PATCH /api/v1/books/{book_id}': 'sa',
   'DELETE /api/v1/books/{book_id}': 'sa',
   'GET /api/v1/books/{book_id}/coupons': 'sa',

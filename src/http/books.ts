@@ -38,35 +38,36 @@ export function bookRoutes(deps: Deps) {
   const { books } = deps
   const { api, route } = resource(deps, 'Books')
 
-  route(
-    {
-      method: 'post',
-      path: '/books',
-      summary: 'Make a book: a named set of codes with one policy',
-      needs: writers,
-      body: CreateBookRequest,
-      answers: { 201: BookResponse },
-      problems: ['invalid-pattern', 'idempotency-key-reused', 'not-in-force'],
-    },
-    async (c, { body }, who) => {
-      if (body.code_pattern && !isPattern(body.code_pattern))
-        return problemResponse(c, invalidPattern('code_pattern'))
-      const keyed = readOnce(c, who, 'create_book', '', body)
-      if ('problem' in keyed) return problemResponse(c, keyed)
-      const book = await books.create({
-        ...keyed,
-        ...usual,
-        owner_id: who.id,
-        ...readTimes(body),
-        created_by: who.actor,
-      })
-      if ('problem' in book) return problemResponse(c, book)
-      return answer(c, 201, bookView(book), {
-        Location: `/api/v1/books/${book.book_id}`,
-        ...replayedHeader(book),
-      })
-    },
-  )
+  for (const path of ['/books', '/coupons'])
+    route(
+      {
+        method: 'post',
+        path,
+        summary: 'Make a book: a named set of codes with one policy',
+        needs: writers,
+        body: CreateBookRequest,
+        answers: { 201: BookResponse },
+        problems: ['invalid-pattern', 'idempotency-key-reused', 'not-in-force'],
+      },
+      async (c, { body }, who) => {
+        if (body.code_pattern && !isPattern(body.code_pattern))
+          return problemResponse(c, invalidPattern('code_pattern'))
+        const keyed = readOnce(c, who, 'create_book', '', body)
+        if ('problem' in keyed) return problemResponse(c, keyed)
+        const book = await books.create({
+          ...keyed,
+          ...usual,
+          owner_id: who.id,
+          ...readTimes(body),
+          created_by: who.actor,
+        })
+        if ('problem' in book) return problemResponse(c, book)
+        return answer(c, 201, bookView(book), {
+          Location: `/api/v1/books/${book.book_id}`,
+          ...replayedHeader(book),
+        })
+      },
+    )
 
   route(
     {

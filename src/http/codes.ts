@@ -1,6 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import { maxUnits } from './book-view.ts'
+import type { Context, Principal } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import { JobResponse, jobView } from './jobs.ts'
 import { answer, problemResponse } from './respond.ts'
@@ -17,7 +18,7 @@ const limit = count(1).nullable().optional().openapi({
 /** As PostgreSQL and Redis keep it: null = the book's, 0 = no limit. */
 const keptLimit = (max: number | null | undefined) => (max === undefined ? null : (max ?? 0))
 
-const GenerateRequest = strict({
+const generateShape = {
   count: count(1, 1_000_000),
   pattern: line(1, 50).nullable().optional().openapi({
     description: "`{}` is the random part; without it a prefix. Left out: the book's pattern",
@@ -31,7 +32,8 @@ const GenerateRequest = strict({
     .optional()
     .openapi({ description: 'of the random part. Left out: A-Z and 0-9' }),
   max_redemptions: limit,
-}).openapi('GenerateCodesRequest')
+}
+const GenerateRequest = strict(generateShape).openapi('GenerateCodesRequest')
 
 const GeneratedResponse = z
   .object({
@@ -41,7 +43,7 @@ const GeneratedResponse = z
   })
   .openapi('GeneratedCodes')
 
-const UploadRequest = strict({
+const uploadShape = {
   codes: z
     .array(newCode)
     .min(1)
@@ -55,7 +57,8 @@ const UploadRequest = strict({
       }
     }),
   max_redemptions: limit,
-}).openapi('UploadCodesRequest')
+}
+const UploadRequest = strict(uploadShape).openapi('UploadCodesRequest')
 
 const UploadedResponse = GeneratedResponse.extend({
   codes_skipped: z.number(),
@@ -70,6 +73,66 @@ const UnitsResponse = z
 export function codeRoutes(deps: Deps) {
   const { books } = deps
   const { api, route } = resource(deps, 'Codes')
+
+  async function generate(
+    c: Context,
+    who: Principal,
+    params: { book_id: string },
+    query: { include_codes?: boolean | undefined },
+    body: z.output<typeof GenerateRequest>,
+  ) {
+    const keyed = readOnce(c, who, 'generate', params.book_id, { ...query, ...body })
+    if ('problem' in keyed) return problemResponse(c, keyed)
+    const made = await books.generate({
+      ...keyed,
+      ...params,
+      ...body,
+      max_redemptions: keptLimit(body.max_redemptions),
+      created_by: who.actor,
+    })
+    if ('problem' in made) return problemResponse(c, made)
+    if (made.job)
+      return answer(c, 202, jobView(made.job), {
+        Location: `/api/v1/jobs/${made.job.job_id}`,
+        ...replayedHeader(made),
+      })
+    const codes = query.include_codes ? made.codes : null
+    return answer(
+      c,
+      200,
+      { ...params, codes_created: made.codes.length, codes },
+      replayedHeader(made),
+    )
+  }
+
+  async function upload(
+    c: Context,
+    who: Principal,
+    params: { book_id: string },
+    query: { on_duplicate?: 'fail' | 'skip' | undefined },
+    body: z.output<typeof UploadRequest>,
+  ) {
+    const keyed = readOnce(c, who, 'upload', params.book_id, { ...query, ...body })
+    if ('problem' in keyed) return problemResponse(c, keyed)
+    const added = await books.upload({
+      ...keyed,
+      ...params,
+      codes: body.codes,
+      max_redemptions: keptLimit(body.max_redemptions),
+      on_duplicate: query.on_duplicate ?? 'fail',
+      created_by: who.actor,
+    })
+    if ('problem' in added) return problemResponse(c, added)
+    const fresh = new Set(added.codes!)
+    const skipped = body.codes.filter((one) => !fresh.has(one))
+    const counts = {
+      codes_created: fresh.size,
+      codes: null,
+      codes_skipped: skipped.length,
+      skipped,
+    }
+    return answer(c, 200, { ...params, ...counts }, replayedHeader(added))
+  }
 
   route(
     {
@@ -94,30 +157,7 @@ export function codeRoutes(deps: Deps) {
         'not-in-force',
       ],
     },
-    async (c, { params, query, body }, who) => {
-      const keyed = readOnce(c, who, 'generate', params.book_id, { ...query, ...body })
-      if ('problem' in keyed) return problemResponse(c, keyed)
-      const made = await books.generate({
-        ...keyed,
-        ...params,
-        ...body,
-        max_redemptions: keptLimit(body.max_redemptions),
-        created_by: who.actor,
-      })
-      if ('problem' in made) return problemResponse(c, made)
-      if (made.job)
-        return answer(c, 202, jobView(made.job), {
-          Location: `/api/v1/jobs/${made.job.job_id}`,
-          ...replayedHeader(made),
-        })
-      const codes = query.include_codes ? made.codes : null
-      return answer(
-        c,
-        200,
-        { ...params, codes_created: made.codes.length, codes },
-        replayedHeader(made),
-      )
-    },
+    (c, { params, query, body }, who) => generate(c, who, params, query, body),
   )
 
   route(
@@ -145,27 +185,36 @@ export function codeRoutes(deps: Deps) {
         'not-in-force',
       ],
     },
-    async (c, { params, query, body }, who) => {
-      const keyed = readOnce(c, who, 'upload', params.book_id, { ...query, ...body })
-      if ('problem' in keyed) return problemResponse(c, keyed)
-      const added = await books.upload({
-        ...keyed,
-        ...params,
-        codes: body.codes,
-        max_redemptions: keptLimit(body.max_redemptions),
-        on_duplicate: query.on_duplicate ?? 'fail',
-        created_by: who.actor,
-      })
-      if ('problem' in added) return problemResponse(c, added)
-      const fresh = new Set(added.codes!)
-      const skipped = body.codes.filter((one) => !fresh.has(one))
-      const counts = {
-        codes_created: fresh.size,
-        codes: null,
-        codes_skipped: skipped.length,
-        skipped,
-      }
-      return answer(c, 200, { ...params, ...counts }, replayedHeader(added))
+    (c, { params, query, body }, who) => upload(c, who, params, query, body),
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/coupons/codes',
+      summary: 'Fill a book with codes: a list of your own, or so many generated ones',
+      needs: writers,
+      body: z.union([
+        strict({ book_id: bookId, ...uploadShape }),
+        strict({ book_id: bookId, ...generateShape, include_codes: z.boolean().optional() }),
+      ]),
+      bodyLimit: uploadBytes,
+      answers: { 200: z.union([UploadedResponse, GeneratedResponse]), 202: JobResponse },
+      problems: [
+        'book-not-found',
+        'book-archived',
+        'wrong-book-kind',
+        'codes-exist',
+        'invalid-pattern',
+        'pattern-too-small',
+        'idempotency-key-reused',
+        'not-in-force',
+      ],
+    },
+    (c, { body: { book_id, ...body } }, who) => {
+      if ('codes' in body) return upload(c, who, { book_id }, {}, body)
+      const { include_codes, ...wanted } = body
+      return generate(c, who, { book_id }, { include_codes }, wanted)
     },
   )
 

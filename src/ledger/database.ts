@@ -16,6 +16,9 @@ export function openDatabase(url: string, size: number, name: string): Database 
     max: size,
     application_name: `stampede-${name}`,
     connectionTimeoutMillis: 2_000,
+    // A server that is frozen answers nothing, not even its own time-outs; the pool then closes the
+    // connection, so that nobody is handed a half-dead one.
+    query_timeout: 20_000,
     idleTimeoutMillis: 60_000,
     keepAlive: true,
     options:

@@ -1,5 +1,6 @@
 import type { Loss } from './checker.ts'
 import type { Load } from './client.ts'
+import type { Disk } from './disk.ts'
 import type { Town, TownOptions } from './town.ts'
 
 /** What a fault did, once it is over. */
@@ -20,6 +21,8 @@ export type Scene = {
   load: Load
   /** Deterministic, in [0, 1). */
   random: () => number
+  /** The disk that the row asked for. */
+  disk?: Disk
   /** Which run of this row it is, from 0: rows with variants take the next one. */
   run: number
 }
@@ -32,6 +35,8 @@ export type Row = {
   town?: Omit<TownOptions, 'cluster'> | ((run: number) => Omit<TownOptions, 'cluster'>)
   /** Acknowledgements at `redis` level may be lost: this fault takes Redis' memory away. */
   mayLose?: boolean
+  /** Whose files are on a small disk of their own. */
+  disk?: 'redis' | 'postgres'
   /** Why it cannot run here, if it cannot. */
   unable?(): string | undefined
   /** Breaks the system under load and makes the cause go away. */

@@ -1,14 +1,17 @@
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { scratchDir } from '../../src/embedded/leftovers.ts'
 import { check, type Verdict } from './checker.ts'
 import { type Load, startLoad } from './client.ts'
+import { type Disk, mountDisk } from './disk.ts'
 import type { Kind } from './findings.ts'
 import { readDiary } from './history.ts'
 import { level, notLevel } from './level.ts'
 import { random } from './mind.ts'
 import { observe } from './observe.ts'
 import type { Fault, Row } from './row.ts'
-import type { Cluster } from './servers.ts'
+import { type Cluster, openCluster } from './servers.ts'
 import { openTown, type Town, until } from './town.ts'
 
 export type SaleOptions = {
@@ -45,6 +48,7 @@ export type Result = {
   refusals: Record<string, number>
 }
 
+const diskMegabytes = 400
 const readyMs = 60_000
 const serveMs = 60_000
 const settleMs = 30_000
@@ -52,8 +56,23 @@ const levelMs = 45_000
 
 /** One run of one row: an installation, a sale, a fault, the end of it, and the reckoning. */
 export async function sale(row: Row, options: SaleOptions): Promise<Result> {
+  const dir = scratchDir('sale')
+  const disk = row.disk && mountDisk(join(dir, 'disk'), diskMegabytes)
+  const ownCluster = row.disk === 'postgres' ? await openCluster(join(dir, 'disk/pg')) : undefined
+  try {
+    return await onTown(row, { ...options, cluster: ownCluster ?? options.cluster }, disk)
+  } finally {
+    disk?.free()
+    await ownCluster?.close()
+    disk?.unmount()
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+async function onTown(row: Row, options: SaleOptions, disk: Disk | undefined): Promise<Result> {
   const wanted = typeof row.town === 'function' ? row.town(options.run) : row.town
-  const town = await openTown({ ...wanted, cluster: options.cluster })
+  const redisDir = row.disk === 'redis' ? join(disk!.path, 'redis') : undefined
+  const town = await openTown({ ...wanted, redisDir, cluster: options.cluster })
   let load: Load | undefined
   try {
     town.startAll()
@@ -65,7 +84,7 @@ export async function sale(row: Row, options: SaleOptions): Promise<Result> {
       diary: join(town.dir, 'history.ndjson'),
     })
     await sleep(options.calmMs)
-    const scene = { town, load, random: random(options.seed), run: options.run }
+    const scene = { town, load, random: random(options.seed), run: options.run, disk }
     const fault = await row.fault(scene)
     options.log(`fault over: ${JSON.stringify(load.counts)}`)
     const served = await servedAgain(town, load, fault)

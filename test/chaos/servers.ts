@@ -21,6 +21,7 @@ function reviving<S extends Startable>(first: S, start: () => Promise<S>) {
   }
   return {
     kill,
+    alive: () => server.child.exitCode === null && server.child.signalCode === null,
     signal: (signal: NodeJS.Signals) => void server.child.kill(signal),
     async start(): Promise<void> {
       server = await start()
