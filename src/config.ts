@@ -144,7 +144,7 @@ export const workerConfig = (env?: Environment) =>
   readConfig([...worker, 'REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL'], env)
 export type WorkerConfig = ReturnType<typeof workerConfig>
 
-const own = ['HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const
+const own = ['QUEUE_REDIS_URL', 'HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const
 const replaceable = ['REDIS_URL', 'DATABASE_URL', 'JWT_SECRET'] as const
 
 /** What `npm start` needs: it brings itself what is not given of Redis, PostgreSQL and secret. */

@@ -33,14 +33,16 @@ export async function openWorld({
   worker = true,
   waitMs = 2_000,
   managed = false,
+  acl = false,
 } = {}) {
   const dir = scratchDir('redis')
-  const server = await startRedis({ dir, durable: true })
+  const users = acl ? { api: 'api', worker: 'worker', queue: 'queue' } : undefined
+  const server = await startRedis({ dir, durable: true, users })
   const { url: databaseUrl, drop } = await makeDatabase(shards)
   const log = pino({ level: 'fatal' })
   const settings = {
-    REDIS_URL: server.url,
-    QUEUE_REDIS_URL: undefined,
+    REDIS_URL: acl ? server.urlOf('api') : server.url,
+    QUEUE_REDIS_URL: acl ? server.urlOf('queue') : undefined,
     DATABASE_URL: databaseUrl,
     DATABASE_POOL: 10,
     JWT_SECRET: secret,
@@ -48,9 +50,10 @@ export async function openWorld({
     BACKLOG_FACTS: 500_000,
     REDIS_MANAGED: managed ? ('1' as const) : ('0' as const),
   }
-  const queues = openQueues(server.url)
+  const queues = openQueues(settings.QUEUE_REDIS_URL ?? settings.REDIS_URL)
+  const ofWorker = { ...settings, REDIS_URL: acl ? server.urlOf('worker') : server.url }
   const house = await openHouse(settings, queues, log)
-  let works = worker ? await startWorker(settings, log) : undefined
+  let works = worker ? await startWorker(ofWorker, log) : undefined
   let open = true
   const gates = (async () => {
     while (open) {
@@ -165,7 +168,7 @@ export async function openWorld({
       works = undefined
     },
     async startWorker() {
-      works ??= await startWorker(settings, log)
+      works ??= await startWorker(ofWorker, log)
     },
     async close() {
       open = false

@@ -4,6 +4,7 @@ import { closeSync, mkdirSync, openSync, readFileSync, realpathSync, writeFileSy
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { type AclUser, aclRules } from './acl.ts'
 import { findRedisServer } from './bootstrap.mjs'
 import { leash } from './leash.ts'
 import { forget, reclaim, record } from './leftovers.ts'
@@ -13,7 +14,10 @@ export interface RedisOptions {
   /** Its own directory: configuration, data, log. */
   dir: string
   port?: number
+  /** Of the user `default`, who may do everything. */
   password?: string
+  /** Passwords of the users that may do only what is theirs: see acl.ts. */
+  users?: Record<AclUser, string>
   /** true: every write reaches the append-only file, so a restart keeps all of it. */
   durable: boolean
   appendfsync?: 'everysec' | 'always' | 'no'
@@ -26,6 +30,8 @@ export interface RedisOptions {
 
 export interface PrivateRedis {
   url: string
+  /** The same for one of `users`. */
+  urlOf(user: AclUser): string
   port: number
   pid: number
   child: ChildProcess
@@ -56,6 +62,9 @@ function writeConfiguration(options: RedisOptions, dir: string, port: number): s
     `appendfsync ${options.appendfsync ?? 'everysec'}`,
     'aof-use-rdb-preamble yes',
     ...(options.password ? [`requirepass ${quoted(options.password)}`] : []),
+    ...Object.entries(options.users ?? {}).map(
+      ([name, password]) => `user ${name} on >${password} ${aclRules[name as AclUser]}`,
+    ),
   ]
   const path = join(dir, 'redis.conf')
   writeFileSync(path, `${lines.join('\n')}\n`, { mode: 0o600 })
@@ -122,10 +131,11 @@ async function attempt(options: RedisOptions, dir: string, port: number): Promis
   const until = performance.now() + loadingMs
   while (child.pid && child.exitCode === null && child.signalCode === null) {
     if (await isReady(port, child.pid, options.password)) {
-      const user = options.password ? `default:${encodeURIComponent(options.password)}@` : ''
-      const url = `redis://${user}127.0.0.1:${port}`
+      const urlOf = (user: string, password?: string) =>
+        `redis://${password ? `${user}:${encodeURIComponent(password)}@` : ''}127.0.0.1:${port}`
       return {
-        url,
+        url: urlOf('default', options.password),
+        urlOf: (user) => urlOf(user, options.users?.[user]),
         port,
         pid: child.pid,
         child,

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ConfigError, environmentOf, isStartedByNpm, startConfig } from '../config.ts'
 import { migrate } from '../ledger/migrate.ts'
+import type { AclUser } from './acl.ts'
 import { seedDemo } from './demo.ts'
 import { type Kept, keep, startNode } from './keep.ts'
 import { choosePort, freePort, httpUrl } from './ports.ts'
@@ -32,19 +33,28 @@ function hold(name: string, kept: Kept, deadlineMs: number): void {
   if (stopping) throw new CannotStart('stopped while starting')
 }
 
-async function ownRedis(dir: string, logs: string): Promise<string> {
+/** Redis for the operator, and for each process with the rights that are its own. */
+type Redis = Record<'url' | AclUser, string>
+
+async function ownRedis(dir: string, logs: string): Promise<Redis> {
   const own = { dir: join(dir, 'redis'), log: join(logs, 'redis.log'), graceSeconds }
   const password = secret(dir, 'redis')
-  let url = ''
+  const users = {
+    api: secret(dir, 'redis-api'),
+    worker: secret(dir, 'redis-worker'),
+    queue: secret(dir, 'redis-queue'),
+  }
+  let urls: Redis | undefined
   let port: number | undefined
   const start = async () => {
-    const redis = await startRedis({ ...own, port, password, durable: true })
+    const redis = await startRedis({ ...own, port, password, users, durable: true })
     port = redis.port
-    url = redis.url
+    const { url, urlOf } = redis
+    urls = { url, api: urlOf('api'), worker: urlOf('worker'), queue: urlOf('queue') }
     return redis
   }
   hold('redis', await keep('redis', start, say), 1_500)
-  return url
+  return urls!
 }
 
 async function ownPostgres(dir: string, logs: string): Promise<string> {
@@ -71,23 +81,35 @@ async function start(config: Config): Promise<string> {
   const http = httpUrl(config.HOST, port)
   const metricsPort = config.METRICS_PORT ?? (await freePort())
 
-  const redis = config.REDIS_URL ?? (await step('redis', () => ownRedis(dir, logs), hostOf))
+  const given = config.REDIS_URL
+  const redis = given
+    ? { url: given, api: given, worker: given, queue: given }
+    : await step(
+        'redis',
+        () => ownRedis(dir, logs),
+        ({ url }) => hostOf(url),
+      )
   const postgres =
     config.DATABASE_URL ?? (await step('postgres', () => ownPostgres(dir, logs), hostOf))
   const migrated = () => 'the schema is up to date'
   await step('migrate', () => migrate(postgres, config.SHARDS), migrated)
 
   const env = environmentOf({
-    REDIS_URL: redis,
+    QUEUE_REDIS_URL: config.QUEUE_REDIS_URL ?? redis.queue,
     DATABASE_URL: postgres,
     JWT_SECRET: config.JWT_SECRET ?? secret(dir, 'jwt'),
     HOST: config.HOST,
     PORT: `${port}`,
     METRICS_PORT: `${metricsPort}`,
   })
-  const room = (name: string, file: string, deadlineMs: number) => {
+  const room = (name: 'api' | 'worker', file: string, deadlineMs: number) => {
     const path = fileURLToPath(new URL(`../../${file}`, import.meta.url))
-    const options = { file: path, dir: join(dir, 'run', name), log: join(logs, `${name}.log`), env }
+    const options = {
+      file: path,
+      dir: join(dir, 'run', name),
+      log: join(logs, `${name}.log`),
+      env: environmentOf({ REDIS_URL: redis[name] }, env),
+    }
     return async () => {
       const kept = await keep(name, () => startNode(options), say)
       hold(name, kept, deadlineMs)
@@ -107,7 +129,7 @@ async function start(config: Config): Promise<string> {
       () => seedDemo(dir, http, postgres),
       (text) => text,
     )
-  writeRunning(dir, { pid: process.pid, http, redis, postgres })
+  writeRunning(dir, { pid: process.pid, http, redis: redis.url, postgres })
   welcome(config.HOST, http, dir, demo)
   return http
 }

@@ -1,0 +1,172 @@
+import { readFileSync } from 'node:fs'
+import { Redis } from 'ioredis'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type AclUser, aclRules, aclUsers } from '../src/embedded/acl.ts'
+import { keys } from '../src/store/keys.ts'
+import { openWorld, until, type World } from './world.ts'
+
+/** The whole service where each connection may do only what is its own. */
+let world: World
+const connections = {} as Record<AclUser, Redis>
+beforeAll(async () => {
+  world = await openWorld({ shards: 2, acl: true })
+  for (const user of aclUsers) connections[user] = new Redis(world.redisServer.urlOf(user))
+})
+afterAll(async () => {
+  for (const redis of Object.values(connections)) redis.disconnect()
+  await world.close()
+})
+
+const post = (path: string, body: unknown, as = world.service) =>
+  world.call('POST', path, { as, body })
+
+describe('with ACL users', () => {
+  test('every verb works, and so do lists, counters and generation by a job', async () => {
+    const book = await world.makeBook({ max_redemptions: 2 }, ['ACL-1', 'ACL-2', 'ACL-3'])
+    const counter = await world.makeBook({ kind: 'counter', units: 5 })
+    const user = { user_id: 'u1' }
+    const statuses = [
+      await post('coupons/assign/ACL-1', user),
+      await post('coupons/assign', { ...user, book_id: book }),
+      await post('coupons/assign', { ...user, book_id: counter, count: 2 }),
+      await post('coupons/lock/ACL-1', user),
+      await post('coupons/unlock/ACL-1', user),
+      await post('coupons/lock/ACL-1', { ...user, lock_duration_seconds: 1 }),
+      await world.call('GET', 'coupons/ACL-1', { as: world.admin }),
+      await world.call('GET', `books/${book}/stats`, { as: world.admin }),
+      await world.call('GET', `books/${book}/coupons`, { as: world.admin }),
+      await world.call('PATCH', `books/${book}`, { as: world.admin, body: { max_redemptions: 3 } }),
+    ].map(({ status }) => status)
+    expect(statuses).toEqual(statuses.map(() => 200))
+    const token = (await post('coupons/lock/ACL-1', user)).body
+    expect(token.code).toBe('coupon-locked')
+    await until(
+      async () => (await post('coupons/redeem/ACL-1', user)).status === 200,
+      'the lock is over',
+    )
+    const again = await world.call('POST', 'coupons/redeem/ACL-1', {
+      as: world.service,
+      body: user,
+      headers: { 'idempotency-key': 'acl' },
+    })
+    expect(again.status).toBe(200)
+    const undone = await post(`redemptions/${again.body.redemption_id}/rollback`, undefined)
+    expect(undone.status).toBe(200)
+    const held = await world.call('GET', 'users/u1/coupons', { as: world.admin })
+    const other = held.body.coupons.find(
+      ({ code, book_id }: { code: string; book_id: string }) =>
+        code !== 'ACL-1' && book_id === book,
+    )
+    expect((await post(`coupons/release/${other.code}`, undefined, world.admin)).status).toBe(200)
+    const job = await post(`books/${book}/codes/generate`, { count: 20_000 })
+    expect(job.status).toBe(202)
+    await until(async () => {
+      const { body } = await world.call('GET', `jobs/${job.body.job_id}`, { as: world.admin })
+      return body.state === 'done'
+    }, 'the job is done')
+  })
+
+  test('flushes come by nudge, and numbers can be scraped', async () => {
+    await until(() => world.flushes().nudge > 0, 'a nudge reached the worker')
+    const scraped = await (await fetch(`${world.base}/metrics`)).text()
+    expect(scraped).toMatch(/^stampede_jobs\{queue="flush",state="waiting"\} \d/m)
+    expect(scraped).toMatch(/^stampede_redis_memory_bytes \d/m)
+  })
+
+  test('a worker brings back what Redis lost', async () => {
+    await world.level()
+    const before = await world.redis.hget(keys.meta(0), 'epoch')
+    await world.redis.flushall()
+    await until(async () => {
+      await post('coupons/lock/ACL-1', { user_id: 'u1' })
+      const epoch = await world.redis.hget(keys.meta(0), 'epoch')
+      return Number(epoch) > Number(before) && world.house.place.gates.every(({ open }) => open)
+    }, 'both shards serve again')
+    const shown = await world.call('GET', 'coupons/ACL-1', { as: world.admin })
+    expect(shown.body).toMatchObject({ assigned_user_id: 'u1', redemption_count: 1 })
+  })
+
+  const refusals = /^NOPERM|DEBUG command not allowed|user executing the script can't/
+  const coupons = keys.coupons(0)
+  const forbidden: Record<AclUser, string[][]> = {
+    api: [
+      ['EVAL', 'return 1', '0'],
+      ['SCRIPT', 'LOAD', 'return 1'],
+      ['SCRIPT', 'FLUSH'],
+      ['FUNCTION', 'FLUSH'],
+      ['FLUSHALL'],
+      ['FLUSHDB'],
+      ['SWAPDB', '0', '1'],
+      ['CONFIG', 'SET', 'appendonly', 'no'],
+      ['DEL', coupons],
+      ['UNLINK', coupons],
+      ['SET', coupons, 'x'],
+      ['EXPIRE', coupons, '0'],
+      ['RENAME', coupons, keys.stock(0, 'x')],
+      ['KEYS', '*'],
+      ['SCAN', '0'],
+      ['XTRIM', keys.journal(0), 'MAXLEN', '0'],
+      ['XDEL', keys.journal(0), '1-1'],
+      ['GET', 'anything'],
+      ['HGETALL', '{stampede}:flush:1'],
+      ['PUBLISH', 'stampede:flushed:x', '0 1 1'],
+      ['SHUTDOWN', 'NOSAVE'],
+      ['DEBUG', 'RELOAD'],
+      ['ACL', 'LIST'],
+      ['REPLICAOF', 'NO', 'ONE'],
+      ['CLIENT', 'KILL', 'TYPE', 'normal'],
+      ['MONITOR'],
+    ],
+    worker: [
+      ['EVAL', 'return 1', '0'],
+      ['SCRIPT', 'FLUSH'],
+      ['FLUSHALL'],
+      ['FLUSHDB'],
+      ['SWAPDB', '0', '1'],
+      ['CONFIG', 'SET', 'appendonly', 'no'],
+      ['KEYS', '*'],
+      ['GET', 'anything'],
+      ['DEL', '{stampede}:flush:1'],
+      ['SHUTDOWN', 'NOSAVE'],
+      ['DEBUG', 'RELOAD'],
+      ['ACL', 'LIST'],
+    ],
+    queue: [
+      ['HGET', coupons, 'x'],
+      ['DEL', coupons],
+      ['EVAL', `return redis.call('DEL', '${coupons}')`, '0'],
+      ['EVAL', `return redis.call('DEL', KEYS[1])`, '1', coupons],
+      ['SCRIPT', 'LOAD', 'return 1'],
+      ['SCRIPT', 'FLUSH'],
+      ['FUNCTION', 'FLUSH'],
+      ['FLUSHALL'],
+      ['FLUSHDB'],
+      ['SWAPDB', '0', '1'],
+      ['CONFIG', 'SET', 'appendonly', 'no'],
+      ['KEYS', '*'],
+      ['SHUTDOWN', 'NOSAVE'],
+      ['PUBLISH', 'stampede:flushed:x', '0 1 1'],
+    ],
+  }
+  test.each(aclUsers)('%s is refused what is not its own', async (user) => {
+    const answers = await Promise.all(
+      forbidden[user].map(async ([name, ...args]) => {
+        const answer = await connections[user].call(name!, ...args).catch((error: Error) => error)
+        const refused = answer instanceof Error && refusals.test(answer.message)
+        return refused ? [] : [`${name} ${args.join(' ')}: ${answer}`]
+      }),
+    )
+    expect(answers.flat()).toEqual([])
+    expect(await connections[user].ping()).toBe('PONG')
+  })
+
+  test('a lock that is gone by its own verb is all that api may delete', async () => {
+    expect(await connections.api.del(keys.lock(0, 'NONE'))).toBe(0)
+  })
+
+  test('docs/redis-acl.md has the same rules', () => {
+    const page = readFileSync(new URL('../docs/redis-acl.md', import.meta.url), 'utf8')
+    const shown = [...page.matchAll(/^user (\w+) on (?:>\S+) (.+)$/gm)]
+    expect(Object.fromEntries(shown.map(([, name, rules]) => [name, rules]))).toEqual(aclRules)
+  })
+})
