@@ -232,3 +232,35 @@ describe('max_redemptions of a load', () => {
     expect((await stats(book)).total).toBe(3)
   })
 })
+
+describe('the challenge’s paths', () => {
+  let other: World
+  beforeAll(async () => {
+    other = await openWorld()
+  })
+  afterAll(() => other.close())
+
+  test('make a book and fill it, and its codes are assigned', async () => {
+    const as = other.admin
+    const made = await other.call('POST', 'coupons', { as, body: { name: 'B', owner_id: 'o' } })
+    expect(made.status).toBe(201)
+    const { book_id } = made.body
+    const listed = await other.call('POST', 'coupons/codes', {
+      as,
+      body: { book_id, codes: ['X1'] },
+    })
+    expect([listed.status, listed.body.codes_created]).toEqual([200, 1])
+    const generated = await other.call('POST', 'coupons/codes', {
+      as,
+      body: { book_id, count: 3, include_codes: true },
+    })
+    expect([generated.status, generated.body.codes.length]).toEqual([200, 3])
+    const wrong = await other.call('POST', 'coupons/codes', { as, body: { book_id } })
+    expect(wrong.body.code).toBe('invalid-request')
+    const all = await other.call('POST', 'coupons/assign', {
+      as: other.service,
+      body: { book_id, user_id: 'u', count: 4 },
+    })
+    expect(all.body.assigned_count).toBe(4)
+  })
+})

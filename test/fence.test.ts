@@ -31,7 +31,7 @@ async function makeBook(world: World, client: Client) {
   return { book, redemption: body.redemption_id as string }
 }
 
-type Named = { redis: World['redis']; book: string }
+type Named = { redis: World['redis']; client: Client; book: string }
 const meta = keys.meta(0)
 const damages: Record<string, (of: Named) => Promise<unknown>> = {
   meta: ({ redis }) => redis.del(meta),
@@ -43,7 +43,8 @@ const damages: Record<string, (of: Named) => Promise<unknown>> = {
   'the coupons': ({ redis }) => redis.del(keys.coupons(0)),
   'the redemptions': ({ redis }) => redis.del(keys.redemptions(0)),
   'the journal': ({ redis }) => redis.del(keys.journal(0)),
-  'the last entry, as a copy of a moment ago would have': async ({ redis }) => {
+  'the last entry, as a copy of a moment ago would have': async ({ redis, client, book }) => {
+    await client.assign(book, 'ben') // nobody but this process knows of it
     const [last, before] = await redis.xrevrange(keys.journal(0), '+', '-', 'COUNT', 2)
     await redis.xdel(keys.journal(0), last![0])
     await redis.call('XSETID', keys.journal(0), before![0])

@@ -11,15 +11,20 @@ import { audit } from './audit.ts'
 import { type Act, placeOf, plain, word } from './client.ts'
 import { openWorld, until } from './world.ts'
 
-/** A wire to Redis on which every command arrives, and no reply comes back while it is mute. */
+const nothing = /^\b$/
+const everything = /^/
+/** Replies of coupon verbs; looks at the shards get theirs. */
+const decisions = /^done\t/m
+
+/** A wire to Redis on which every command arrives, and replies that `swallows` fits are lost. */
 async function makeWire(target: string) {
   const { hostname, port } = new URL(target)
   const sockets = new Set<Socket>()
-  const wire = { url: '', isMute: false, close }
+  const wire = { url: '', swallows: nothing, close }
   const server = createServer((near) => {
     const far = connect(Number(port), hostname)
     near.on('data', (chunk) => far.write(chunk))
-    far.on('data', (chunk) => !wire.isMute && near.write(chunk))
+    far.on('data', (chunk) => !wire.swallows.test(chunk.toString()) && near.write(chunk))
     for (const [one, other] of [
       [near, far],
       [far, near],
@@ -78,11 +83,11 @@ const unknown = (book: string, user: string): Act => ({
 test.concurrent('lost reply  is asked for again under the same id, and nothing happens twice', async (context) => {
   const { world, wire, gate, serves, book, assign, entries } = await open(context)
   const before = await entries()
-  wire.isMute = true
+  wire.swallows = everything
   const asked = [assign('ann'), assign('ben')]
   await until(async () => (await entries()) > before, 'Redis has decided')
   await until(() => !gate.open, 'the connection was given up')
-  wire.isMute = false
+  wire.swallows = nothing
   await serves()
   const outcomes = await Promise.all(asked)
   expect(outcomes.map(word)).toEqual(['done', 'done'])
@@ -100,12 +105,27 @@ test.concurrent('lost reply  is asked for again under the same id, and nothing h
 test.concurrent('lost reply  that nobody can ask for again leaves the outcome unknown, and says so', async (context) => {
   const { world, wire, serves, book, assign, entries } = await open(context)
   const before = await entries()
-  wire.isMute = true
+  wire.swallows = everything
   const outcome = await assign('ann')
   expect(outcome).toMatchObject({ ok: false, problem: 'outcome-unknown', retryAfter: 1 })
   expect(await entries()).toBe(before + 1)
   expect(word(await assign('ben'))).toBe('not-ready')
-  wire.isMute = false
+  wire.swallows = nothing
+  await serves()
+  await audit(world, { book, history: [unknown(book, 'ann')] })
+})
+
+test.concurrent('lost reply  that is lost again leaves the outcome unknown', async (context) => {
+  const { world, wire, serves, book, assign, entries } = await open(context)
+  const before = await entries()
+  wire.swallows = decisions
+  const asked = assign('ann')
+  await until(async () => (await entries()) > before, 'Redis has decided')
+  const opened = setInterval(() => void serves().catch(() => {}), 100)
+  expect(word(await asked)).toBe('outcome-unknown')
+  clearInterval(opened)
+  expect(await entries()).toBe(before + 1)
+  wire.swallows = nothing
   await serves()
   await audit(world, { book, history: [unknown(book, 'ann')] })
 })
