@@ -77,9 +77,16 @@ test('admin create refuses a taken address and a short password with 1', async (
 })
 
 test('wrong usage ends with 2', async () => {
-  const wrong = [[], ['nonsense'], ['migrate', '--fast'], ['admin', 'create'], ['admin']]
+  const wrong = [
+    [],
+    ['nonsense'],
+    ['migrate', '--fast'],
+    ['admin', 'create'],
+    ['admin'],
+    ['accept-loss', '--shard', 'x'],
+  ]
   const ends = await Promise.all(wrong.map((args) => stampede(args)))
-  expect(ends.map(({ code }) => code)).toEqual([2, 2, 2, 2, 2])
+  expect(ends.map(({ code }) => code)).toEqual([2, 2, 2, 2, 2, 2])
   const address = await stampede(['admin', 'create', 'not-an-address'])
   expect(address.code).toBe(2)
   expect(address.err).toContain('must be an e-mail address')
@@ -106,7 +113,13 @@ test('bad configuration ends with 78 and names the variable', async () => {
 })
 
 test('help begins with an example and ends with 0', async () => {
-  const verbs = [['--help'], ['migrate', '--help'], ['admin', 'create', '--help']]
+  const verbs = [
+    ['--help'],
+    ['migrate', '--help'],
+    ['admin', 'create', '--help'],
+    ['doctor', '--help'],
+    ['accept-loss', '--help'],
+  ]
   for (const { code, out } of await Promise.all(verbs.map((args) => stampede(args)))) {
     expect(code).toBe(0)
     expect(out).toMatch(/^Example:\n {2}\$ /)

@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander'
 import { ConfigError } from '../config.ts'
 import { isOutage } from '../ledger/outage.ts'
+import { acceptLossVerb } from './accept-loss.ts'
 import { adminVerbs } from './admin.ts'
 import { doctorVerb } from './doctor.ts'
 import { migrateVerb } from './migrate.ts'
@@ -28,6 +29,7 @@ const program = new Command('stampede')
 migrateVerb(program)
 adminVerbs(program)
 doctorVerb(program)
+acceptLossVerb(program)
 
 try {
   await program.parseAsync()

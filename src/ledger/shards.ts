@@ -95,6 +95,11 @@ export async function suspectShard(
   )
 }
 
+/** An operator accepts that what a restored PostgreSQL lacks of this shard is lost. */
+export async function acceptLoss(database: Database, shard: number): Promise<void> {
+  await database.query('UPDATE shards SET loss_accepted = true WHERE shard = $1', [shard])
+}
+
 /** Takes the shard for a recovery under `epoch` and `token`; false if somebody else was faster. */
 export async function beginRecovery(
   database: Database,

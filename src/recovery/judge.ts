@@ -88,7 +88,10 @@ export async function judge(place: Place, database: Database, shard: number): Pr
 }
 
 /** PostgreSQL lacks what it once had committed, or was in an epoch it does not know: an old backup. */
-function isBehind(row: ShardRow, state: ShardState | undefined): boolean {
+export function isBehind(
+  row: ShardRow,
+  state: Pick<ShardState, 'epoch' | 'watermark'> | undefined,
+): boolean {
   if (!state) return false
   if (state.epoch !== row.epoch) return state.epoch > row.epoch
   return row.phase === 'active' && state.watermark > row.checkpoint
