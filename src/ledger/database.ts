@@ -1,7 +1,11 @@
+import type { Socket } from 'node:net'
 import pg from 'pg'
 
 /** bigint columns hold counts and entry numbers far below 2^53: read them as numbers. */
 pg.types.setTypeParser(pg.types.builtins.INT8, Number)
+
+/** PostgreSQL ends a statement that takes longer. */
+const statementMs = 15_000
 
 export type Database = pg.Pool
 export type Transaction = pg.PoolClient
@@ -10,7 +14,12 @@ export type Transaction = pg.PoolClient
  * A pool of `size` connections. The server ends what hangs (statement 15 s, idle transaction 5 s,
  * lock 2 s), because a client-side timeout would hand a half-dead connection to the next caller.
  */
-export function openDatabase(url: string, size: number, name: string): Database {
+export function openDatabase(
+  url: string,
+  size: number,
+  name: string,
+  silentMs = statementMs + 2_000,
+): Database {
   const pool = new pg.Pool({
     connectionString: url,
     max: size,
@@ -22,14 +31,46 @@ export function openDatabase(url: string, size: number, name: string): Database 
     idleTimeoutMillis: 60_000,
     keepAlive: true,
     options:
-      '-c statement_timeout=15000 -c lock_timeout=2000 ' +
+      `-c statement_timeout=${statementMs} -c lock_timeout=2000 ` +
       '-c idle_in_transaction_session_timeout=5000 -c synchronous_commit=on -c timezone=UTC',
   })
   // An idle connection that PostgreSQL closes must not end the process: the next query reconnects.
   pool.on('error', () => {})
   // One in use says so to whoever waits for its answer; between two answers nobody is listening.
   pool.on('connect', (client) => client.on('error', () => {}))
+  endSilent(pool, silentMs)
   return pool
+}
+
+/**
+ * A network that fails without a word leaves connections that neither answer nor break, for as long
+ * as TCP has patience: a quarter of an hour. PostgreSQL ends its statements itself, so who was asked
+ * and says nothing for longer is not there any more; all connections of the pool went the same way.
+ */
+function endSilent(pool: Database, silentMs: number): void {
+  const all = new Set<pg.PoolClient>()
+  const asked = new Map<pg.PoolClient, { heard: number; since: number }>()
+  const socketOf = (client: pg.PoolClient) =>
+    (client as unknown as { connection: { stream: Socket } }).connection.stream
+  const note = (client: pg.PoolClient) =>
+    asked.set(client, { heard: socketOf(client).bytesRead, since: performance.now() })
+
+  pool.on('connect', (client) => all.add(client))
+  pool.on('acquire', note)
+  pool.on('release', (_, client) => asked.delete(client))
+  pool.on('remove', (client) => {
+    all.delete(client)
+    asked.delete(client)
+  })
+  const look = setInterval(() => {
+    if (pool.ended) clearInterval(look)
+    for (const [client, { heard, since }] of asked) {
+      if (socketOf(client).bytesRead !== heard) note(client)
+      else if (performance.now() - since > silentMs)
+        for (const gone of all) socketOf(gone).destroy()
+    }
+  }, silentMs / 8)
+  look.unref()
 }
 
 /** Runs `work` in one transaction. A connection whose fate is unclear is closed, not reused. */
