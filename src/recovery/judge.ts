@@ -173,7 +173,9 @@ async function judgeAlone(place: Place, shard: number, why: string): Promise<Ver
       return { is: 'wait', why: `Redis changed while PostgreSQL is away. ${why}` }
     if (state.n < seen)
       return { is: 'wait', why: `Redis lost entries while PostgreSQL is away. ${why}` }
-    const row = { shard, epoch, phase: 'active', facts: state.flushed } as ShardRow
+    // Nothing is to be changed in Redis by a row that PostgreSQL did not give.
+    const { flushed: facts, intake } = state
+    const row = { shard, epoch, phase: 'active', facts, intake } as ShardRow
     return { is: 'level', row, state }
   } catch (error) {
     return { is: 'wait', why: explain(error) }
