@@ -2,7 +2,7 @@ import { entryHash } from '../journal/entry.ts'
 import type { Database } from '../ledger/database.ts'
 import { type ShardRow, shardRow } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
-import { NotSent, type Place, RedisRefused, ReplyLost } from '../store/place.ts'
+import { type Gate, NotSent, type Place, RedisRefused, ReplyLost } from '../store/place.ts'
 
 /** What lua/check.lua says of a shard; undefined: it holds nothing. */
 export type ShardState = {
@@ -74,6 +74,8 @@ export async function judge(place: Place, database: Database, shard: number): Pr
     return judgeAlone(place, shard, `PostgreSQL: ${(error as Error).message}`)
   }
   const id = row.checkpoint > 0 ? `${row.checkpointEpoch}-${row.checkpoint}` : ''
+  // As it was before Redis is asked: it may learn of later entries meanwhile.
+  const before = { ...place.gates[shard]! }
   let state: ShardState | undefined
   try {
     state = await readShard(place, shard, id)
@@ -82,8 +84,14 @@ export async function judge(place: Place, database: Database, shard: number): Pr
   }
   if (row.phase === 'recovering' && !row.abandoned)
     return { is: 'wait', why: 'a worker is recovering this shard' }
-  if (isBehind(row, state) && !row.lossAccepted) return { is: 'wait', why: behind(row, state!) }
-  const lost = whatIsLost(place, row, state, id)
+  if (isBehind(row, state) && !row.lossAccepted) {
+    // What was flushed or recovered between the two looks is no old backup: PostgreSQL is asked anew.
+    const now = await shardRow(database, shard).catch(() => row)
+    if (isBehind(now, state)) return { is: 'wait', why: behind(row, state!) }
+    if (now.epoch !== row.epoch) return { is: 'wait', why: 'a new epoch has begun' }
+  }
+  const { suspect } = place.gates[shard]!
+  const lost = whatIsLost(row, state, id, { ...before, suspect })
   return lost ? { is: 'lost', row, ...lost } : { is: 'level', row, state: state! }
 }
 
@@ -108,10 +116,10 @@ function behind(row: ShardRow, state: ShardState): string {
 type Lost = { cause: Cause; why: string }
 
 function whatIsLost(
-  place: Place,
   row: ShardRow,
   state: ShardState | undefined,
   id: string,
+  gate: Gate,
 ): Lost | undefined {
   if (row.phase === 'new') return { cause: 'new', why: 'a new installation' }
   if (row.phase === 'recovering') return { cause: 'unfinished', why: 'unfinished recovery' }
@@ -123,7 +131,7 @@ function whatIsLost(
   const found = whatRedisLacks(row, state, id)
   // What a process saw may be more than what can be seen now, so its words come first.
   if (row.suspect) return { cause: found?.cause ?? 'suspect', why: row.suspect }
-  return found ?? whatThisProcessSaw(place, row, state!)
+  return found ?? whatThisProcessSaw(gate, state!)
 }
 
 function whatRedisLacks(
@@ -150,8 +158,7 @@ function whatRedisLacks(
   return undefined
 }
 
-function whatThisProcessSaw(place: Place, row: ShardRow, { epoch, n }: ShardState) {
-  const gate = place.gates[row.shard]!
+function whatThisProcessSaw(gate: Gate, { epoch, n }: ShardState) {
   if (gate.epoch !== epoch) return undefined
   if (gate.suspect) return { cause: 'suspect', why: gate.suspect } as const
   if (n < gate.seen)

@@ -66,10 +66,11 @@ export class Watermarks {
       await Promise.all(
         this.#interested().map(async (shard) => {
           const meta = keys.meta(shard)
+          // As it was before Redis is asked: a hint may tell of later entries meanwhile.
+          const gate = { ...this.#place.gates[shard]! }
           const [epoch, n, watermark] = (
             await this.#place.redis.hmget(meta, 'epoch', 'n', 'watermark')
           ).map(Number) as [number, number, number]
-          const gate = this.#place.gates[shard]!
           // Who waits for an entry must not wait for one that Redis has lost.
           if (epoch === gate.epoch && n < gate.seen)
             this.#place.shut(shard, `Redis ends at entry ${n}, but had ${gate.seen}`)
