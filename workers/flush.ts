@@ -1,8 +1,10 @@
 import { failpoint } from '../src/failpoint.ts'
+import { JournalForked } from '../src/journal/journal.ts'
 import { apply } from '../src/ledger/apply.ts'
 import type { Database } from '../src/ledger/database.ts'
 import { Overtaken, type ShardRow, shardRow } from '../src/ledger/shards.ts'
 import { readBatch } from '../src/recovery/batch.ts'
+import { behind, isBehind } from '../src/recovery/judge.ts'
 import { keys } from '../src/store/keys.ts'
 import type { Place } from '../src/store/place.ts'
 import { announce } from '../src/store/watermark.ts'
@@ -35,8 +37,14 @@ export type Flushed = { facts: number; parked: number; more: boolean }
  */
 export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   const { place, database, shard } = flusher
+  // Asked before PostgreSQL, which then is ahead of it, unless it was restored from an old backup. To
+  // flush the journal into that one would hide what else it lacks.
+  const known = await place.redis.hmget(keys.meta(shard), 'epoch', 'watermark')
   const row = await shardRow(database, shard)
   if (row.phase !== 'active') return { facts: 0, parked: 0, more: false }
+  const [epoch, watermark] = known.map(Number) as [number, number]
+  if (isBehind(row, { epoch, watermark }))
+    throw new JournalForked(behind(row, { epoch, watermark }))
   const count = Math.max(16, Math.min(entriesMax, Math.ceil(factsWanted / flusher.factsPerEntry)))
   const batch = await readBatch(place, row, count)
   if (!batch) {

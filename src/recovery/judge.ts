@@ -105,7 +105,7 @@ export function isBehind(
   return row.phase === 'active' && state.watermark > row.checkpoint
 }
 
-function behind(row: ShardRow, state: ShardState): string {
+export function behind(row: ShardRow, state: Pick<ShardState, 'epoch' | 'watermark'>): string {
   return (
     `PostgreSQL is behind what it had committed (epoch ${row.epoch}, entry ${row.checkpoint}; ` +
     `Redis knows of ${state.epoch}, ${state.watermark}): was an old backup restored? Restore a newer ` +

@@ -1,0 +1,38 @@
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { JournalForked } from '../src/journal/journal.ts'
+import { flusher, flushOnce } from '../workers/flush.ts'
+import { openWorld, type World } from './world.ts'
+
+let world: World
+beforeAll(async () => {
+  world = await openWorld({ shards: 1 })
+})
+afterAll(() => world.close())
+
+test('flush  does not go on from an old backup as if nothing had happened, though the journal would do', async () => {
+  const book = await world.makeBook({}, 10)
+  const assign = (user: string) =>
+    world.call('POST', 'coupons/assign', {
+      as: world.service,
+      body: { book_id: book, user_id: user },
+      headers: { durability: 'postgres' },
+    })
+  await assign('before the backup')
+  await world.level()
+  const { rows } = await world.database.query(
+    'SELECT checkpoint, checkpoint_hash, facts FROM shards',
+  )
+  await assign('after it')
+  await world.level()
+  await world.stopWorker()
+  const { checkpoint, checkpoint_hash, facts } = rows[0]
+  await world.database.query('DELETE FROM ledger WHERE n > $1', [checkpoint])
+  await world.database.query("DELETE FROM coupons WHERE user_id = 'after it'")
+  await world.database.query(
+    'UPDATE shards SET checkpoint = $1, checkpoint_hash = $2, facts = $3',
+    [checkpoint, checkpoint_hash, facts],
+  )
+  const flushing = flushOnce(flusher(world.house.place, world.database, 0))
+  await expect(flushing).rejects.toThrow(JournalForked)
+  await expect(flushing).rejects.toThrow(/old backup/)
+})
