@@ -98,6 +98,10 @@ const inRedis: Record<string, Damage> = {
     harm: (redis, key) => redis.hincrby(key, 'facts', 1),
   },
   '"flushed":11': { key: meta, harm: (redis, key) => redis.hincrby(key, 'flushed', 1) },
+  'entries kept in the stream': {
+    key: meta,
+    harm: (redis, key) => redis.hincrby(key, 'kept', 1),
+  },
   'last entry of the stream': {
     key: () => keys.journal(shard),
     harm: (redis, key) => redis.xadd(key, '1-99', 'kind', 'unheard of'),

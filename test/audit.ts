@@ -104,6 +104,8 @@ async function auditShard(world: World, row: ShardRow, findings: Findings): Prom
   const { checkpoint } = row
   const n = { n: Number(meta.n), watermark: Number(meta.watermark) }
   findings.equal('entries of the shard', n, { n: checkpoint, watermark: checkpoint })
+  const kept = await world.redis.xlen(keys.journal(shard))
+  findings.equal('entries kept in the stream', Number(meta.kept), kept)
   if (checkpoint === 0) return // nothing was written in this epoch
   const [last] = await world.redis.xrevrange(keys.journal(shard), '+', '-', 'COUNT', 1)
   findings.equal('last entry of the stream', last?.[0], `${row.checkpointEpoch}-${checkpoint}`)

@@ -70,3 +70,20 @@ const digestText = `
 export async function digest({ redis }: World): Promise<string> {
   return (await redis.eval(digestText, 0)) as string
 }
+
+/** Copies all that the shards hold; the result puts it back, as a Redis of that moment would be. */
+export async function copyShards({ redis }: Pick<World, 'redis'>): Promise<() => Promise<void>> {
+  const all = async () => (await redis.keys('{s*}:*')).filter((name) => /^{s\d+}:/.test(name))
+  const copies = await Promise.all(
+    (await all()).map(async (name) => {
+      const until = Math.max(0, await redis.pexpiretime(name))
+      return { name, until, dump: await redis.dumpBuffer(name) }
+    }),
+  )
+  return async () => {
+    const names = await all()
+    const back = redis.multi().del(...names)
+    for (const { name, until, dump } of copies) back.restore(name, until, dump!, 'ABSTTL')
+    await back.exec()
+  }
+}
