@@ -14,6 +14,7 @@ import { holdingRoutes } from './http/holdings.ts'
 import { jobRoutes } from './http/jobs.ts'
 import { lockRoutes } from './http/lock.ts'
 import type { Meters } from './http/meter.ts'
+import { operationRoutes } from './http/operations.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import { releaseRoutes } from './http/release.ts'
@@ -27,6 +28,7 @@ import { isOutage } from './ledger/outage.ts'
 import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
+import type { Operations } from './recovery/operations.ts'
 import type { Store } from './store/store.ts'
 
 /** Everything the routes need of the house. A main builds it; tests build it of the same parts. */
@@ -37,6 +39,7 @@ export type Deps = {
   store: Store
   directory: Directory
   durable: Durable
+  operations: Operations
   holdingsOf: Holdings
   books: Books
   log: Logger
@@ -61,6 +64,7 @@ const v1 = [
   bookListRoutes,
   codeRoutes,
   jobRoutes,
+  operationRoutes,
 ]
 
 /** The API: routes, and what happens when none fits. It never listens. */

@@ -18,6 +18,7 @@ import { openDurable } from './recovery/durable.ts'
 import { openFitness } from './recovery/fitness.ts'
 import { openGatesOnce, shutGatesOnce } from './recovery/gate.ts'
 import { gauges } from './recovery/gauges.ts'
+import { openOperations } from './recovery/operations.ts'
 import { keys } from './store/keys.ts'
 import { Place } from './store/place.ts'
 import { openStore } from './store/store.ts'
@@ -99,6 +100,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     store,
     directory: openDirectory(store, database),
     durable,
+    operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
     log,

@@ -90,6 +90,11 @@ const table = {
     'A counter book makes its codes at assignment: use POST /api/v1/books/{book_id}/units instead.',
   ],
   'job-not-found': [404, 'No such job', 'Check the job_id.'],
+  'operation-not-found': [
+    404,
+    'No such operation',
+    'Take the URL from the answer that told it, and ask as whoever got that answer.',
+  ],
   // Coupons
   'coupon-not-found': [
     404,
@@ -171,7 +176,7 @@ const table = {
   'outcome-unknown': [
     503,
     'Outcome unknown',
-    'The reply was lost. Read the state back, or repeat with the same Idempotency-Key.',
+    'The reply was lost. Ask `operation` what became of it, or repeat with the same Idempotency-Key.',
   ],
   'not-in-force': [
     503,
@@ -204,6 +209,8 @@ export type Problem = {
   errors?: FieldError[]
   /** Seconds until another try makes sense: becomes Retry-After. */
   retryAfter?: number
+  /** The script call that may have happened: the one after entry `n` of its shard and epoch. */
+  call?: { shard: number; epoch: number; n: number; op: string; at: number }
 }
 
 export function problem(code: ProblemCode, values?: ProblemValues): Problem {

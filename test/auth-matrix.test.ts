@@ -45,6 +45,8 @@ const matrix: Record<string, string> = {
   'POST /api/v1/books/{book_id}/codes/upload': 'sa',
   'POST /api/v1/books/{book_id}/units': 'sa',
   'GET /api/v1/jobs/{job_id}': 'sa',
+  // Nobody but who asked for it, and administrators: test/operations.test.ts.
+  'GET /api/v1/operations/{operation_id}': 'usa',
 }
 
 /** Calls that name a user: a user may name nobody else, whatever the coupon's state. */

@@ -5,7 +5,7 @@ import type { Outcome } from '../store/verb.ts'
 import type { Assigned } from '../store/verbs.ts'
 import { actingUser } from './context.ts'
 import { CouponResponse, couponView } from './coupon-view.ts'
-import { answerEffect, ForUser, readAsk, repeats } from './effect.ts'
+import { answerEffect, ForUser, readAsk, refuseEffect, repeats } from './effect.ts'
 import { problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { bookId, code, count, strict, userId } from './schemas.ts'
@@ -82,7 +82,7 @@ export function assignRoutes(deps: Deps) {
           },
           wanted,
         )
-        if (!outcome.ok) return problemResponse(c, outcome)
+        if (!outcome.ok) return refuseEffect(c, outcome, ask)
         for (const assigned of outcome.value) directory.learn(assigned.code, book)
         const coupons = assignedView(outcome, book.book, user)
         return answerEffect(c, deps, outcome, ask, 'redis', {
@@ -115,7 +115,7 @@ export function assignRoutes(deps: Deps) {
       const { key, hash, context } = asked.ask
       const request = { user, code: params.code, key, hash, context }
       const outcome = await store.assignCode(place, request)
-      if (!outcome.ok) return problemResponse(c, outcome)
+      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
       const [view] = assignedView(outcome, place.book, user)
       return answerEffect(c, deps, outcome, asked.ask, 'redis', view!)
     },

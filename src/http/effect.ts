@@ -4,8 +4,9 @@ import type { Deps } from '../app.ts'
 import type { Durability } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
 import { factName, type Reached } from '../recovery/durable.ts'
-import type { Outcome } from '../store/verb.ts'
-import { type Context, factContext, type Principal } from './context.ts'
+import type { FactId, Outcome } from '../store/verb.ts'
+import { type Context, factContext, type Principal, requestId } from './context.ts'
+import { operationUrl } from './operations.ts'
 import { answer, problemResponse } from './respond.ts'
 import { strict, userId } from './schemas.ts'
 
@@ -30,7 +31,13 @@ const digest = (...parts: string[]) =>
 const keyPattern = /^[\x21-\x7e]{1,255}$/
 
 /** What every coupon verb sends along: who asks, from where, and under which Idempotency-Key. */
-export type Ask = { key: string; hash: string; context: string; durability: Durability | undefined }
+export type Ask = {
+  actor: string
+  key: string
+  hash: string
+  context: string
+  durability: Durability | undefined
+}
 
 /**
  * Reads Idempotency-Key and Durability of a request. A key counts per principal, route and book; its
@@ -55,7 +62,8 @@ export function readAsk(
   if (metadata !== undefined) context.metadata = metadata
   if (keyed.once) Object.assign(context, keyed.once)
   const durability = level ?? undefined
-  return { ok: true, ask: { key, hash, context: JSON.stringify(context), durability } }
+  const { actor } = who
+  return { ok: true, ask: { actor, key, hash, context: JSON.stringify(context), durability } }
 }
 
 /** Reads Idempotency-Key alone, for what is created in PostgreSQL. */
@@ -82,9 +90,20 @@ function invalid(header: string, message: string): Problem {
   return { ...problem('invalid-request'), errors: [{ path: `header ${header}`, message }] }
 }
 
+/** Answers a verb that was not done; one that may have been says where to ask. */
+export function refuseEffect(c: Context, refusal: Problem, ask: Ask) {
+  if (!refusal.call) return problemResponse(c, refusal)
+  const operation = { ...refusal.call, i: undefined, request: requestId(c) }
+  return problemResponse(c, {
+    ...refusal,
+    values: { ...refusal.values, operation: operationUrl(operation, ask.actor) },
+  })
+}
+
 /**
  * Answers a verb that was done: waits for the durability that was asked for, and says which one was
- * reached. 202 instead of 200: done in Redis, but the ledger did not follow in time.
+ * reached. 202 instead of 200: done in Redis, but the ledger did not follow in time; the Location
+ * tells when it did.
  */
 export async function answerEffect<V, B>(
   c: Context,
@@ -99,12 +118,19 @@ export async function answerEffect<V, B>(
   const { durable } = deps
   let reached: Reached = 'redis'
   if (wanted === 'postgres') reached = await (fact ? durable.reach(fact) : durable.passed(entry))
-  if (reached === 'lost') return problemResponse(c, problem('not-durable'))
+  const operationOf = (known: FactId) =>
+    operationUrl({ ...known, at: outcome.at, request: requestId(c) }, ask.actor)
+  if (reached === 'lost')
+    return problemResponse(c, problem('not-durable', { operation: operationOf(fact!) }))
   const headers: Record<string, string> = {
     Durability: fact ? `${reached}; entry=${factName(fact)}` : reached,
   }
   if (replayed) headers['Idempotent-Replayed'] = 'true'
-  if (reached !== wanted) c.set('outcome', 'late')
-  else if (replayed) c.set('outcome', 'replayed')
-  return reached === wanted ? answer(c, 200, body, headers) : answer(c, 202, body, headers)
+  if (reached === wanted) {
+    if (replayed) c.set('outcome', 'replayed')
+    return answer(c, 200, body, headers)
+  }
+  c.set('outcome', 'late')
+  if (fact) headers.Location = operationOf(fact)
+  return answer(c, 202, body, headers)
 }

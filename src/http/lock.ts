@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Deps } from '../app.ts'
 import { actingUser } from './context.ts'
 import { CouponResponse, couponView } from './coupon-view.ts'
-import { answerEffect, ForUser, lockToken, readAsk, repeats } from './effect.ts'
+import { answerEffect, ForUser, lockToken, readAsk, refuseEffect, repeats } from './effect.ts'
 import { problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { code, count, strict, userId } from './schemas.ts'
@@ -60,7 +60,7 @@ export function lockRoutes(deps: Deps) {
         hash,
         context,
       })
-      if (!outcome.ok) return problemResponse(c, outcome)
+      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       return answerEffect(c, deps, outcome, asked.ask, 'redis', {
         ...couponView(params.code, coupon, { book: place.book, expiresAt, now }),
@@ -90,7 +90,7 @@ export function lockRoutes(deps: Deps) {
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.unlock(place, { code: params.code, user, key, hash, context })
-      if (!outcome.ok) return problemResponse(c, outcome)
+      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       const view = couponView(params.code, coupon, { book: place.book, expiresAt, now })
       return answerEffect(c, deps, outcome, asked.ask, 'redis', view)

@@ -1,6 +1,6 @@
 import type { Deps } from '../app.ts'
 import { CouponResponse, stockView } from './coupon-view.ts'
-import { answerEffect, readAsk, repeats } from './effect.ts'
+import { answerEffect, readAsk, refuseEffect, repeats } from './effect.ts'
 import { problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { code, strict } from './schemas.ts'
@@ -39,7 +39,7 @@ export function releaseRoutes(deps: Deps) {
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.release(place, { code: params.code, key, hash, context })
-      if (!outcome.ok) return problemResponse(c, outcome)
+      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       const shown = { book: place.book, expiresAt, now }
       const view =

@@ -120,7 +120,10 @@ export function openDurable(
       const level = await Promise.all(
         shards.map((shard, s) => {
           const [epoch, n, watermark] = metas[s]!.map(Number) as [number, number, number]
-          if (epoch !== place.gates[shard]!.epoch) return false
+          if (epoch !== place.gates[shard]!.epoch) {
+            place.shut(shard, `Redis is at epoch ${epoch}`)
+            return false
+          }
           if (n <= watermark) return true
           return waitIn(readers[shard]!, false, (resolve) => ({ epoch, n, resolve }))
         }),

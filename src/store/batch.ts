@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { failpoint } from '../failpoint.ts'
 import { type Problem, problem } from '../problems.ts'
+import { neverWord } from './forbid.ts'
 import { keys } from './keys.ts'
 import { NotSent, type Place, RedisRefused, ReplyLost } from './place.ts'
 import { type Head, type Outcome, readLine, type Verb } from './verb.ts'
@@ -19,9 +20,10 @@ const dayMs = 86_400_000
 const wholeCall: Record<string, Problem> = {
   stopped: { ...problem('intake-stopped'), retryAfter: 5 },
   backlog: { ...problem('backlog'), retryAfter: 1 },
+  // Somebody asked what had become of it before it came, and was told that it would not happen.
+  [neverWord]: problem('not-durable'),
 }
 const notReady: Problem = { ...problem('not-ready'), retryAfter: 1 }
-const unknownOutcome: Problem = { ...problem('outcome-unknown'), retryAfter: 1 }
 
 type Waiting<A extends string, V> = {
   request: Record<A, string>
@@ -134,6 +136,8 @@ export class Batch<A extends string, V> {
   async #call(batch: Waiting<A, V>[], op: string, epoch: number): Promise<string | Problem> {
     const gate = this.#place.gates[this.#shard]!
     const begun = performance.now()
+    const call = { shard: this.#shard, epoch, n: gate.seen, op, at: Date.now() }
+    const unknownOutcome: Problem = { ...problem('outcome-unknown'), retryAfter: 1, call }
     for (let lost = false; ; ) {
       if (!gate.open) return lost ? unknownOutcome : notReady
       try {
