@@ -8,6 +8,9 @@ type Proof = {
   commit: string
   row: string
   what: string
+  /** Requests a second, and codes. */
+  rate: number
+  codes: number
   runs: number
   seeds: number[]
   acknowledged: number
@@ -27,11 +30,13 @@ type Proof = {
 /** A run and what its row is about. */
 export type Told = Result & { what: string }
 
-function proofsOf(results: Told[], date: string, commit: string): Proof[] {
+type Scale = { rate: number; codes: number }
+
+function proofsOf(results: Told[], date: string, commit: string, scale: Scale): Proof[] {
   return [...Map.groupBy(results, ({ row }) => row)].map(([row, runs]) => {
     const sum = (of: (result: Told) => number) => runs.reduce((all, one) => all + of(one), 0)
     return {
-      ...{ date, commit, row, what: runs[0]!.what, runs: runs.length },
+      ...{ date, commit, row, what: runs[0]!.what, ...scale, runs: runs.length },
       seeds: runs.map(({ seed }) => seed),
       acknowledged: sum((one) => one.acknowledged),
       at_postgres: sum((one) => one.atPostgres),
@@ -81,21 +86,27 @@ repeats a row, \`--seed S\` a run.
 
 ${table(proofs)}
 
-${rows.map(([row, all]) => `- **${row}**: ${all.at(-1)!.what} (last on ${all.at(-1)!.date}, commit ${all.at(-1)!.commit})`).join('\n')}
+${rows.map(([row, all]) => `- **${row}**: ${all.at(-1)!.what} (${last(all)})`).join('\n')}
 `
+}
+
+const last = (proofs: Proof[]) => {
+  const { date, commit, rate, codes } = proofs.at(-1)!
+  return `last on ${date}, commit ${commit}, ${rate} requests/s, ${codes} codes`
 }
 
 /** This command's results as a table. */
 export function shown(results: Told[]): string {
-  return table(proofsOf(results, '', ''))
+  return table(proofsOf(results, '', '', { rate: 0, codes: 0 }))
 }
 
 /** Appends the results to `path`, and makes the page beside it anew from all that is there. */
-export function report(path: string, results: Told[]): void {
+export function report(path: string, results: Told[], scale: Scale): void {
   const before: Proof[] = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : []
   const git = ['rev-parse', '--short', 'HEAD']
   const commit = execFileSync('git', git, { cwd: import.meta.dirname, encoding: 'utf8' }).trim()
-  const proofs = [...before, ...proofsOf(results, new Date().toISOString().slice(0, 10), commit)]
+  const date = new Date().toISOString().slice(0, 10)
+  const proofs = [...before, ...proofsOf(results, date, commit, scale)]
   writeFileSync(path, `${JSON.stringify(proofs, null, 2)}\n`)
   writeFileSync(path.replace(/\.json$/, '.md'), page(proofs))
 }
