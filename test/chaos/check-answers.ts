@@ -101,6 +101,7 @@ function checkKeys(
     const standing = tries.filter(
       (attempt) =>
         acknowledged(attempt) &&
+        attempt.answer.fact && // an unlock of what was not locked is not remembered
         (attempt.answer.reached === 'postgres' ||
           claims(attempt).every(
             ({ id }) => attempts.get(places.get(id)?.request ?? '')?.op === op,
