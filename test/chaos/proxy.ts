@@ -36,6 +36,8 @@ export async function openProxy(targetPort: number) {
   /** `from` and `to` are the two ends of `link`, in the direction that the bytes go. */
   function forward(link: Link, from: Socket, to: Socket): void {
     const fromServer = from === link.server
+    // Delayed chunks in their order: whichever timer is first, the first one goes.
+    const late: (() => void)[] = []
     from.on('data', (chunk) => {
       if (link.mode === 'dead') return
       if (fromServer && link.swallowing) {
@@ -46,8 +48,9 @@ export async function openProxy(targetPort: number) {
       const pass = () => {
         if (link.mode !== 'dead' && to.writable) to.write(chunk)
       }
-      if (delayMs > 0) setTimeout(pass, delayMs)
-      else pass()
+      if (delayMs === 0 && late.length === 0) return pass()
+      late.push(pass)
+      setTimeout(() => late.shift()!(), delayMs)
     })
     // A half-open connection hears nothing of the other side's end either.
     from.on('end', () => link.mode !== 'dead' && to.end())
