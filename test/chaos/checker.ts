@@ -6,7 +6,13 @@ import type { Attempt } from './history.ts'
 import type { Seen } from './observe.ts'
 
 /** When Redis lost its memory of a shard, and in which epoch it was. */
-export type Loss = { shard: number; epoch: number; at: number }
+export type Loss = {
+  shard: number
+  epoch: number
+  at: number
+  /** Only this book was hurt. */
+  book?: string
+}
 
 export type Expected = {
   /** Acknowledgements at `redis` level may be lost: Redis lost memory. */
@@ -70,12 +76,14 @@ function checkDark(
   losses: Loss[],
   findings: Findings,
 ): void {
-  for (const { shard, epoch, at } of losses) {
-    for (const fact of ledger)
-      if (fact.shard === shard && fact.epoch <= epoch && fact.at > at + toleranceMs)
+  for (const { shard, epoch, at, book } of losses) {
+    const hurt = (its: string) => book === undefined || book === its
+    for (const fact of ledger.filter((one) => one.shard === shard && hurt(one.book)))
+      if (fact.epoch <= epoch && fact.at > at + toleranceMs)
         findings.add('dark-write', `${factOf(fact)} at ${fact.at}, memory was lost at ${at}`)
     for (const attempt of history) {
       const [its, of] = attempt.answer.fact ?? []
+      if (!hurt(attempt.book)) continue
       if (its === shard && of! <= epoch && attempt.at > at && attempt.answer.outcome === 'done')
         findings.add('dark-write', `${attempt.id} asked at ${attempt.at} was done in epoch ${of}`)
     }

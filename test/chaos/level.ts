@@ -55,6 +55,20 @@ export async function epochs(town: Town): Promise<number[]> {
   )
 }
 
+/** The epochs in which shards serve, by both stores' word; 0: one of them does not. */
+export async function activeEpochs(town: Town): Promise<number[]> {
+  const { rows } = await town.database.query<{ epoch: number; phase: string }>(
+    'SELECT epoch, phase FROM shards ORDER BY shard',
+  )
+  return Promise.all(
+    rows.map(async (row, shard) => {
+      const [epoch, phase] = await town.redis.hmget(keys.meta(shard), 'epoch', 'phase')
+      const serves = row.phase === 'active' && phase === 'active' && Number(epoch) === row.epoch
+      return serves ? row.epoch : 0
+    }),
+  )
+}
+
 /** Redis' own clock in milliseconds. */
 export async function redisTime(town: Town): Promise<number> {
   const [seconds, micros] = await town.redis.time()
