@@ -188,7 +188,17 @@ describe('metrics', () => {
       ),
     )
     const verbs = 'assign assign_code lock unlock redeem rollback release show none'.split(' ')
-    const tags = ['api keys', 'auth', 'books', 'codes', 'coupons', 'health', 'jobs', 'operations', 'users']
+    const tags = [
+      'api keys',
+      'auth',
+      'books',
+      'codes',
+      'coupons',
+      'health',
+      'jobs',
+      'operations',
+      'users',
+    ]
     const known: Record<string, (value: string) => boolean> = {
       verb: (value) => [...verbs, ...tags].includes(value),
       outcome: (value) => ['done', 'replayed', 'late', ...problemCodes].includes(value),
