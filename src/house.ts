@@ -9,6 +9,7 @@ import { createTokens } from './http/tokens.ts'
 import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
 import { openHoldings } from './ledger/holdings.ts'
+import { watchPresence } from './ledger/presence.ts'
 import { installationId, shardRows } from './ledger/shards.ts'
 import { metricsText, type Samples } from './metrics.ts'
 import type { Queues } from './queues.ts'
@@ -48,9 +49,11 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   const place = new Place(settings.REDIS_URL, shards.length, 'api', await installationId(database))
   const managed = settings.REDIS_MANAGED === '1'
   const fitness = openFitness(place, database, { managed, log })
+  const presence = watchPresence(settings.DATABASE_URL, database, log)
   const durable = openDurable(place, database, {
     waitMs: settings.DURABILITY_WAIT_MS,
     managed,
+    away: presence.away,
   })
   const store = openStore(place, { backlog: settings.BACKLOG_FACTS }, (shard) =>
     queues.nudge(shard),
@@ -122,6 +125,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     },
     async close() {
       durable.close()
+      presence.close()
       place.close()
       await database.end()
     },

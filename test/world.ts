@@ -13,6 +13,7 @@ import { openQueues } from '../src/queues.ts'
 import { startWorker } from '../workers/main.ts'
 import { checkContract, declaredRoutes } from './contract.ts'
 import { makeDatabase } from './house.ts'
+import { makeWire } from './wire.ts'
 
 export type Reply = {
   status: number
@@ -34,20 +35,22 @@ export async function openWorld({
   waitMs = 2_000,
   managed = false,
   acl = false,
+  backlog = 500_000,
 } = {}) {
   const dir = scratchDir('redis')
   const users = acl ? { api: 'api', worker: 'worker', queue: 'queue' } : undefined
   const server = await startRedis({ dir, durable: true, users })
-  const { url: databaseUrl, drop } = await makeDatabase(shards)
+  const { url: direct, drop } = await makeDatabase(shards)
+  const wire = await makeWire(direct)
   const log = pino({ level: 'fatal' })
   const settings = {
     REDIS_URL: acl ? server.urlOf('api') : server.url,
     QUEUE_REDIS_URL: acl ? server.urlOf('queue') : undefined,
-    DATABASE_URL: databaseUrl,
+    DATABASE_URL: wire.url,
     DATABASE_POOL: 10,
     JWT_SECRET: secret,
     DURABILITY_WAIT_MS: waitMs,
-    BACKLOG_FACTS: 500_000,
+    BACKLOG_FACTS: backlog,
     REDIS_MANAGED: managed ? ('1' as const) : ('0' as const),
   }
   const queues = openQueues(settings.QUEUE_REDIS_URL ?? settings.REDIS_URL)
@@ -157,6 +160,8 @@ export async function openWorld({
     service: key,
     redis,
     redisServer: server,
+    /** Between everybody and PostgreSQL. */
+    wire,
     settings,
     house,
     database: house.database,
@@ -179,6 +184,7 @@ export async function openWorld({
       await queues.close()
       redis.disconnect()
       await house.close()
+      wire.close()
       await drop()
       await server.stop()
       rmSync(dir, { recursive: true, force: true })

@@ -11,8 +11,8 @@ const writes = '+hdel +hincrby +hset +sadd +spop +srem +xadd'
 export const aclRules = {
   /** Runs scripts that are there, and cannot bring one. What ends a key may touch locks alone. */
   api:
-    `-@all ~{s[0-9]*}:* &stampede:* ${connection} +subscribe +unsubscribe +evalsha ${reads} ` +
-    `${writes} (+set +del ~{s[0-9]*}:lock:* ~{s[0-9]*}:op:*) (+expire ~{s[0-9]*}:keys:*)`,
+    `-@all ~{s[0-9]*}:* &stampede:* ${connection} +subscribe +unsubscribe +evalsha +script|exists ` +
+    `${reads} ${writes} (+set +del ~{s[0-9]*}:lock:* ~{s[0-9]*}:op:*) (+expire ~{s[0-9]*}:keys:*)`,
   /** Brings the scripts, and makes a shard anew. */
   worker:
     `-@all ~{s[0-9]*}:* &stampede:* ${connection} +subscribe +unsubscribe +publish +evalsha ` +

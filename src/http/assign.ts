@@ -66,7 +66,7 @@ export function assignRoutes(deps: Deps) {
         if (typeof user !== 'string') return problemResponse(c, user)
         const book = await directory.book(body.book_id)
         if ('problem' in book) return problemResponse(c, book)
-        const asked = readAsk(c, who, 'assign', book.book, body)
+        const asked = readAsk(c, deps, who, 'assign', book.book, body)
         if (!asked.ok) return problemResponse(c, asked)
         const { ask } = asked
         const wanted = body.count ?? 1
@@ -85,7 +85,7 @@ export function assignRoutes(deps: Deps) {
         if (!outcome.ok) return refuseEffect(c, outcome, ask)
         for (const assigned of outcome.value) directory.learn(assigned.code, book)
         const coupons = assignedView(outcome, book.book, user)
-        return answerEffect(c, deps, outcome, ask, 'redis', {
+        return answerEffect(c, deps, outcome, ask, {
           success: true,
           assigned_count: coupons.length,
           coupons,
@@ -110,14 +110,14 @@ export function assignRoutes(deps: Deps) {
       if (typeof user !== 'string') return problemResponse(c, user)
       const place = await directory.bookOfCode(params.code)
       if ('problem' in place) return problemResponse(c, place)
-      const asked = readAsk(c, who, 'assign_code', place.book, { ...params, ...body })
+      const asked = readAsk(c, deps, who, 'assign_code', place.book, { ...params, ...body })
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const request = { user, code: params.code, key, hash, context }
       const outcome = await store.assignCode(place, request)
       if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
       const [view] = assignedView(outcome, place.book, user)
-      return answerEffect(c, deps, outcome, asked.ask, 'redis', view!)
+      return answerEffect(c, deps, outcome, asked.ask, view!)
     },
   )
   return api

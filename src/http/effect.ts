@@ -30,8 +30,21 @@ const digest = (...parts: string[]) =>
 
 const keyPattern = /^[\x21-\x7e]{1,255}$/
 
+/** When each verb answers where neither request nor book says so. */
+const usual = {
+  assign: 'redis',
+  assign_code: 'redis',
+  lock: 'redis',
+  unlock: 'redis',
+  redeem: 'postgres',
+  rollback: 'postgres',
+  release: 'postgres',
+} as const satisfies Record<string, Durability>
+
 /** What every coupon verb sends along: who asks, from where, and under which Idempotency-Key. */
 export type Ask = {
+  verb: keyof typeof usual
+  book: string
   actor: string
   key: string
   hash: string
@@ -45,8 +58,9 @@ export type Ask = {
  */
 export function readAsk(
   c: Context,
+  { durable }: Deps,
   who: Principal,
-  route: string,
+  verb: keyof typeof usual,
   book: string,
   asked: unknown,
   metadata?: unknown,
@@ -55,15 +69,18 @@ export function readAsk(
   const level = headers.get('durability')
   if (level !== null && level !== 'redis' && level !== 'postgres')
     return invalid('Durability', 'must be redis or postgres')
-  const keyed = readOnce(c, who, route, book, asked)
+  const keyed = readOnce(c, who, verb, book, asked)
   if ('problem' in keyed) return keyed
+  const wanted = level ?? durable.ofBook(book) ?? durable.usual(usual[verb])
+  if (wanted === 'postgres' && durable.away()) return problem('not-ready')
   const { key, hash } = keyed.once ?? { key: '', hash: '' }
   const context = factContext(c, who)
   if (metadata !== undefined) context.metadata = metadata
   if (keyed.once) Object.assign(context, keyed.once)
   const durability = level ?? undefined
   const { actor } = who
-  return { ok: true, ask: { actor, key, hash, context: JSON.stringify(context), durability } }
+  const text = JSON.stringify(context)
+  return { ok: true, ask: { verb, book, actor, key, hash, context: text, durability } }
 }
 
 /** Reads Idempotency-Key alone, for what is created in PostgreSQL. */
@@ -110,10 +127,10 @@ export async function answerEffect<V, B>(
   deps: Deps,
   outcome: Outcome<V>,
   ask: Ask,
-  usual: Durability,
   body: B,
 ) {
-  const wanted = ask.durability ?? outcome.durability ?? deps.durable.usual(usual)
+  const wanted = ask.durability ?? outcome.durability ?? deps.durable.usual(usual[ask.verb])
+  deps.durable.learn(ask.book, outcome.durability)
   const { fact, entry, replayed } = outcome
   const { durable } = deps
   let reached: Reached = 'redis'

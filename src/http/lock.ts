@@ -46,7 +46,7 @@ export function lockRoutes(deps: Deps) {
       if (typeof user !== 'string') return problemResponse(c, user)
       const place = await directory.bookOfCode(params.code)
       if ('problem' in place) return problemResponse(c, place)
-      const asked = readAsk(c, who, 'lock', place.book, { ...params, ...body })
+      const asked = readAsk(c, deps, who, 'lock', place.book, { ...params, ...body })
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const seconds = body.lock_duration_seconds
@@ -62,7 +62,7 @@ export function lockRoutes(deps: Deps) {
       })
       if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
-      return answerEffect(c, deps, outcome, asked.ask, 'redis', {
+      return answerEffect(c, deps, outcome, asked.ask, {
         ...couponView(params.code, coupon, { book: place.book, expiresAt, now }),
         lock_token: coupon.lockToken,
       })
@@ -86,14 +86,14 @@ export function lockRoutes(deps: Deps) {
       if (typeof user !== 'string') return problemResponse(c, user)
       const place = await directory.bookOfCode(params.code)
       if ('problem' in place) return problemResponse(c, place)
-      const asked = readAsk(c, who, 'unlock', place.book, { ...params, ...body })
+      const asked = readAsk(c, deps, who, 'unlock', place.book, { ...params, ...body })
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.unlock(place, { code: params.code, user, key, hash, context })
       if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       const view = couponView(params.code, coupon, { book: place.book, expiresAt, now })
-      return answerEffect(c, deps, outcome, asked.ask, 'redis', view)
+      return answerEffect(c, deps, outcome, asked.ask, view)
     },
   )
   return api

@@ -66,7 +66,7 @@ export function redeemRoutes(deps: Deps) {
       const place = await directory.bookOfCode(params.code)
       if ('problem' in place) return problemResponse(c, place)
       const given = body.metadata ?? undefined
-      const asked = readAsk(c, who, 'redeem', place.book, { ...params, ...body }, given)
+      const asked = readAsk(c, deps, who, 'redeem', place.book, { ...params, ...body }, given)
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.redeem(place, {
@@ -82,7 +82,7 @@ export function redeemRoutes(deps: Deps) {
       const { coupon, redemption } = outcome.value
       const shown = { book: place.book, expiresAt: outcome.expiresAt, now: outcome.at }
       const view = couponView(params.code, coupon, shown)
-      return answerEffect(c, deps, outcome, asked.ask, 'postgres', {
+      return answerEffect(c, deps, outcome, asked.ask, {
         success: true,
         code: params.code,
         user_id: user,
@@ -115,14 +115,14 @@ export function redeemRoutes(deps: Deps) {
       if (!its) return problemResponse(c, problem('redemption-not-found'))
       const place = await directory.bookOfCode(its)
       if ('problem' in place) return problemResponse(c, problem('redemption-not-found'))
-      const asked = readAsk(c, who, 'rollback', place.book, params)
+      const asked = readAsk(c, deps, who, 'rollback', place.book, params)
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.rollback(place, { code: its, redemption, key, hash, context })
       if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       const view = couponView(its, coupon, { book: place.book, expiresAt, now })
-      return answerEffect(c, deps, outcome, asked.ask, 'postgres', view)
+      return answerEffect(c, deps, outcome, asked.ask, view)
     },
   )
   return api

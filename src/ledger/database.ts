@@ -24,7 +24,7 @@ export function openDatabase(
     connectionString: url,
     max: size,
     application_name: `stampede-${name}`,
-    connectionTimeoutMillis: 2_000,
+    connectionTimeoutMillis: 1_500,
     // A server that is frozen answers nothing, not even its own time-outs; the pool then closes the
     // connection, so that nobody is handed a half-dead one.
     query_timeout: 20_000,
@@ -42,6 +42,15 @@ export function openDatabase(
   return pool
 }
 
+const socketOf = (client: pg.PoolClient) =>
+  (client as unknown as { connection: { stream: Socket } }).connection.stream
+const clientsOf = new WeakMap<Database, Set<pg.PoolClient>>()
+
+/** Breaks off whatever the pool is asking: nobody is there to answer. */
+export function hangUp(database: Database): void {
+  for (const client of clientsOf.get(database) ?? []) socketOf(client).destroy()
+}
+
 /**
  * A network that fails without a word leaves connections that neither answer nor break, for as long
  * as TCP has patience: a quarter of an hour. PostgreSQL ends its statements itself, so who was asked
@@ -49,9 +58,8 @@ export function openDatabase(
  */
 function endSilent(pool: Database, silentMs: number): void {
   const all = new Set<pg.PoolClient>()
+  clientsOf.set(pool, all)
   const asked = new Map<pg.PoolClient, { heard: number; since: number }>()
-  const socketOf = (client: pg.PoolClient) =>
-    (client as unknown as { connection: { stream: Socket } }).connection.stream
   const note = (client: pg.PoolClient) =>
     asked.set(client, { heard: socketOf(client).bytesRead, since: performance.now() })
 
@@ -66,8 +74,7 @@ function endSilent(pool: Database, silentMs: number): void {
     if (pool.ended) clearInterval(look)
     for (const [client, { heard, since }] of asked) {
       if (socketOf(client).bytesRead !== heard) note(client)
-      else if (performance.now() - since > silentMs)
-        for (const gone of all) socketOf(gone).destroy()
+      else if (performance.now() - since > silentMs) hangUp(pool)
     }
   }, silentMs / 8)
   look.unref()

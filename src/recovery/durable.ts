@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache'
 import type { Durability, EntryId } from '../journal/entry.ts'
 import { confirmFacts } from '../ledger/confirm.ts'
 import type { Database } from '../ledger/database.ts'
@@ -23,11 +24,12 @@ export type Durable = ReturnType<typeof openDurable>
 export function openDurable(
   place: Place,
   database: Database,
-  { waitMs, managed }: { waitMs: number; managed: boolean },
+  { waitMs, managed, away }: { waitMs: number; managed: boolean; away: () => boolean },
 ) {
   const waiters = place.gates.map(() => new Set<Waiter>())
   const readers = place.gates.map(() => new Set<Reader>())
   const asking = place.gates.map(() => false)
+  const books = new LRUCache<string, Durability>({ max: 10_000 })
 
   const watermarks = new Watermarks(
     place,
@@ -87,6 +89,17 @@ export function openDurable(
      */
     usual: (verb: Durability): Durability => (managed ? 'postgres' : verb),
 
+    /** PostgreSQL is known to be away: what needs it is refused before anything is done. */
+    away,
+
+    /** What a book asks for, as far as an answer of its has shown: Redis alone knows for sure. */
+    ofBook: (book: string) => books.get(book),
+    learn(book: string, durability: Durability | undefined): void {
+      if (books.get(book) === durability) return
+      if (durability) books.set(book, durability)
+      else books.delete(book)
+    },
+
     /** Waits until PostgreSQL holds the fact. */
     reach(fact: FactId): Promise<Reached> {
       const late: Reached = 'redis'
@@ -106,7 +119,7 @@ export function openDurable(
      */
     async barrier(shards: readonly number[] = place.gates.map(({ shard }) => shard)) {
       const behind: Problem = { ...problem('not-ready'), retryAfter: 1 }
-      if (shards.some((shard) => !place.gates[shard]!.open)) return behind
+      if (away() || shards.some((shard) => !place.gates[shard]!.open)) return behind
       let metas: (string | null)[][]
       let clock: number[]
       try {

@@ -1,13 +1,15 @@
 import type { Database } from '../ledger/database.ts'
 import { suspectShard } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
+import { scriptNames, scriptSha } from '../store/lua.ts'
 import type { Place } from '../store/place.ts'
 import type { Fitness } from './fitness.ts'
 import { judge } from './judge.ts'
 
 /**
  * One look at the checklist, which shuts all gates if it must, and at every shut gate: opens those
- * whose shard is level, tells the others why not. Returns how many are still shut. An API process calls this in a loop; it never repairs.
+ * whose shard is level, tells the others why not. Returns how many are still shut. An API process
+ * calls this in a loop; it never repairs.
  */
 export async function openGatesOnce(
   place: Place,
@@ -22,17 +24,28 @@ export async function openGatesOnce(
     return place.gates.length
   }
   const shut = allShut()
+  if (shut.length === 0) return 0
+  const ready = await hasScripts(place)
   await Promise.all(
     shut.map(async (gate) => {
       const verdict = await judge(place, database, gate.shard)
-      if (verdict.is === 'level') place.open(gate.shard, verdict.state.epoch, verdict.state.n)
-      else gate.why = verdict.why
+      if (verdict.is !== 'level') gate.why = verdict.why
+      else if (!ready) gate.why = 'no worker has brought the scripts yet'
+      else place.open(gate.shard, verdict.state.epoch, verdict.state.n)
       // Only this process may have seen the damage: the workers learn of it through PostgreSQL.
       if (verdict.is === 'lost' && verdict.row.phase === 'active' && !verdict.row.suspect)
         await suspectShard(database, gate.shard, verdict.row.epoch, verdict.why).catch(() => {})
     }),
   )
   return shut.filter((gate) => !gate.open).length
+}
+
+/** A worker brings the verbs after its own check: opened before, the first call would be refused. */
+async function hasScripts({ redis }: Place): Promise<boolean> {
+  const asked = redis.call('SCRIPT', 'EXISTS', ...scriptNames.map(scriptSha))
+  // A user that may not ask finds out by calling.
+  const there = await asked.catch(() => [1])
+  return (there as number[]).every(Boolean)
 }
 
 /** Shuts the open gates of shards that are not level any more, so that somebody looks after them. */
