@@ -31,7 +31,7 @@ const coldStart: Row = {
     await until(
       () => town.workers.some((worker) => hasEnded(worker.pid())),
       'a recoverer stopped',
-      8_000,
+      25_000, // four processes start at once
     ).catch((error) => {
       if (mode !== 'throw') throw error
     })
