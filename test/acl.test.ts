@@ -1,6 +1,10 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { Redis } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { environmentOf } from '../src/config.ts'
 import { type AclUser, aclRules, aclUsers } from '../src/embedded/acl.ts'
 import { keys } from '../src/store/keys.ts'
 import { openWorld, until, type World } from './world.ts'
@@ -162,6 +166,27 @@ describe('with ACL users', () => {
 
   test('a lock that is gone by its own verb is all that api may delete', async () => {
     expect(await connections.api.del(keys.lock(0, 'NONE'))).toBe(0)
+  })
+
+  test.each(['api', 'worker'] as const)(
+    'doctor may look at all it asks for as %s',
+    async (user) => {
+      const env = environmentOf({
+        REDIS_URL: world.redisServer.urlOf(user),
+        DATABASE_URL: world.settings.DATABASE_URL,
+      })
+      const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+      const child = spawn(process.execPath, [main, 'doctor'], { env: env as NodeJS.ProcessEnv })
+      let out = ''
+      for (const stream of [child.stdout, child.stderr]) stream.on('data', (some) => (out += some))
+      const [code] = await once(child, 'close')
+      expect(out).not.toMatch(/NOPERM|hidden/)
+      expect(code).toBe(0)
+    },
+  )
+
+  test('a worker may list clients, for the health check of its container', async () => {
+    expect(String(await connections.worker.client('LIST'))).toMatch(/ name=stampede-worker /)
   })
 
   test('docs/redis-acl.md has the same rules', () => {

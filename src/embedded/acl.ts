@@ -16,7 +16,7 @@ export const aclRules = {
   /** Brings the scripts, and makes a shard anew. */
   worker:
     `-@all ~{s[0-9]*}:* &stampede:* ${connection} +subscribe +unsubscribe +publish +evalsha ` +
-    `+script|exists +script|load ${reads} ${writes} +scan +del +unlink +set +expire +xtrim`,
+    `+script|exists +script|load +client|list ${reads} ${writes} +scan +del +unlink +set +expire +xtrim`,
   /** BullMQ, of API and worker: it sends its scripts by their text when they are not there. */
   queue:
     '-@all ~{stampede}:* +@read +@write +@connection +@transaction -@dangerous ' +
