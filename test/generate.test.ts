@@ -210,7 +210,7 @@ describe('pushOnce', () => {
     const spy = vi.spyOn(pusher.store, 'pushBook').mockResolvedValue(refused)
     const body = { lock_seconds: 7 }
     const changed = await world.call('PATCH', `books/${book}`, { as, body })
-    expect(changed.body.code).toBe('not-ready')
+    expect(changed.body.code).toBe('not-in-force')
     expect(changed.headers.get('retry-after')).toBe('1')
     expect((await world.call('GET', `books/${book}`, { as })).body.version).toBe(2)
     expect(await pushOnce(pusher)).toBe(0)
@@ -228,7 +228,7 @@ describe('pushOnce', () => {
     const spy = vi.spyOn(pusher.store, 'load').mockResolvedValue(refused)
     const body = { codes: ['HEAL-1', 'HEAL-2'] }
     const path = `books/${book}/codes/upload`
-    expect((await world.call('POST', path, { as, body })).body.code).toBe('not-ready')
+    expect((await world.call('POST', path, { as, body })).body.code).toBe('not-in-force')
     spy.mockRestore()
     expect(await pushOnce(pusher)).toBe(1)
     expect(await counts(book)).toEqual([2, 0])
