@@ -65,11 +65,16 @@ export function createConfirmer(
       return asked
     })
     const { promise, resolve } = Promise.withResolvers<boolean>()
-    const timer = setTimeout(() => {
+    // What lay in the socket while this process was busy itself is in time.
+    let settled = false
+    const giveUp = () => {
+      if (settled) return
       isAway = true
       resolve(false)
-    }, patienceMs)
+    }
+    const timer = setTimeout(() => setImmediate(() => setImmediate(giveUp)), patienceMs)
     answered.then((ok) => {
+      settled = true
       clearTimeout(timer)
       resolve(ok)
     })
