@@ -12,6 +12,7 @@ export default defineConfig({
       provider: 'v8',
       include: ['src/**/*.ts', 'workers/**/*.ts'],
       reporter: ['text', 'json-summary'],
+      reportOnFailure: true,
     },
   },
 })
