@@ -6,8 +6,6 @@ export default defineConfig({
     globalSetup: 'test/servers.ts',
     testTimeout: 30_000,
     hookTimeout: 60_000,
-    // Real servers on two cores stall now and then. What fails three times in a row is broken.
-    retry: 2,
     pool: 'forks',
     maxWorkers: 2, // each brings a Redis of its own, and PostgreSQL wants a core too
     coverage: {

@@ -140,7 +140,8 @@ describe('generateOnce', () => {
     const client = new pg.Client({ connectionString: world.settings.DATABASE_URL })
     await client.connect()
     await client.query(
-      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'stampede-api'",
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+       WHERE application_name = 'stampede-api' AND datname = current_database()`,
     )
     await client.end()
     expect(await run).toMatch(/terminat/i)

@@ -16,7 +16,10 @@ const everything = /^/
 /** Replies of coupon verbs; looks at the shards get theirs. */
 const decisions = /^done\t/m
 
-/** A wire to Redis on which every command arrives, and replies that `swallows` fits are lost. */
+/**
+ * A wire to Redis on which every command arrives, and replies that `swallows` fits are lost: with all
+ * that would follow on that connection, for a stream has no holes.
+ */
 async function makeWire(target: string) {
   const { hostname, port } = new URL(target)
   const sockets = new Set<Socket>()
@@ -24,7 +27,11 @@ async function makeWire(target: string) {
   const server = createServer((near) => {
     const far = connect(Number(port), hostname)
     near.on('data', (chunk) => far.write(chunk))
-    far.on('data', (chunk) => !wire.swallows.test(chunk.toString()) && near.write(chunk))
+    let silent = false
+    far.on('data', (chunk) => {
+      silent ||= wire.swallows.test(chunk.toString())
+      if (!silent) near.write(chunk)
+    })
     for (const [one, other] of [
       [near, far],
       [far, near],
