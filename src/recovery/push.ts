@@ -83,6 +83,7 @@ export async function pushCodes(
   codes: string[],
   max: number | null,
 ): Promise<Pushed> {
+  failpoint('push.after-postgres')
   let refusal: Problem | undefined
   let next = 0
   async function lane(): Promise<void> {
@@ -94,6 +95,7 @@ export async function pushCodes(
     }
   }
   await Promise.all(Array.from({ length: callsInFlight }, lane))
+  failpoint('push.after-redis')
   return refusal ?? done
 }
 
@@ -140,9 +142,7 @@ export async function pushFresh(
 ): Promise<Pushed> {
   const ready = await ensureBook(pusher, book)
   if (!ready.ok) return ready
-  failpoint('push.after-postgres')
   const pushed = await pushCodes(pusher, book, codes, load.max_redemptions)
-  failpoint('push.after-redis')
   if (pushed.ok) await markPushed(pusher.database, load.load_id)
   return pushed
 }

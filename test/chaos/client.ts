@@ -10,6 +10,7 @@ export type LoadOptions = {
   service: string
   admin: string
   books: string[]
+  /** Assignments asked for; what is done with the coupons comes on top. */
   perSecond: number
   connections: number
   seed: number
@@ -33,7 +34,11 @@ export function startLoad(options: LoadOptions) {
   const diary = openDiary(options.diary)
   const agent = new Agent({ keepAlive: true, maxSockets: connections, scheduling: 'lifo' })
   const mind = makeMind(seed, options.books)
-  const counts = { asked: 0, done: 0, again: 0, refused: 0, unsent: 0, unknown: 0, skipped: 0 }
+  const counts = {
+    ...{ asked: 0, done: 0, again: 0, refused: 0, unsent: 0, unknown: 0, skipped: 0 },
+    /** Of those done. */
+    assigned: 0,
+  }
   const refusals: Record<string, number> = {}
   /** Book -> its acknowledged requests: when each was sent and when it was answered. */
   const served = new Map(options.books.map((book) => [book, [] as { sent: number; at: number }[]]))
@@ -59,6 +64,7 @@ export function startLoad(options: LoadOptions) {
     const answer = readAnswer(asked, reply)
     diary.note(answer)
     counts[answer.outcome]++
+    if (answer.outcome === 'done' && verb === 'assign') counts.assigned++
     if (answer.why) refusals[answer.why] = (refusals[answer.why] ?? 0) + 1
     const ok = answer.outcome === 'done' || answer.outcome === 'again'
     if (ok) served.get(wish.book)?.push({ sent: asked.at, at: answer.at })
@@ -88,12 +94,16 @@ export function startLoad(options: LoadOptions) {
       // What a stall of this very process swallowed is not made up for in one burst.
       due += (Math.min(now - last, 100) / 1000) * perSecond
       last = now
-      for (; due >= 1; due--) {
-        if (underWay.size >= underWayMax) counts.skipped++
-        else {
-          const one = pursue(mind.wish()).finally(() => underWay.delete(one))
-          underWay.add(one)
+      while (due >= 1) {
+        if (underWay.size >= underWayMax) {
+          counts.skipped++
+          due--
+          continue
         }
+        const wish = mind.wish()
+        if (wish.verb === 'assign') due--
+        const one = pursue(wish).finally(() => underWay.delete(one))
+        underWay.add(one)
       }
       diary.write()
     }
@@ -103,6 +113,7 @@ export function startLoad(options: LoadOptions) {
   return {
     counts,
     refusals,
+    books: options.books,
     path: options.diary,
     /** When the last of the books was served that was asked since then; undefined: not all are. */
     servedSince(since: number): number | undefined {

@@ -8,7 +8,7 @@ type Proof = {
   commit: string
   row: string
   what: string
-  /** Requests a second, and codes. */
+  /** Assignments asked for a second, and codes. */
   rate: number
   codes: number
   runs: number
@@ -18,11 +18,14 @@ type Proof = {
   at_postgres: number
   lost_at_postgres: number
   lost_at_redis: number
+  /** Of them, codes that somebody else has now. */
+  lost_to_others: number
   twice_at_postgres: number
   twice_at_redis: number
   unknown: number
   unknown_resolved: number
   serve_ms: number[]
+  longest_answer_ms: number
   /** Everything that contradicted a promise, in whatever run. */
   violations: string[]
 }
@@ -30,23 +33,26 @@ type Proof = {
 /** A run and what its row is about. */
 export type Told = Result & { what: string }
 
-type Scale = { rate: number; codes: number }
+type Scale = { perSecond: number; codes: number }
 
 function proofsOf(results: Told[], date: string, commit: string, scale: Scale): Proof[] {
   return [...Map.groupBy(results, ({ row }) => row)].map(([row, runs]) => {
     const sum = (of: (result: Told) => number) => runs.reduce((all, one) => all + of(one), 0)
     return {
-      ...{ date, commit, row, what: runs[0]!.what, ...scale, runs: runs.length },
+      ...{ date, commit, row, what: runs[0]!.what, runs: runs.length },
+      ...{ rate: scale.perSecond, codes: scale.codes },
       seeds: runs.map(({ seed }) => seed),
       acknowledged: sum((one) => one.acknowledged),
       at_postgres: sum((one) => one.atPostgres),
       lost_at_postgres: sum((one) => one.lostAtPostgres),
-      lost_at_redis: sum((one) => one.lost),
+      lost_at_redis: sum((one) => one.lost.length),
+      lost_to_others: sum((one) => one.lostToOthers),
       twice_at_postgres: sum((one) => one.twiceAtPostgres),
       twice_at_redis: sum((one) => one.twice),
       unknown: sum((one) => one.unknown),
       unknown_resolved: sum((one) => one.resolved),
       serve_ms: runs.map(({ serveMs }) => serveMs),
+      longest_answer_ms: Math.max(...runs.map(({ longestMs }) => longestMs)),
       violations: runs.flatMap((one) => one.violations),
     }
   })
@@ -92,12 +98,12 @@ ${rows.map(([row, all]) => `- **${row}**: ${all.at(-1)!.what} (${last(all)})`).j
 
 const last = (proofs: Proof[]) => {
   const { date, commit, rate, codes } = proofs.at(-1)!
-  return `last on ${date}, commit ${commit}, ${rate} requests/s, ${codes} codes`
+  return `last on ${date}, commit ${commit}, ${rate} assignments/s, ${codes} codes`
 }
 
 /** This command's results as a table. */
 export function shown(results: Told[]): string {
-  return table(proofsOf(results, '', '', { rate: 0, codes: 0 }))
+  return table(proofsOf(results, '', '', { perSecond: 0, codes: 0 }))
 }
 
 /** Appends the results to `path`, and makes the page beside it anew from all that is there. */

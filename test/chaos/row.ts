@@ -35,6 +35,8 @@ export type Row = {
   town?: Omit<TownOptions, 'cluster'> | ((run: number) => Omit<TownOptions, 'cluster'>)
   /** Acknowledgements at `redis` level may be lost: this fault takes Redis' memory away. */
   mayLose?: boolean
+  /** Nobody may wait longer than this for an answer. */
+  withinMs?: number
   /** Whose files are on a small disk of their own. */
   disk?: 'redis' | 'postgres'
   /** Why it cannot run here, if it cannot. */

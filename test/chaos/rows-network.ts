@@ -8,16 +8,22 @@ const wires = ({ town }: Scene) => town.proxies!
 /** Replies lost one after the other, many times: the script ran, and nobody was told. */
 const swallowed: Row = {
   name: 'replies-swallowed',
-  what: 'replies of Redis to the API swallowed and the connection cut, 40 times',
+  what: 'replies of Redis to the API swallowed and the connection cut, five times a second, for 100,000 requests or a minute; every answer within 3 s',
   town: proxied,
+  withinMs: 3_000,
   async fault(scene) {
     const { redis } = wires(scene)
-    for (let k = 0; k < 40; k++) {
+    const { counts } = scene.load
+    for (const end = Date.now() + 60_000; counts.asked < 100_000 && Date.now() < end; ) {
       redis.swallowReply('EVALSHA')
       await sleep(150 + 100 * scene.random())
     }
     const wrong = redis.swallowed() > 0 ? [] : ['no reply was swallowed']
-    return { since: Date.now(), wrong, detail: `${redis.swallowed()} replies` }
+    return {
+      since: Date.now(),
+      wrong,
+      detail: `${redis.swallowed()} replies of ${counts.asked} requests`,
+    }
   },
 }
 

@@ -131,6 +131,91 @@ const callFails: Row = {
   },
 }
 
+const pushPoints = ['push.after-postgres', 'push.after-redis']
+
+/** Where codes and policies are brought into Redis: by an API or, of a generation, by a worker. */
+const pushFails: Row = {
+  name: 'push-failpoints',
+  what: 'an upload or a generation of codes killed, failed or frozen right before or after its push (each run another)',
+  async fault({ town, load, run }) {
+    const point = pushPoints[run % pushPoints.length]!
+    const mode = modes[Math.floor(run / pushPoints.length) % modes.length]!
+    const whose = run % 4 < 2 ? 'upload' : 'generation'
+    const [api, other] = town.apis
+    const [worker, second] = town.workers
+    const life = whose === 'upload' ? api : worker
+    await life.stop()
+    // A generation is done by whichever worker takes it first.
+    if (whose === 'generation') await second.stop()
+    life.start({ FAILPOINT: `${point}:${mode}` })
+    const book = load.books[run % town.shards]!
+    const upload = Array.from({ length: 2_500 }, (_, i) => `UPLOADED-${run}-${i}`)
+    const ask = (base: string) =>
+      fetch(`${base}/api/v1/books/${book}/codes/${whose === 'upload' ? 'upload' : 'generate'}`, {
+        method: 'POST',
+        headers: {
+          ...{ authorization: `Bearer ${town.admin}`, 'content-type': 'application/json' },
+          'idempotency-key': 'load',
+        },
+        body: JSON.stringify(whose === 'upload' ? { codes: upload } : { count: 25_000 }),
+        signal: AbortSignal.timeout(3_000),
+      }).then(
+        ({ status }) => status,
+        () => 0,
+      )
+    const through = whose === 'upload' ? api.base : other.base
+    await until(
+      async () => (await fetch(`${through}/readyz`).catch(() => null))?.ok === true,
+      'it serves',
+    )
+    const first = await ask(through)
+    if (mode !== 'throw') await until(() => hasEnded(life.pid()), `it ended at ${point}`, 20_000)
+    if (mode === 'kill') await life.exited()
+    if (mode === 'freeze') await sleep(6_000)
+    life.signal('SIGCONT')
+    if (!life.alive()) life.start()
+    if (whose === 'generation') second.start()
+    const since = Date.now()
+    let status = first
+    await until(
+      async () => {
+        status = await ask(other.base)
+        return status >= 200 && status < 300
+      },
+      'the repeat under its key succeeds',
+      30_000,
+    ).catch((error: Error) => {
+      throw new Error(`${error.message}: ${first}, then ${status}`)
+    })
+    const expected = whose === 'upload' ? upload.length : 25_000
+    const wrong: string[] = []
+    await until(async () => {
+      const { rows } = await town.database.query(
+        `SELECT count(*)::int AS n FROM loads WHERE book_id = $1 AND state <> 'pushed'`,
+        [book],
+      )
+      return rows[0].n === 0
+    }, 'every load is pushed').catch((error: Error) => void wrong.push(error.message))
+    const { rows } = await town.database.query(
+      'SELECT total_code_count AS total FROM books WHERE book_id = $1',
+      [book],
+    )
+    const before = await initial(town, book)
+    if (rows[0].total !== before + expected)
+      wrong.push(`${rows[0].total} codes after ${before} and ${expected} more`)
+    return { since, wrong, detail: `${whose} ${point}:${mode}` }
+  },
+}
+
+/** Of a book's first load. */
+async function initial({ database }: Scene['town'], book: string): Promise<number> {
+  const { rows } = await database.query<{ n: number }>(
+    'SELECT written AS n FROM loads WHERE book_id = $1 ORDER BY load_id LIMIT 1',
+    [book],
+  )
+  return rows[0]!.n
+}
+
 const sigterm: Row = {
   name: 'sigterm',
   what: 'SIGTERM of every process at once: each exits 0 within 10 s',
@@ -148,4 +233,6 @@ const sigterm: Row = {
   },
 }
 
-export const processRows = [...[apiKills, workerKill, workerFreeze, flushFails, callFails, sigterm]]
+export const processRows = [
+  ...[apiKills, workerKill, workerFreeze, flushFails, callFails, pushFails, sigterm],
+]

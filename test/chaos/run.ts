@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs'
+import { appendFileSync, rmSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { scratchDir, sweep } from '../../src/embedded/leftovers.ts'
 import { report, shown, type Told } from './report.ts'
@@ -11,15 +11,19 @@ const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },
     runs: { type: 'string', default: '1' },
+    /** The number of the first run: rows with variants go through them by it. */
+    from: { type: 'string', default: '0' },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     report: { type: 'string' },
-    rate: { type: 'string', default: '2000' },
+    lost: { type: 'string' },
+    rate: { type: 'string' },
     codes: { type: 'string', default: '100000' },
     verbose: { type: 'boolean', default: false },
   },
 })
 
 const runs = Number(values.runs)
+const from = Number(values.from)
 const seed = Number(values.seed)
 const chosen = values.only ? rows.filter(({ name }) => values.only!.includes(name)) : rows
 if (chosen.length === 0) {
@@ -39,36 +43,68 @@ const cluster = await openCluster(dir)
 const results: Told[] = []
 let failed = false
 try {
-  for (const row of chosen) for (let run = 0; run < runs && !stopping; run++) await one(row, run)
+  const load = { perSecond: await rate(), codes: Number(values.codes) }
+  for (const row of chosen) {
+    const its: Told[] = []
+    for (let run = from; run < from + runs && !stopping; run++) {
+      const told = await one(row, run, load)
+      if (told) its.push(told)
+    }
+    // Row by row, so that whoever ends this early has not run in vain.
+    if (values.report && its.length > 0) report(values.report, its, load)
+    results.push(...its)
+  }
 } finally {
   await cluster.close()
   rmSync(dir, { recursive: true, force: true })
 }
-const load = { rate: Number(values.rate), codes: Number(values.codes) }
-if (values.report && results.length > 0) report(values.report, results, load)
 console.log(`\n${shown(results)}`)
 // A connection that was cut on purpose may linger in the kernel: nobody waits for it.
 process.exit(failed ? 1 : 0)
 
-async function one(row: Row, run: number): Promise<void> {
+/** Assignments a second: 2,000, or half of what this machine can do beside the crowd if that is more. */
+async function rate(): Promise<number> {
+  if (values.rate) return Number(values.rate)
+  const calm: Row = { name: 'calm', what: 'nothing', fault: async () => ({ since: Date.now() }) }
+  const options = { cluster, seed, run: 0, calmMs: 6_000, log: () => {} }
+  const { assignedPerSecond } = await sale(calm, { ...options, perSecond: 20_000, codes: 150_000 })
+  const half = Math.round(assignedPerSecond / 2)
+  const perSecond = Math.max(2_000, half)
+  console.log(`saturated at ${2 * half} assignments a second; the load is ${perSecond}`)
+  return perSecond
+}
+
+async function one(
+  row: Row,
+  run: number,
+  load: { perSecond: number; codes: number },
+): Promise<Told | undefined> {
   const unable = row.unable?.()
-  if (unable) return console.log(`${row.name}: skipped, ${unable}`)
+  if (unable) {
+    console.log(`${row.name}: skipped, ${unable}`)
+    return
+  }
   const begun = performance.now()
   const log = (line: string) => values.verbose && console.error(line)
   const options = { cluster, seed: seed + run, run, calmMs: 1_500, log }
-  const load = { perSecond: Number(values.rate), codes: Number(values.codes) }
   try {
     const result = { ...(await sale(row, { ...options, ...load })), what: row.what }
-    results.push(result)
     if (result.violations.length > 0) failed = true
     const seconds = Math.round((performance.now() - begun) / 1000)
     const { detail = '', acknowledged, lost, twice, unknown, resolved, serveMs } = result
     console.log(
-      `${row.name} ${detail} (--seed ${seed + run}): acknowledged ${acknowledged}, lost ${lost}, ` +
+      `${row.name} ${detail} (--seed ${seed + run}): acknowledged ${acknowledged}, lost ${lost.length}, ` +
         `twice ${twice}, unknown ${unknown} (${resolved} resolved), serves again after ` +
         `${serveMs} ms; ${seconds} s ${result.violations.map((one) => `\n  ! ${one}`).join('')}`,
     )
     log(JSON.stringify(result.refusals))
+    if (values.lost)
+      for (const fact of lost)
+        appendFileSync(
+          values.lost,
+          `${JSON.stringify({ row: row.name, seed: seed + run, ...fact })}\n`,
+        )
+    return result
   } catch (error) {
     failed = true
     console.log(`${row.name} (--seed ${seed + run}): ${(error as Error).stack}`)

@@ -2,6 +2,7 @@ import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { scratchDir } from '../../src/embedded/leftovers.ts'
+import type { Lost } from './check-answers.ts'
 import { check, type Verdict } from './checker.ts'
 import { type Load, startLoad } from './client.ts'
 import { type Disk, mountDisk } from './disk.ts'
@@ -30,13 +31,15 @@ export type Result = {
   seed: number
   detail?: string
   asked: number
+  /** Before the fault. */
+  assignedPerSecond: number
   acknowledged: number
   atPostgres: number
   /** Always a violation as well. */
   lostAtPostgres: number
   twiceAtPostgres: number
   /** Acknowledged at `redis` level only, and gone. */
-  lost: number
+  lost: Lost[]
   /** Of the lost: codes that went to somebody else. */
   lostToOthers: number
   twice: number
@@ -44,6 +47,8 @@ export type Result = {
   resolved: number
   /** Until the last book was served again. */
   serveMs: number
+  /** The longest that anybody waited for an answer. */
+  longestMs: number
   violations: string[]
   refusals: Record<string, number>
 }
@@ -84,13 +89,14 @@ async function onTown(row: Row, options: SaleOptions, disk: Disk | undefined): P
       diary: join(town.dir, 'history.ndjson'),
     })
     await sleep(options.calmMs)
+    const assignedPerSecond = (load.counts.assigned / options.calmMs) * 1000
     const scene = { town, load, random: random(options.seed), run: options.run, disk }
     const fault = await row.fault(scene)
     options.log(`fault over: ${JSON.stringify(load.counts)}`)
     const served = await servedAgain(town, load, fault)
     await sleep(options.calmMs)
     for (const { name } of town.lives) options.log(`--- ${name}\n${notable(town.log(name))}`)
-    return await reckon(row, options, { town, load, fault, served })
+    return await reckon(row, options, { town, load, fault, served, assignedPerSecond })
   } catch (error) {
     for (const { name } of town.lives) options.log(`--- ${name}\n${notable(town.log(name))}`)
     options.log(JSON.stringify({ ...load?.counts, ...load?.refusals }))
@@ -121,12 +127,12 @@ async function servedAgain(town: Town, load: Load, { since }: Fault): Promise<nu
   return served()! - since
 }
 
-type Aftermath = { town: Town; load: Load; fault: Fault; served: number }
+type Aftermath = { town: Town; load: Load; fault: Fault; served: number; assignedPerSecond: number }
 
 async function reckon(
   row: Row,
   options: SaleOptions,
-  { town, load, fault, served }: Aftermath,
+  { town, load, fault, served, assignedPerSecond }: Aftermath,
 ): Promise<Result> {
   await load.stop()
   await load.settle(settleMs)
@@ -137,17 +143,20 @@ async function reckon(
     losses: fault.losses,
     parked: fault.parked,
   })
+  const longestMs = Math.max(...history.map(({ at, answer }) => answer.at - at))
   const violations = [
     ...(fault.wrong ?? []),
+    ...(row.withinMs && longestMs > row.withinMs ? [`an answer took ${longestMs} ms`] : []),
     ...(load.unresolved() > 0 ? [`${load.unresolved()} unknown ones stayed so`] : []),
     ...summary(verdict),
   ]
   return {
     ...{ row: row.name, seed: options.seed, detail: fault.detail, asked: history.length },
+    assignedPerSecond,
     ...{ acknowledged: verdict.acknowledged, atPostgres: verdict.atPostgres },
     lostAtPostgres: count(verdict, 'not-in-ledger'),
     twiceAtPostgres: count(verdict, 'two-users'),
-    ...{ lost: verdict.lost.length, twice: verdict.twice },
+    ...{ lost: verdict.lost, twice: verdict.twice, longestMs },
     lostToOthers: verdict.lost.filter(
       ({ user, now, verb }) => verb === 'assign' && now && now !== user,
     ).length,
@@ -190,6 +199,7 @@ async function makeBook(town: Town, policy: object, count: number): Promise<stri
     await until(
       async () => (await ask(town, 'GET', `jobs/${job.job_id}`)).state === 'done',
       `${count} codes are made`,
+      30_000 + count / 5,
     )
   return book.book_id
 }
