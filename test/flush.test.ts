@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { JournalForked } from '../src/journal/journal.ts'
 import { keys } from '../src/store/keys.ts'
-import { flusher, flushOnce } from '../workers/flush.ts'
+import { flusher, flushOnce, squeeze } from '../workers/flush.ts'
 import { Retention } from '../workers/retention.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -157,6 +157,28 @@ describe('flush', () => {
     await flushOnce(own())
     expect(await parked()).toMatchObject([{ n, i: 0, reason: expect.stringMatching(/version/) }])
     await world.database.query('DELETE FROM parked_facts')
+  })
+
+  test('lets go of what PostgreSQL has where Redis is nearly full, but for the last entry', async () => {
+    book = await world.makeBook({}, 500)
+    await world.stopWorker()
+    const entries = () => world.redis.xlen(keys.journal(shard))
+    for (let i = 0; i < 220; i++) await assign(`u${i}`)
+    const roomy = own()
+    while ((await flushOnce(roomy)).more);
+    const before = await entries()
+    expect(before).toBeGreaterThanOrEqual(220)
+    await squeeze(roomy)
+    expect(await entries()).toBeLessThan(before - 100) // Redis trims by the hundred
+    for (let i = 0; i < 220; i++) await assign(`v${i}`)
+    const tight = flusher(world.house.place, world.database, shard, () => true)
+    while ((await flushOnce(tight)).more);
+    expect(await entries()).toBeLessThanOrEqual(120)
+    expect(await meta('kept')).toBe(await entries())
+    await world.startWorker()
+    await world.ready()
+    await assign('last')
+    await world.level()
   })
 
   test('happens in a job of BullMQ, and by the sweep where no job comes', async () => {

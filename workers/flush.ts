@@ -1,4 +1,5 @@
 import { failpoint } from '../src/failpoint.ts'
+import { entryId } from '../src/journal/entry.ts'
 import { JournalForked } from '../src/journal/journal.ts'
 import { apply } from '../src/ledger/apply.ts'
 import type { Database } from '../src/ledger/database.ts'
@@ -21,10 +22,17 @@ export type Flusher = {
   shard: number
   factsPerEntry: number
   retention: Retention
+  /** Redis is nearly full: only what PostgreSQL has yet to get may stay in the journal. */
+  tight: () => boolean
 }
 
-export function flusher(place: Place, database: Database, shard: number): Flusher {
-  return { place, database, shard, factsPerEntry: 1, retention: new Retention() }
+export function flusher(
+  place: Place,
+  database: Database,
+  shard: number,
+  tight = () => false,
+): Flusher {
+  return { place, database, shard, factsPerEntry: 1, retention: new Retention(), tight }
 }
 
 export type Flushed = { facts: number; parked: number; more: boolean }
@@ -61,14 +69,27 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   if (parked === undefined) return { facts: 0, parked: 0, more: true }
   failpoint('flush.after-commit')
   flusher.factsPerEntry = facts / entries.length
+  const kept = flusher.retention.add({ epoch: row.checkpointEpoch, n }, facts)
   await announce(place, shard, {
     epoch: row.checkpointEpoch,
     watermark: n,
     facts: row.facts + facts,
-    trimBelow: flusher.retention.add({ epoch: row.checkpointEpoch, n }, facts),
+    trimBelow: flusher.tight() ? entryId({ epoch: row.checkpointEpoch, n }) : kept,
   })
   failpoint('flush.after-announce')
   return { facts, parked, more: entries.length >= count }
+}
+
+/** Lets go of all entries that PostgreSQL has, but the last, which proves that both are of one mind. */
+export async function squeeze({ place, database, shard }: Flusher): Promise<void> {
+  const row = await shardRow(database, shard)
+  if (row.phase !== 'active' || row.checkpoint === 0) return
+  await announce(place, shard, {
+    epoch: row.checkpointEpoch,
+    watermark: row.checkpoint,
+    facts: row.facts,
+    trimBelow: entryId({ epoch: row.checkpointEpoch, n: row.checkpoint }),
+  })
 }
 
 /** A flusher that died after its commit announced nothing: Redis learns of it here. */

@@ -45,7 +45,7 @@ export async function startWorker(config: Settings, log: Logger) {
   const fitness = openFitness(place, database, { managed: config.REDIS_MANAGED === '1', log })
   const store = openStore(place, { backlog: 0 }, () => {})
   const counts = new Counts()
-  const shards = flushShards(place, database, log, counts)
+  const shards = flushShards(place, database, fitness.tight, log, counts)
   const stopping = new AbortController()
 
   const options = workerOptions(queueUrl)

@@ -6,7 +6,7 @@ import { isOutage } from '../src/ledger/outage.ts'
 import { keys } from '../src/store/keys.ts'
 import { NotSent, type Place, ReplyLost } from '../src/store/place.ts'
 import type { Counts, Trigger } from './counts.ts'
-import { type Flusher, flusher, flushOnce } from './flush.ts'
+import { type Flusher, flusher, flushOnce, squeeze } from './flush.ts'
 
 /** Between two flushes of a busy shard: fewer, larger transactions cost less. */
 const paceMs = 20
@@ -16,6 +16,8 @@ const pollMs = 5
 /** Facts that wait longer than this have no job that cares for them: the sweep takes them. */
 const sweepMs = 200
 const outageMs = 500
+/** Entries that are worth letting go of where Redis is nearly full. */
+const squeezeMin = 1_000
 
 /** One shard's flushing in this process: at most one at a time, whoever asked for it. */
 class ShardFlush {
@@ -32,10 +34,11 @@ class ShardFlush {
     this.#counts = counts
   }
 
-  async #lag(): Promise<{ n: number; watermark: number }> {
+  async #lag(): Promise<{ n: number; watermark: number; kept: number }> {
     const { place, shard } = this.#flusher
-    const [n, watermark] = await place.redis.hmget(keys.meta(shard), 'n', 'watermark')
-    return { n: Number(n ?? 0), watermark: Number(watermark ?? 0) }
+    const lag = await place.redis.hmget(keys.meta(shard), 'n', 'watermark', 'kept')
+    const [n, watermark, kept] = lag.map((value) => Number(value ?? 0)) as [number, number, number]
+    return { n, watermark, kept }
   }
 
   /** Flushes until the journal is level, then stays a moment for more. */
@@ -61,13 +64,15 @@ class ShardFlush {
   async bySweep(): Promise<void> {
     const { place, shard } = this.#flusher
     if (this.#busy || !place.gates[shard]!.open) return
-    const { n, watermark } = await this.#lag()
+    const { n, watermark, kept } = await this.#lag()
     const waited = this.#sweptAt > watermark
     this.#sweptAt = n
-    if (!waited || this.#busy) return
+    const mustShrink = n === watermark && kept > squeezeMin && this.#flusher.tight()
+    if (this.#busy || !(waited || mustShrink)) return
     this.#busy = true
     try {
-      await this.#flush('sweep')
+      if (mustShrink) await squeeze(this.#flusher)
+      else await this.#flush('sweep')
     } finally {
       this.#busy = false
     }
@@ -96,9 +101,15 @@ class ShardFlush {
 export type Shards = ReturnType<typeof flushShards>
 
 /** All shards' flushing in this process. */
-export function flushShards(place: Place, database: Database, log: Logger, counts: Counts) {
+export function flushShards(
+  place: Place,
+  database: Database,
+  tight: () => boolean,
+  log: Logger,
+  counts: Counts,
+) {
   const shards = place.gates.map(
-    ({ shard }) => new ShardFlush(flusher(place, database, shard), log, counts),
+    ({ shard }) => new ShardFlush(flusher(place, database, shard, tight), log, counts),
   )
   return {
     sweepMs,

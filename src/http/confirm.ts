@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { deadline } from '../deadline.ts'
 import type { Accounts, Standing } from '../ledger/accounts.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Principal } from './context.ts'
@@ -65,17 +66,12 @@ export function createConfirmer(
       return asked
     })
     const { promise, resolve } = Promise.withResolvers<boolean>()
-    // What lay in the socket while this process was busy itself is in time.
-    let settled = false
-    const giveUp = () => {
-      if (settled) return
+    const settled = deadline(patienceMs, () => {
       isAway = true
       resolve(false)
-    }
-    const timer = setTimeout(() => setImmediate(() => setImmediate(giveUp)), patienceMs)
+    })
     answered.then((ok) => {
-      settled = true
-      clearTimeout(timer)
+      settled()
       resolve(ok)
     })
     return promise.finally(() => {

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Logger } from 'pino'
+import { inTime } from '../deadline.ts'
 import { type Database, hangUp } from './database.ts'
 import { isOutage } from './outage.ts'
 
@@ -46,7 +47,7 @@ export function watchPresence(url: string, database: Database, log: Logger): Pre
 
   async function look(): Promise<void> {
     try {
-      await inTime(ask())
+      await inTime(ask(), patienceMs, () => new PostgresAway('PostgreSQL is silent'))
       if (isAway) log.warn('PostgreSQL is there again')
       isAway = false
     } catch (error) {
@@ -83,22 +84,6 @@ export function watchPresence(url: string, database: Database, log: Logger): Pre
       closed = true
       forget()
     },
-  }
-}
-
-/** Rejects what takes too long; an answer that lay there while we were busy ourselves is in time. */
-async function inTime(answer: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      setImmediate(() => setImmediate(() => reject(new PostgresAway('PostgreSQL is silent'))))
-    }, patienceMs)
-  })
-  try {
-    await Promise.race([answer, late])
-  } finally {
-    clearTimeout(timer)
-    answer.catch(() => {}) // nobody listens to it any more
   }
 }
 

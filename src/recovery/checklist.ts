@@ -51,8 +51,8 @@ export function judgeRedis(found: RedisSettings, managed: boolean): Item[] {
     value === undefined
       ? make(setting, value, managed ? 'note' : 'refusal', hidden)
       : make(setting, value, verdict, remedy)
-  const { version, role, policy, memory, memoryLimit } = found
-  const share = memory && memoryLimit ? memory / memoryLimit : 0
+  const { version, role, policy, memoryLimit } = found
+  const share = memoryShare(found)
   return [
     item(
       'version',
@@ -76,6 +76,10 @@ export function judgeRedis(found: RedisSettings, managed: boolean): Item[] {
     ...judgeFile(found, managed, item),
   ]
 }
+
+/** Of the memory that Redis may use, how much it does: 0 to 1; 0 where it does not say. */
+export const memoryShare = ({ memory, memoryLimit }: RedisSettings): number =>
+  memory && memoryLimit ? memory / memoryLimit : 0
 
 /** What becomes of an answer at `redis` durability when Redis or its machine goes down. */
 function judgeFile(found: RedisSettings, managed: boolean, item: ReturnType<typeof items>): Item[] {

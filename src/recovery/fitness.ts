@@ -1,5 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import { inTime } from '../deadline.ts'
 import type { Database } from '../ledger/database.ts'
 import { type PostgresSettings, postgresSettings } from '../ledger/settings.ts'
 import type { Place } from '../store/place.ts'
@@ -11,18 +11,25 @@ import {
   judgePostgres,
   judgeRedis,
   judgeShards,
+  memoryShare,
 } from './checklist.ts'
 
 /** How long a look holds: what was refused is looked at more often, because somebody repairs it. */
 const fineMs = 10_000
 const refusedMs = 1_000
+const tightShare = 0.9
 /** Longer than this no question of the checklist waits for its answer. */
 const patienceMs = 1_500
 
 export type Fitness = {
   /** Why nothing may be served now; undefined: nothing speaks against it. */
   refusal(): Promise<string | undefined>
+  /** Redis was nearly full at the last look: what it need not hold must go. */
+  tight(): boolean
 }
+
+const answered = <T>(answer: Promise<T>) =>
+  inTime(answer, patienceMs, () => new Error('no answer to the checklist'))
 
 type Found = { redis: RedisSettings; postgres: PostgresSettings | undefined }
 
@@ -41,13 +48,14 @@ export function openFitness(
   let refused: string | undefined
   let postgres: PostgresSettings | undefined
   let begun = false
+  let tight = false
   let said = new Map<string, string>()
   let looking: Promise<void> | undefined
 
   async function ask(): Promise<Found> {
     const [redis, answer] = await Promise.all([
-      inTime(redisSettings(place.redis, place.gates.length)),
-      inTime(postgresSettings(database)).catch(() => undefined),
+      answered(redisSettings(place.redis, place.gates.length)),
+      answered(postgresSettings(database)).catch(() => undefined),
     ])
     postgres = answer ?? postgres
     return { redis, postgres: answer }
@@ -58,6 +66,7 @@ export function openFitness(
     try {
       const found = await ask()
       const items = judgeRedis(found.redis, managed)
+      tight = memoryShare(found.redis) > tightShare
       if (postgres) items.push(...judgePostgres(postgres, begun))
       if (postgres) items.push(...judgeShards(place.gates.length, found.redis, postgres))
       if (found.postgres) items.push(...judgeClocks(found.redis, found.postgres))
@@ -90,9 +99,11 @@ export function openFitness(
   }
 
   return {
+    tight: () => tight,
+
     async refusal() {
       const age = performance.now() - lookedAt
-      const isOld = age > (refused ? refusedMs : fineMs) || connection !== place.connection
+      const isOld = age > (refused || tight ? refusedMs : fineMs) || connection !== place.connection
       if (isOld) {
         looking ??= look().finally(() => {
           looking = undefined
@@ -102,11 +113,4 @@ export function openFitness(
       return refused
     },
   }
-}
-
-async function inTime<T>(answer: Promise<T>): Promise<T> {
-  const late = sleep(patienceMs, undefined, { ref: false }).then(() => {
-    throw new Error('no answer to the checklist')
-  })
-  return Promise.race([answer, late])
 }

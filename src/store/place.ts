@@ -1,4 +1,5 @@
 import { Redis } from 'ioredis'
+import { deadline } from '../deadline.ts'
 import { scriptSha } from './lua.ts'
 
 /** A command that takes longer is given up and its socket destroyed: a zombie must not write later. */
@@ -140,13 +141,7 @@ export class Place {
   /** EVALSHA of lua/<script>.lua. Throws NotSent, ReplyLost or RedisRefused. */
   async call(script: string, keys: string[], args: (string | number)[]): Promise<unknown> {
     if (!this.connected) throw new NotSent('not connected to Redis')
-    let answered = false
-    // A reply that lay in the socket while this process was busy itself is in time: after a stall
-    // timers come before what was received, so the deadline waits for that.
-    const giveUp = () => {
-      if (!answered) this.redis.stream?.destroy()
-    }
-    const timer = setTimeout(() => setImmediate(() => setImmediate(giveUp)), deadlineMs)
+    const answered = deadline(deadlineMs, () => this.redis.stream?.destroy())
     try {
       return await this.redis.call('EVALSHA', [scriptSha(script), keys.length, ...keys, ...args])
     } catch (cause) {
@@ -155,8 +150,7 @@ export class Place {
       if (message.startsWith("Stream isn't writeable")) throw new NotSent(message)
       throw new ReplyLost(message)
     } finally {
-      answered = true
-      clearTimeout(timer)
+      answered()
     }
   }
 

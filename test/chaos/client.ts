@@ -114,6 +114,7 @@ export function startLoad(options: LoadOptions) {
     counts,
     refusals,
     books: options.books,
+    perSecond,
     path: options.diary,
     /** When the last of the books was served that was asked since then; undefined: not all are. */
     servedSince(since: number): number | undefined {

@@ -2,32 +2,47 @@ import { keys } from '../../src/store/keys.ts'
 import type { Loss } from './checker.ts'
 import { type Town, until } from './town.ts'
 
-/** Why the town is not level yet: somebody recovers, lags, or is not ready; undefined: it is. */
-export async function notLevel(town: Town): Promise<string | undefined> {
-  const { redis, database, shards, apis } = town
-  try {
-    const { rows } = await database.query<{ phase: string; epoch: number; checkpoint: number }>(
-      'SELECT phase, epoch, checkpoint FROM shards ORDER BY shard',
-    )
-    for (let shard = 0; shard < shards; shard++) {
-      const [phase, epoch, n, watermark] = await redis.hmget(
-        keys.meta(shard),
-        ...['phase', 'epoch', 'n', 'watermark'],
-      )
-      const row = rows[shard]!
+type Row = { phase: string; epoch: number; checkpoint: number }
+
+/** Why the town does not serve yet: somebody recovers or is not ready; undefined: it does. */
+export async function notServing(town: Town): Promise<string | undefined> {
+  return look(town, async (rows) => {
+    for (const [shard, row] of rows.entries()) {
+      const [phase, epoch] = await town.redis.hmget(keys.meta(shard), 'phase', 'epoch')
       if (phase !== 'active' || row.phase !== 'active')
         return `shard ${shard} is ${phase}, ${row.phase}`
       if (Number(epoch) !== row.epoch)
         return `shard ${shard}: epoch ${epoch}, PostgreSQL ${row.epoch}`
-      if (n !== watermark || Number(n) !== row.checkpoint)
-        return `shard ${shard}: entry ${n}, watermark ${watermark}, checkpoint ${row.checkpoint}`
     }
-    for (const { base, name, alive } of apis) {
+    for (const { base, name, alive } of town.apis) {
       if (!alive()) return `${name} is dead`
       const answer = await fetch(`${base}/readyz`, { signal: AbortSignal.timeout(3_000) })
       if (!answer.ok) return `${name}: ${await answer.text()}`
     }
     return undefined
+  })
+}
+
+/** Why the town is not level yet: it does not serve, or the ledger lags; undefined: it is. */
+export async function notLevel(town: Town): Promise<string | undefined> {
+  return look(town, async (rows) => {
+    for (const [shard, { checkpoint }] of rows.entries()) {
+      const [n, watermark] = await town.redis.hmget(keys.meta(shard), 'n', 'watermark')
+      if (n !== watermark || Number(n) !== checkpoint)
+        return `shard ${shard}: entry ${n}, watermark ${watermark}, checkpoint ${checkpoint}`
+    }
+    return notServing(town)
+  })
+}
+
+/** What cannot be asked is a reason as well. */
+async function look(
+  { database }: Town,
+  reason: (rows: Row[]) => Promise<string | undefined>,
+): Promise<string | undefined> {
+  try {
+    const sql = 'SELECT phase, epoch, checkpoint FROM shards ORDER BY shard'
+    return await reason((await database.query<Row>(sql)).rows)
   } catch (error) {
     return (error as Error).message
   }

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { keys } from '../../src/store/keys.ts'
 import { truncateTail } from './aof.ts'
 import type { Loss } from './checker.ts'
-import { activeEpochs, epochs, lose, notLevel } from './level.ts'
+import { activeEpochs, epochs, lose, notServing } from './level.ts'
 import type { Row, Scene } from './row.ts'
 import { type Town, until } from './town.ts'
 
@@ -183,7 +183,7 @@ const apiFreeze: Row = {
     await sleep(3_000)
     const since = Date.now()
     first.signal('SIGCONT')
-    await until(async () => !(await notLevel(town))?.includes(first.name), 'it serves again')
+    await until(async () => !(await notServing(town))?.includes(first.name), 'it serves again')
     return { since, losses }
   },
 }

@@ -1,7 +1,7 @@
 import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { epochs, notLevel } from './level.ts'
+import { epochs, notServing } from './level.ts'
 import type { Row } from './row.ts'
 import { hasEnded } from './rows-processes.ts'
 import { until } from './town.ts'
@@ -41,7 +41,7 @@ const coldStart: Row = {
       if (!worker.alive()) worker.start()
     }
     const since = Date.now()
-    await until(async () => !(await notLevel(town)), 'it serves again', 30_000)
+    await until(async () => !(await notServing(town)), 'it serves again', 30_000)
     const losses = before.map((epoch, shard) => ({ shard, epoch, at }))
     return { since, losses, detail: `${point}:${mode}` }
   },
@@ -76,7 +76,10 @@ const rolling: Row = {
       life.start({}, next)
       await sleep(1_500)
       if (life.name.startsWith('api'))
-        await until(async () => !(await notLevel(town))?.includes(life.name), `${life.name} serves`)
+        await until(
+          async () => !(await notServing(town))?.includes(life.name),
+          `${life.name} serves`,
+        )
     }
     const after = await epochs(town)
     if (`${after}` !== `${before}`) wrong.push(`epochs ${before} became ${after}`)
