@@ -5,6 +5,7 @@ import { type Logger, pino } from 'pino'
 import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
+import { watchPresence } from '../src/ledger/presence.ts'
 import { installationId, shardRows } from '../src/ledger/shards.ts'
 import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
 import { openFitness } from '../src/recovery/fitness.ts'
@@ -42,6 +43,7 @@ export async function startWorker(config: Settings, log: Logger) {
   const place = new Place(config.REDIS_URL, shardCount, 'worker', await installationId(database))
   const queueUrl = config.QUEUE_REDIS_URL ?? config.REDIS_URL
   const queues = openQueues(queueUrl)
+  const presence = watchPresence(config.DATABASE_URL, database, log)
   const fitness = openFitness(place, database, { managed: config.REDIS_MANAGED === '1', log })
   const store = openStore(place, { backlog: 0 }, () => {})
   const counts = new Counts()
@@ -100,6 +102,7 @@ export async function startWorker(config: Settings, log: Logger) {
       if (!inTime) for (const worker of [flushWorker, jobWorker]) void worker.disconnect()
       await queues.close()
       place.close()
+      presence.close()
       await database.end()
     },
   }

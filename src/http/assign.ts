@@ -66,7 +66,7 @@ export function assignRoutes(deps: Deps) {
         if (typeof user !== 'string') return problemResponse(c, user)
         const book = await directory.book(body.book_id)
         if ('problem' in book) return problemResponse(c, book)
-        const asked = readAsk(c, deps, who, 'assign', book.book, body)
+        const asked = await readAsk(c, deps, who, 'assign', book, body)
         if (!asked.ok) return problemResponse(c, asked)
         const { ask } = asked
         const wanted = body.count ?? 1
@@ -110,7 +110,7 @@ export function assignRoutes(deps: Deps) {
       if (typeof user !== 'string') return problemResponse(c, user)
       const place = await directory.bookOfCode(params.code)
       if ('problem' in place) return problemResponse(c, place)
-      const asked = readAsk(c, deps, who, 'assign_code', place.book, { ...params, ...body })
+      const asked = await readAsk(c, deps, who, 'assign_code', place, { ...params, ...body })
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const request = { user, code: params.code, key, hash, context }

@@ -4,6 +4,7 @@ import type { Deps } from '../app.ts'
 import type { Durability } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
 import { factName, type Reached } from '../recovery/durable.ts'
+import type { BookPlace } from '../store/store.ts'
 import type { FactId, Outcome } from '../store/verb.ts'
 import { type Context, factContext, type Principal, requestId } from './context.ts'
 import { operationUrl } from './operations.ts'
@@ -56,23 +57,25 @@ export type Ask = {
  * Reads Idempotency-Key and Durability of a request. A key counts per principal, route and book; its
  * hash is of everything that was asked, so that another request under the same key is told apart.
  */
-export function readAsk(
+export async function readAsk(
   c: Context,
   { durable }: Deps,
   who: Principal,
   verb: keyof typeof usual,
-  book: string,
+  { shard, book }: BookPlace,
   asked: unknown,
   metadata?: unknown,
-): { ok: true; ask: Ask } | Problem {
+): Promise<{ ok: true; ask: Ask } | Problem> {
   const { headers } = c.req.raw
   const level = headers.get('durability')
   if (level !== null && level !== 'redis' && level !== 'postgres')
     return invalid('Durability', 'must be redis or postgres')
   const keyed = readOnce(c, who, verb, book, asked)
   if ('problem' in keyed) return keyed
-  const wanted = level ?? durable.ofBook(book) ?? durable.usual(usual[verb])
-  if (wanted === 'postgres' && durable.away()) return problem('not-ready')
+  if (durable.away()) {
+    const wanted = level ?? (await durable.ofBook(shard, book)) ?? durable.usual(usual[verb])
+    if (wanted === 'postgres') return problem('not-ready')
+  }
   const { key, hash } = keyed.once ?? { key: '', hash: '' }
   const context = factContext(c, who)
   if (metadata !== undefined) context.metadata = metadata

@@ -46,7 +46,7 @@ export function lockRoutes(deps: Deps) {
       if (typeof user !== 'string') return problemResponse(c, user)
       const place = await directory.bookOfCode(params.code)
       if ('problem' in place) return problemResponse(c, place)
-      const asked = readAsk(c, deps, who, 'lock', place.book, { ...params, ...body })
+      const asked = await readAsk(c, deps, who, 'lock', place, { ...params, ...body })
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const seconds = body.lock_duration_seconds
@@ -86,7 +86,7 @@ export function lockRoutes(deps: Deps) {
       if (typeof user !== 'string') return problemResponse(c, user)
       const place = await directory.bookOfCode(params.code)
       if ('problem' in place) return problemResponse(c, place)
-      const asked = readAsk(c, deps, who, 'unlock', place.book, { ...params, ...body })
+      const asked = await readAsk(c, deps, who, 'unlock', place, { ...params, ...body })
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.unlock(place, { code: params.code, user, key, hash, context })

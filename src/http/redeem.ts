@@ -66,7 +66,7 @@ export function redeemRoutes(deps: Deps) {
       const place = await directory.bookOfCode(params.code)
       if ('problem' in place) return problemResponse(c, place)
       const given = body.metadata ?? undefined
-      const asked = readAsk(c, deps, who, 'redeem', place.book, { ...params, ...body }, given)
+      const asked = await readAsk(c, deps, who, 'redeem', place, { ...params, ...body }, given)
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.redeem(place, {
@@ -115,7 +115,7 @@ export function redeemRoutes(deps: Deps) {
       if (!its) return problemResponse(c, problem('redemption-not-found'))
       const place = await directory.bookOfCode(its)
       if ('problem' in place) return problemResponse(c, problem('redemption-not-found'))
-      const asked = readAsk(c, deps, who, 'rollback', place.book, params)
+      const asked = await readAsk(c, deps, who, 'rollback', place, params)
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.rollback(place, { code: its, redemption, key, hash, context })

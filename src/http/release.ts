@@ -35,7 +35,7 @@ export function releaseRoutes(deps: Deps) {
       if ('problem' in place) return problemResponse(c, place)
       const book = await directory.book(place.book)
       if ('problem' in book) return problemResponse(c, book)
-      const asked = readAsk(c, deps, who, 'release', place.book, params)
+      const asked = await readAsk(c, deps, who, 'release', place, params)
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.release(place, { code: params.code, key, hash, context })

@@ -29,7 +29,7 @@ export function openDurable(
   const waiters = place.gates.map(() => new Set<Waiter>())
   const readers = place.gates.map(() => new Set<Reader>())
   const asking = place.gates.map(() => false)
-  const books = new LRUCache<string, Durability>({ max: 10_000 })
+  const books = new LRUCache<string, Durability | 'unset'>({ max: 10_000 })
 
   const watermarks = new Watermarks(
     place,
@@ -92,12 +92,18 @@ export function openDurable(
     /** PostgreSQL is known to be away: what needs it is refused before anything is done. */
     away,
 
-    /** What a book asks for, as far as an answer of its has shown: Redis alone knows for sure. */
-    ofBook: (book: string) => books.get(book),
+    /** What a book asks for: as its last answer said, or as Redis has it. */
+    async ofBook(shard: number, book: string): Promise<Durability | undefined> {
+      let known = books.get(book)
+      if (!known) {
+        const held = await place.redis.hget(keys.book(shard, book), 'durability').catch(() => null)
+        known = (held || 'unset') as Durability | 'unset'
+      }
+      return known === 'unset' ? undefined : known
+    },
     learn(book: string, durability: Durability | undefined): void {
-      if (books.get(book) === durability) return
-      if (durability) books.set(book, durability)
-      else books.delete(book)
+      const known = durability ?? 'unset'
+      if (books.get(book) !== known) books.set(book, known)
     },
 
     /** Waits until PostgreSQL holds the fact. */
