@@ -32,13 +32,15 @@ export async function assignRound(
   book: Book,
   sample: Sample,
   length: Pick<LoadOrder, 'seconds' | 'amount'>,
+  keyed = false,
 ): Promise<Round> {
   const { stores, client, options, pids } = bench
   await stores.untilQuiet()
   const shard = await stores.shardOf(book.id)
   const order = orderOf(bench, book.id, sample, { ...length, connections: options.connections })
+  if (keyed) order.headers = { ...order.headers, 'idempotency-key': user(0) }
   const { acknowledged, ...round } = await runRound(
-    'assign',
+    keyed ? 'assign with keys' : 'assign',
     { url: client.assignUrl, ...order },
     pids,
     { stores, shard },
@@ -124,4 +126,30 @@ export async function assign(bench: Bench): Promise<AssignReport> {
   } finally {
     echo.child.disconnect()
   }
+}
+
+/** What an Idempotency-Key on every request costs: rounds with and without, in turn. */
+export async function keys(bench: Bench): Promise<AssignReport> {
+  const { options, client, say } = bench
+  const sample = await takeSample(bench)
+  let rate = rateGuess
+  async function pair(name: string, seconds: number): Promise<[Round, Round]> {
+    const count = Math.min(booksMax, Math.ceil(rate * seconds * spare))
+    const rounds: Round[] = []
+    for (const keyed of [false, true]) {
+      const book = await client.makeBook(name, count)
+      rounds.push(await assignRound(bench, book, sample, { seconds }, keyed))
+    }
+    rate = Math.max(rate, ...rounds.map(({ perSecond }) => perSecond))
+    return rounds as [Round, Round]
+  }
+  await pair('Warm-up', options.warmUpSeconds)
+  const pairs: [Round, Round][] = []
+  for (let r = 1; r <= options.rounds; r++) {
+    pairs.push(await pair(`Round ${r}`, options.seconds))
+    say(`round ${r} of ${options.rounds}`)
+  }
+  const ratios = pairs.map(([plain, keyed]) => keyed.perSecond / plain.perSecond)
+  const targets = [target('with keys / without, median of pairs', median(ratios), 'at least', 0.83)]
+  return { rounds: pairs.flat(), ratios, targets }
 }

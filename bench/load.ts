@@ -6,7 +6,7 @@ import { readAnswers, type Sample } from './answers.ts'
 export type LoadOrder = {
   url: string
   headers: Record<string, string>
-  /** Each request is this body with another user in place of `user`. */
+  /** Each request is this body with another user in place of `user`, in its Idempotency-Key as well. */
   body: string
   user: string
   firstUser: number
@@ -62,9 +62,12 @@ function run(order: LoadOrder): void {
   function setupClient(client: autocannon.Client): void {
     const connection = client as Connection
     const request = Buffer.from(connection.getRequestBuffer())
-    const at = request.lastIndexOf(order.user) + order.user.length - digits
+    const places = [request.indexOf(order.user), request.lastIndexOf(order.user)]
+    const [inKey, inBody] = places.map((at) => at + order.user.length - digits) as [number, number]
     connection.getRequestBuffer = () => {
-      request.write(String(order.firstUser + sent++).padStart(digits, '0'), at, 'latin1')
+      const number = String(order.firstUser + sent++).padStart(digits, '0')
+      request.write(number, inBody, 'latin1')
+      if (inKey !== inBody) request.write(number, inKey, 'latin1')
       return request
     }
     open.add(connection)

@@ -1,13 +1,13 @@
 import { parseArgs } from 'node:util'
 
 /** What `npm run bench` can measure; each is a file of that name. */
-export const scenarios = ['assign', 'drive', 'lookup-size'] as const
+export const scenarios = ['assign', 'keys', 'drive', 'lookup-size'] as const
 export type Scenario = (typeof scenarios)[number]
 
 export const usage = `npm run bench -- [options]
   --only NAME          ${scenarios.join(', ')}; may be repeated. Left out: all
   --seconds N          length of a round (8)
-  --rounds N           rounds of assign and of drive (3)
+  --rounds N           rounds of assign, keys and drive (3)
   --connections N      connections of the load generator (256)
   --json FILE          writes everything measured
   --short              tiny numbers, to see that it works: they mean nothing

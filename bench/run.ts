@@ -1,5 +1,5 @@
 import { writeFileSync } from 'node:fs'
-import { assign } from './assign.ts'
+import { assign, keys } from './assign.ts'
 import { type Bench, Interrupted, withBench } from './bench.ts'
 import { drive } from './drive.ts'
 import { type LookupSizeReport, lookupSize } from './lookup-size.ts'
@@ -20,6 +20,7 @@ type Report = {
 
 const scenarios: Record<Scenario, (bench: Bench) => Promise<Report>> = {
   assign,
+  keys,
   drive,
   'lookup-size': lookupSize,
 }

@@ -1,4 +1,6 @@
-import type { AddressInfo } from 'node:net'
+import { once } from 'node:events'
+import { type AddressInfo, Server as TcpServer } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
 import { pino } from 'pino'
 import { apiConfig, ConfigError } from './config.ts'
@@ -11,6 +13,8 @@ const gateMs = 100
 /** Open gates are looked at once a second. */
 const looksPerWatch = 10
 const stopMs = 8_000
+/** After SIGTERM clients are told to leave for this long before their connections are closed. */
+const leaveMs = 500
 
 /** The API process: `node src/server.ts`. Exits 78 on wrong configuration, 69 without PostgreSQL. */
 const config = (() => {
@@ -58,12 +62,16 @@ closeWithGrace({ delay: stopMs, logger: log }, async ({ err }) => {
   house.stop()
   closing = true
   // A kept-alive connection would hold the close up for as long as its client finds something to
-  // ask: the next answer is its last, and one that becomes idle is closed.
+  // ask: the next answer is its last. Whoever is talking hears so before idle connections are closed,
+  // as http's own close would do at once: a request on its way to one would have an unknown outcome.
   server.prependListener('request', (_, response) => {
     response.shouldKeepAlive = false
   })
+  const closed = once(server, 'close')
+  TcpServer.prototype.close.call(server)
+  await sleep(leaveMs)
   const idle = setInterval(() => server.closeIdleConnections(), 50)
-  await new Promise<void>((resolve) => server.close(() => resolve()))
+  await closed
   clearInterval(idle)
   await gates
   await queues.close()
