@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import type { Entry, Fact } from '../journal/entry.ts'
 import type { Transaction } from './database.ts'
 import { foldEntries } from './fold.ts'
@@ -22,6 +23,7 @@ export async function applyCarefully(
       if (!reason) continue
       parked++
       await park(tx, shard, entry, fact, reason)
+      failpoint('flush.after-park')
     }
   return parked
 }

@@ -129,6 +129,7 @@ export async function settle(pusher: Pusher, book: Book, loadId: number): Promis
   if (!counts.ok) return counts
   const expected = await countPushed(pusher.database, book.book_id, loadId)
   if (counts.left + counts.held < expected) return { ...problem('not-ready'), retryAfter: 1 }
+  failpoint('push.before-settled')
   await markPushed(pusher.database, loadId)
   return done
 }

@@ -72,6 +72,7 @@ export async function rebuild(
   const { shard } = recovery
   const write = writer(place, recovery)
   await clear(place, write, shard)
+  failpoint('recover.after-clear')
   const sum = { codes: 0, coupons: 0 }
   for (const book of await booksOf(database, shard)) {
     const made = await rebuildBook(place, database, write, book)
@@ -79,6 +80,7 @@ export async function rebuild(
     sum.coupons += made.coupons
     failpoint('recover.mid-rebuild')
   }
+  failpoint('recover.before-answers')
   const [seconds] = await place.redis.time()
   const day = Math.floor(Number(seconds) / 86_400)
   for await (const answers of answersOf(database, shard)) {

@@ -40,7 +40,10 @@ const entriesPerFlush = 200
 async function loadScripts(place: Place, names: readonly string[]): Promise<void> {
   const there = (await place.redis.call('SCRIPT', 'EXISTS', ...names.map(scriptSha))) as number[]
   for (const [i, name] of names.entries())
-    if (!there[i]) await place.redis.call('SCRIPT', 'LOAD', scriptText(name))
+    if (!there[i]) {
+      await place.redis.call('SCRIPT', 'LOAD', scriptText(name))
+      failpoint('recover.mid-load-scripts')
+    }
 }
 
 /** Told when this process has ended a recovery. */
@@ -142,6 +145,7 @@ async function recover(
     token: randomUUID(),
   }
   const { epoch, token } = recovery
+  failpoint('recover.before-begin')
   if (!(await beginRecovery(database, row, epoch, token, cause))) return false
   failpoint('recover.after-begin')
   let failed: Error | undefined
@@ -211,6 +215,7 @@ async function flushRest(
       const batch = await readBatch(place, row, entriesPerFlush)
       if (!batch) return { facts: row.facts - start.facts, forked: false }
       await apply(database, row, batch.entries, batch.hash)
+      failpoint('recover.mid-flush-rest')
       const { n: checkpoint, hash: checkpointHash } = batch
       row = { ...row, checkpoint, checkpointHash, facts: row.facts + batch.facts }
     }

@@ -157,6 +157,7 @@ export class Batch<A extends string, V> {
         if (lost) return unknownOutcome
         lost = true
         await this.#place.opened(this.#shard, retryWaitMs)
+        failpoint('batch.before-again')
         // A new epoch means a recovery: what the op key remembered may be gone with the rest.
         if (gate.epoch !== epoch || performance.now() - begun > retryWithinMs) return unknownOutcome
       }

@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import type { Durability } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
 import { keys } from './keys.ts'
@@ -46,6 +47,7 @@ async function callShard(
   if (!place.gates[shard]!.open) return notReady
   try {
     const text = (await place.call(script, keyList, args)) as string
+    failpoint('push.after-call')
     if (!text.startsWith('fenced')) return { ok: true, text }
     place.fenced(shard, text)
     return notReady

@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import { keys } from './keys.ts'
 import type { Place } from './place.ts'
 
@@ -15,6 +16,7 @@ export async function forbid(place: Place, shard: number, op: string): Promise<b
   if (!place.gates[shard]!.open) return false
   try {
     await place.redis.set(keys.op(shard, op), neverWord, 'PX', neverMs, 'NX')
+    failpoint('operation.after-forbid')
     return true
   } catch {
     return false // away, full, or read-only: whoever asks asks again

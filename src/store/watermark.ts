@@ -1,4 +1,5 @@
 import type { Redis } from 'ioredis'
+import { failpoint } from '../failpoint.ts'
 import { keys } from './keys.ts'
 import type { Place } from './place.ts'
 
@@ -19,6 +20,7 @@ export async function announce(place: Place, shard: number, flushed: Announcemen
     [keys.meta(shard), keys.journal(shard)],
     [epoch, watermark, facts, trimBelow],
   )
+  failpoint('flush.before-publish')
   await place.redis.publish(channelOf(place), `${shard} ${epoch} ${watermark}`)
 }
 

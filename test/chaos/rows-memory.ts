@@ -120,16 +120,27 @@ const swapdb: Row = {
   },
 }
 
+/** Waits until it serves; the shards that are in a new epoch by then have lost something. */
+async function lostIn(town: Town, before: number[], at: number): Promise<Loss[]> {
+  await until(async () => !(await notServing(town)), 'it serves again', 30_000)
+  const after = await epochs(town)
+  return all(town)
+    .filter((shard) => after[shard] !== before[shard])
+    .map((shard) => ({ shard, epoch: before[shard]!, at }))
+}
+
 const aofCut: Row = {
   name: 'aof-cut',
   what: 'kill -9 of Redis and 1 B to 64 kB cut off the end of its append-only file',
   mayLose: true,
   async fault({ town, random }) {
+    const before = await epochs(town)
     await town.memory.kill()
     const bytes = truncateTail(town.memory.files, 1 + Math.floor(65_536 * random() ** 3))
     const since = Date.now()
     await town.memory.start()
-    return { since, detail: `${bytes} B` }
+    const wrong = bytes > 0 ? [] : ['nothing was cut off']
+    return { since, wrong, losses: await lostIn(town, before, since), detail: `${bytes} B` }
   },
 }
 
@@ -142,12 +153,14 @@ const promote: Row = {
     const other = await openMemory({ dir: `${town.dir}/replica` })
     const { Redis } = await import('ioredis')
     const replica = new Redis(other.url)
+    const before = await epochs(town)
     try {
       await replica.call('REPLICAOF', '127.0.0.1', String(town.memory.port))
       await until(
         async () => /master_link_status:up/.test(await replica.info('replication')),
         'the replica has caught up',
       )
+      const wrong = `${await epochs(town)}` === `${before}` ? [] : ['a replica made an epoch new']
       await sleep(500)
       await replica.call('REPLICAOF', 'NO', 'ONE')
       await sleep(300) // what is written in this time is lost
@@ -158,7 +171,9 @@ const promote: Row = {
       )
       const since = Date.now()
       await town.redis.call('REPLICAOF', 'NO', 'ONE')
-      return { since }
+      const losses = await lostIn(town, before, since)
+      if (losses.length === 0) wrong.push('nobody noticed that entries are gone')
+      return { since, wrong, losses }
     } finally {
       replica.disconnect()
       await other.close()

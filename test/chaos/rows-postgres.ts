@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openDatabase } from '../../src/ledger/database.ts'
 import { keys } from '../../src/store/keys.ts'
+import { epochs } from './level.ts'
 import type { Row, Scene } from './row.ts'
-import { failInFlush } from './rows-processes.ts'
+import { failInFlush, freezeAt } from './rows-processes.ts'
 import { until } from './town.ts'
 
 const killed: Row = {
@@ -59,8 +60,8 @@ const away: Row = {
     const wrong = await outage(scene, 30_000)
     const since = Date.now()
     const { facts, intake, seconds } = await drain(scene)
-    const ratio = intake > 0 ? facts / intake : Infinity
-    if (ratio < 2)
+    if (intake === 0) wrong.push('nothing came while it drained')
+    if (facts < 2 * intake)
       wrong.push(`drained ${facts} facts while ${intake} came: less than twice as fast`)
     const detail = `${facts} facts drained in ${seconds.toFixed(1)} s, ${intake} came meanwhile`
     return { since, wrong, detail }
@@ -71,7 +72,7 @@ const stopped: Row = {
   name: 'postgres-stopped',
   what: 'PostgreSQL shut down between the rows and the commit of a flush, restart',
   async fault({ town }) {
-    await failInFlush(town, 'flush.before-commit:freeze:5')
+    await failInFlush(town, freezeAt('flush.before-commit'))
     await town.cluster.kill('SIGQUIT')
     town.workers[0].signal('SIGCONT')
     const since = Date.now()
@@ -125,6 +126,7 @@ const poison: Row = {
       'SELECT book_id AS book, shard FROM books ORDER BY shard LIMIT 1',
     )
     const { book, shard } = rows[0]!
+    const before = await epochs(town)
     for (const [f, state] of facts.entries())
       await inject(town, shard, ['kind', f === 0 ? 'lock' : 'assign', 'book', book], state)
     const since = Date.now()
@@ -136,16 +138,21 @@ const poison: Row = {
       'the facts are parked',
       10_000,
     )
-    return { since, parked: facts.length, detail: `parked after ${Date.now() - since} ms` }
+    const ms = Date.now() - since
+    const wrong = ms > 1_000 ? [`they were parked after ${ms} ms`] : []
+    const after = await epochs(town)
+    if (`${after}` !== `${before}`) wrong.push(`epochs ${before} became ${after}`)
+    return { since, wrong, parked: facts.length, detail: `parked after ${ms} ms` }
   },
 }
 
 /** One entry with one fact, put into the journal as `append` in lua/include/finish.lua does. */
 async function inject({ redis }: Scene['town'], shard: number, head: string[], state: string) {
   const script = `
-    local meta = redis.call('HMGET', KEYS[1], 'epoch', 'n', 'facts')
+    local meta = redis.call('HMGET', KEYS[1], 'epoch', 'n', 'facts', 'kept')
     redis.call('XADD', KEYS[2], string.format('%s-%d', meta[1], meta[2] + 1), unpack(ARGV))
-    redis.call('HSET', KEYS[1], 'n', meta[2] + 1, 'facts', meta[3] + 1)`
+    redis.call('HSET', KEYS[1], 'n', meta[2] + 1, 'facts', meta[3] + 1,
+      'kept', meta[4] + 1)`
   const op = '00000000-0000-4000-8000-000000000000'
   const context = JSON.stringify({ actor: 'poison', request_id: 'poison' })
   const fields = [...head, 'at', String(Date.now()), 'op', op, state, context]

@@ -1,5 +1,6 @@
-import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { keys } from '../../src/store/keys.ts'
+import { type Failpoint, failpointOf, reached, revive } from './failpoints.ts'
 import type { Row, Scene } from './row.ts'
 import { until } from './town.ts'
 
@@ -60,7 +61,7 @@ const workerFreeze: Row = {
   name: 'worker-freeze',
   what: 'SIGSTOP of a worker inside a transaction for 15 s, then SIGCONT',
   async fault({ town }) {
-    const since = await failInFlush(town, 'flush.after-begin:freeze:5')
+    const since = await failInFlush(town, freezeAt('flush.after-begin'))
     await sleep(15_000)
     town.workers[0].signal('SIGCONT')
     await sleep(1_000)
@@ -68,149 +69,166 @@ const workerFreeze: Row = {
   },
 }
 
+export const freezeAt = (point: string): Failpoint => ({
+  point,
+  mode: 'freeze',
+  order: `${point}:freeze:5`,
+})
+
 /**
- * Has the first worker fail at a line of the flush, and returns when it has died or is frozen there,
- * or has gone on. It flushes alone until then, because the other one would leave it nothing to do.
+ * Has the first worker fail at a line of the flush, and returns when it has. It flushes alone until
+ * then, because the other one would leave it nothing to do.
  */
-export async function failInFlush({ workers }: Scene['town'], failpoint: string): Promise<number> {
-  const [first, second] = workers
+export async function failInFlush(town: Scene['town'], failpoint: Failpoint): Promise<number> {
+  const [first, second] = town.workers
   await Promise.all([first.stop(), second.stop()])
-  first.start({ FAILPOINT: failpoint })
-  if (failpoint.includes(':throw')) await sleep(3_000)
-  else await until(() => hasEnded(first.pid()), `a worker ended at ${failpoint}`, 20_000)
+  first.start({ FAILPOINT: failpoint.order })
+  await reached(town, [first], failpoint)
   second.start()
   return Date.now()
 }
 
-/** Dead, or stopped by a signal. */
-export function hasEnded(pid: number): boolean {
-  try {
-    return /^\d+ \(.*\) [TZX]/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
-  } catch {
-    return true
-  }
-}
-
 const flushPoints = [
   ...['flush.after-read', 'flush.after-begin', 'flush.before-commit'],
-  ...['flush.after-commit', 'flush.after-announce'],
+  ...['flush.after-commit', 'flush.before-publish', 'flush.after-announce'],
 ]
-const modes = ['kill', 'throw', 'freeze']
 
 const flushFails: Row = {
   name: 'flush-failpoints',
   what: 'a worker killed, failed or frozen at a line of the flush (each run another)',
   async fault({ town, run }) {
-    const point = flushPoints[run % flushPoints.length]!
-    const mode = modes[Math.floor(run / flushPoints.length) % modes.length]!
-    const [first] = town.workers
-    const since = await failInFlush(town, `${point}:${mode}:5`)
-    if (mode === 'freeze') await sleep(6_000)
-    first.signal('SIGCONT')
-    if (!first.alive()) first.start()
-    return { since, detail: `${point}:${mode}` }
+    const failpoint = failpointOf(run, flushPoints, 5)
+    const since = await failInFlush(town, failpoint)
+    if (failpoint.mode === 'freeze') await sleep(6_000)
+    revive([town.workers[0]])
+    return { since, detail: failpoint.order }
   },
 }
 
-const callPoints = ['batch.before-call', 'batch.after-call']
+const callPoints = ['batch.before-call', 'batch.after-call', 'batch.before-again']
 
 const callFails: Row = {
   name: 'call-failpoints',
-  what: 'an API killed, failed or frozen right before or after a script (each run another)',
+  what: 'an API killed, failed or frozen before or after a script, or before it asks again (each run another)',
+  town: { proxied: true },
   async fault({ town, run }) {
-    const point = callPoints[run % callPoints.length]!
-    const mode = modes[Math.floor(run / callPoints.length) % modes.length]!
+    const failpoint = failpointOf(run, callPoints)
+    const again = failpoint.point === 'batch.before-again'
     const [first] = town.apis
     await first.stop()
     const since = Date.now()
-    first.start({ FAILPOINT: `${point}:${mode}:200` })
-    await sleep(6_000)
-    if (mode === 'freeze') first.signal('SIGCONT')
-    if (!first.alive()) first.start()
-    return { since, detail: `${point}:${mode}` }
+    first.start({ FAILPOINT: again ? failpoint.order : `${failpoint.order}00` })
+    // Only whoever lost a reply asks again.
+    for (let k = 0; again && k < 30; k++) {
+      town.proxies!.redis.swallowReply('EVALSHA')
+      await sleep(150)
+    }
+    await reached(town, [first], failpoint)
+    if (failpoint.mode === 'freeze') await sleep(5_000)
+    revive([first])
+    return { since, detail: failpoint.order }
   },
 }
 
-const pushPoints = ['push.after-postgres', 'push.after-redis']
+const pushPoints = [
+  ...['push.after-postgres', 'push.after-call', 'push.after-redis', 'push.before-settled'],
+]
 
-/** Where codes and policies are brought into Redis: by an API or, of a generation, by a worker. */
+/**
+ * Where codes and policies are brought into Redis: by an API, or of a generation by a worker, which
+ * alone counts before it says that a load is there.
+ */
 const pushFails: Row = {
   name: 'push-failpoints',
-  what: 'an upload or a generation of codes killed, failed or frozen right before or after its push (each run another)',
+  what: 'an upload, a change of policy or a generation of codes killed, failed or frozen around its push (each run another)',
   async fault({ town, load, run }) {
-    const point = pushPoints[run % pushPoints.length]!
-    const mode = modes[Math.floor(run / pushPoints.length) % modes.length]!
-    const whose = run % 4 < 2 ? 'upload' : 'generation'
+    const failpoint = failpointOf(run, pushPoints)
+    const works = run % 2 === 1
+    const what = works ? 'generation' : run % 4 === 0 ? 'upload' : 'policy'
     const [api, other] = town.apis
     const [worker, second] = town.workers
-    const life = whose === 'upload' ? api : worker
+    const life = works ? worker : api
     await life.stop()
     // A generation is done by whichever worker takes it first.
-    if (whose === 'generation') await second.stop()
-    life.start({ FAILPOINT: `${point}:${mode}` })
+    if (works) await second.stop()
     const book = load.books[run % town.shards]!
-    const upload = Array.from({ length: 2_500 }, (_, i) => `UPLOADED-${run}-${i}`)
-    const ask = (base: string) =>
-      fetch(`${base}/api/v1/books/${book}/codes/${whose === 'upload' ? 'upload' : 'generate'}`, {
-        method: 'POST',
-        headers: {
-          ...{ authorization: `Bearer ${town.admin}`, 'content-type': 'application/json' },
-          'idempotency-key': 'load',
-        },
-        body: JSON.stringify(whose === 'upload' ? { codes: upload } : { count: 25_000 }),
-        signal: AbortSignal.timeout(3_000),
-      }).then(
-        ({ status }) => status,
-        () => 0,
-      )
-    const through = whose === 'upload' ? api.base : other.base
+    const before = await codesOf(town, book)
+    life.start({ FAILPOINT: failpoint.order })
+    const through = works ? other.base : api.base
     await until(
       async () => (await fetch(`${through}/readyz`).catch(() => null))?.ok === true,
       'it serves',
     )
-    const first = await ask(through)
-    if (mode !== 'throw') await until(() => hasEnded(life.pid()), `it ended at ${point}`, 20_000)
-    if (mode === 'kill') await life.exited()
-    if (mode === 'freeze') await sleep(6_000)
-    life.signal('SIGCONT')
-    if (!life.alive()) life.start()
-    if (whose === 'generation') second.start()
+    const change = changes(run)[what]
+    const ask = (base: string) => send(town, `${base}/api/v1/books/${book}${change.path}`, change)
+    const first = ask(through)
+    await reached(town, [life], failpoint)
+    if (failpoint.mode === 'freeze') await sleep(6_000)
+    revive([life])
+    if (works) second.start()
     const since = Date.now()
-    let status = first
-    await until(
-      async () => {
-        status = await ask(other.base)
-        return status >= 200 && status < 300
-      },
-      'the repeat under its key succeeds',
-      30_000,
-    ).catch((error: Error) => {
-      throw new Error(`${error.message}: ${first}, then ${status}`)
-    })
-    const expected = whose === 'upload' ? upload.length : 25_000
-    const wrong: string[] = []
+    const heard = [await first]
     await until(async () => {
-      const { rows } = await town.database.query(
-        `SELECT count(*)::int AS n FROM loads WHERE book_id = $1 AND state <> 'pushed'`,
-        [book],
-      )
-      return rows[0].n === 0
-    }, 'every load is pushed').catch((error: Error) => void wrong.push(error.message))
-    const { rows } = await town.database.query(
-      'SELECT total_code_count AS total FROM books WHERE book_id = $1',
-      [book],
+      heard.push(await ask(other.base))
+      return heard.at(-1)! >= 200 && heard.at(-1)! < 300
+    }, 'the repeat under its key succeeds').catch((error: Error) => {
+      throw new Error(`${error.message}: ${heard}`)
+    })
+    const wrong: string[] = []
+    await until(async () => (await unpushed(town, book)) === 0, 'everything is pushed').catch(
+      (error: Error) => void wrong.push(error.message),
     )
-    const before = await initial(town, book)
-    if (rows[0].total !== before + expected)
-      wrong.push(`${rows[0].total} codes after ${before} and ${expected} more`)
-    return { since, wrong, detail: `${whose} ${point}:${mode}` }
+    const codes = await codesOf(town, book)
+    if (codes !== before + change.codes)
+      wrong.push(`${codes} codes after ${before} and ${change.codes} more`)
+    const limit = await town.redis.hget(keys.book(run % town.shards, book), 'max_held')
+    if (what === 'policy' && limit !== '4') wrong.push(`Redis limits users to ${limit}, not to 4`)
+    return { since, wrong, detail: `${what} ${failpoint.order}` }
   },
 }
 
-/** Of a book's first load. */
-async function initial({ database }: Scene['town'], book: string): Promise<number> {
+type Change = { method: string; path: string; body: object; codes: number }
+
+const changes = (run: number): Record<'upload' | 'policy' | 'generation', Change> => ({
+  upload: {
+    ...{ method: 'POST', path: '/codes/upload', codes: 2_500 },
+    body: { codes: Array.from({ length: 2_500 }, (_, i) => `UPLOADED-${run}-${i}`) },
+  },
+  policy: { method: 'PATCH', path: '', body: { max_assignments_per_user: 4 }, codes: 0 },
+  generation: {
+    ...{ method: 'POST', path: '/codes/generate', codes: 25_000 },
+    body: { count: 25_000 },
+  },
+})
+
+/** The status of the answer; 0: there was none. */
+const send = ({ admin }: Scene['town'], url: string, { method, body }: Change): Promise<number> =>
+  fetch(url, {
+    method,
+    headers: {
+      ...{ authorization: `Bearer ${admin}`, 'content-type': 'application/json' },
+      ...(method === 'POST' ? { 'idempotency-key': 'a change' } : {}),
+    },
+    body: JSON.stringify(body),
+    signal: AbortSignal.timeout(8_000),
+  }).then(
+    ({ status }) => status,
+    () => 0,
+  )
+
+/** Policies and loads of a book that Redis may not have. */
+async function unpushed({ database }: Scene['town'], book: string): Promise<number> {
   const { rows } = await database.query<{ n: number }>(
-    'SELECT written AS n FROM loads WHERE book_id = $1 ORDER BY load_id LIMIT 1',
+    `SELECT (SELECT count(*) FROM loads WHERE book_id = $1 AND state <> 'pushed')::int +
+       (SELECT count(*) FROM books WHERE book_id = $1 AND pushed_version < version)::int AS n`,
+    [book],
+  )
+  return rows[0]!.n
+}
+
+async function codesOf({ database }: Scene['town'], book: string): Promise<number> {
+  const { rows } = await database.query<{ n: number }>(
+    'SELECT total_code_count AS n FROM books WHERE book_id = $1',
     [book],
   )
   return rows[0]!.n

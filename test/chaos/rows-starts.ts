@@ -1,25 +1,24 @@
 import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { failpointOf, reached, revive } from './failpoints.ts'
 import { epochs, notServing } from './level.ts'
 import type { Row } from './row.ts'
-import { hasEnded } from './rows-processes.ts'
 import { until } from './town.ts'
 
 const recoverPoints = [
-  ...['recover.after-begin', 'recover.after-recovering', 'recover.after-flush-rest'],
-  ...['recover.mid-rebuild', 'recover.before-publish', 'recover.after-publish'],
-  ...['recover.after-end', 'recover.after-load-scripts'],
+  ...['recover.before-begin', 'recover.after-begin', 'recover.after-recovering'],
+  ...['recover.after-flush-rest', 'recover.after-clear', 'recover.mid-rebuild'],
+  ...['recover.before-answers', 'recover.before-publish', 'recover.after-publish'],
+  ...['recover.after-end', 'recover.mid-load-scripts', 'recover.after-load-scripts'],
 ]
-const modes = ['kill', 'throw', 'freeze']
 
 const coldStart: Row = {
   name: 'cold-start',
   what: 'both APIs and workers start at once on an empty Redis; the recoverer is killed, fails or freezes (each run elsewhere)',
   mayLose: true,
   async fault({ town, run }) {
-    const point = recoverPoints[run % recoverPoints.length]!
-    const mode = modes[Math.floor(run / recoverPoints.length) % modes.length]!
+    const failpoint = failpointOf(run, recoverPoints)
     await Promise.all(town.lives.map((life) => life.kill()))
     const before = await epochs(town)
     await town.memory.kill()
@@ -27,23 +26,14 @@ const coldStart: Row = {
     const at = Date.now()
     await town.memory.start()
     for (const api of town.apis) api.start()
-    for (const worker of town.workers) worker.start({ FAILPOINT: `${point}:${mode}` })
-    await until(
-      () => town.workers.some((worker) => hasEnded(worker.pid())),
-      'a recoverer stopped',
-      25_000, // four processes start at once
-    ).catch((error) => {
-      if (mode !== 'throw') throw error
-    })
-    await sleep(mode === 'freeze' ? 7_000 : 500)
-    for (const worker of town.workers) {
-      worker.signal('SIGCONT')
-      if (!worker.alive()) worker.start()
-    }
+    for (const worker of town.workers) worker.start({ FAILPOINT: failpoint.order })
+    await reached(town, town.workers, failpoint)
+    await sleep(failpoint.mode === 'freeze' ? 7_000 : 500)
+    revive(town.workers)
     const since = Date.now()
     await until(async () => !(await notServing(town)), 'it serves again', 30_000)
     const losses = before.map((epoch, shard) => ({ shard, epoch, at }))
-    return { since, losses, detail: `${point}:${mode}` }
+    return { since, losses, detail: failpoint.order }
   },
 }
 
