@@ -23,8 +23,8 @@ import { showRoutes } from './http/show.ts'
 import type { Tokens } from './http/tokens.ts'
 import { userRoutes } from './http/users.ts'
 import type { Accounts } from './ledger/accounts.ts'
+import { outageOf } from './ledger/database.ts'
 import type { Holdings } from './ledger/holdings.ts'
-import { isOutage } from './ledger/outage.ts'
 import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
@@ -74,6 +74,6 @@ export function createApp(deps: Deps): OpenAPIHono<Env> {
   app.route('/', healthRoutes(deps))
   for (const routes of v1) app.route('/api/v1', routes(deps))
   documentation(app, deps.version)
-  fallbacks(app, deps.log, deps.meters, isOutage)
+  fallbacks(app, deps.log, deps.meters, outageOf)
   return app
 }

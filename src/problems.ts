@@ -176,7 +176,7 @@ const table = {
   'outcome-unknown': [
     503,
     'Outcome unknown',
-    'The reply was lost. Ask `operation` what became of it, or repeat with the same Idempotency-Key.',
+    'The reply was lost. Ask `operation` what became of it, repeat with the same Idempotency-Key, or read back what is there.',
   ],
   'not-in-force': [
     503,

@@ -153,12 +153,20 @@ describe('operations', () => {
     const { rows } = await world.database.query('SELECT op, epoch, n, at FROM ledger LIMIT 1')
     const { op, epoch, n, at } = rows[0]
     const made = { shard: 0, epoch, n, i: 0, op, at: at.getTime(), request: 'x' }
-    const forged = operationUrl(made, `user:${other.id}`)
+    const forged = operationUrl(world.house.deps.tokens, made, `user:${other.id}`)
     expect((await get(forged, other.token)).status).toBe(404)
-    expect((await get(operationUrl({ ...made, shard: 9 }, `user:${owner.id}`))).status).toBe(404)
+    expect(
+      (await get(operationUrl(world.house.deps.tokens, { ...made, shard: 9 }, `user:${owner.id}`)))
+        .status,
+    ).toBe(404)
+    // Somebody who knows how ids are made, but not the secret: nothing is asked of either store.
+    const unsealed = operationUrl({ seal: () => 'A'.repeat(43) }, made, `user:${owner.id}`)
+    const keysBefore = await world.redis.dbsize()
+    expect((await get(unsealed)).status).toBe(404)
+    expect(await world.redis.dbsize()).toBe(keysBefore)
     for (const id of ['x', 'AAAA', 'a'.repeat(300), `${forged.split('/').at(-1)}A`])
       expect((await get(`operations/${id}`)).status, id).toBe(404)
-    expect((await get(`operations/${'a'.repeat(301)}`)).status).toBe(422)
+    expect((await get(`operations/${'a'.repeat(331)}`)).status).toBe(422)
   })
 
   test('while Redis or PostgreSQL cannot be asked, nothing is called absent', async () => {

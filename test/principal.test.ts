@@ -133,3 +133,24 @@ test('principal  waits a second for a PostgreSQL that hangs, then no longer', as
   expect(principals.of(header)).not.toBeInstanceOf(Promise)
   expect(questions).toBe(2)
 })
+
+test('principal  asks about everybody again after PostgreSQL was silent for a while', async () => {
+  const { header } = await service()
+  const other = await service()
+  expect([await of(header), await of(other.header)]).toEqual(['service', 'service'])
+  wire.set('silent')
+  time += 2_000
+  // The second question waits for the first one's answer; a third comes when its patience is over.
+  const first = of(header)
+  await sleep(50)
+  const second = of(other.header)
+  await Promise.all([first, second])
+  time += 2_000
+  await Promise.all([of(header), of(other.header)])
+  wire.set('cut')
+  await sleep(600)
+  wire.set('up')
+  await sleep(600)
+  time += 6 * 60_000
+  expect([await of(header), await of(other.header)]).toEqual(['service', 'service'])
+})

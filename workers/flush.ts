@@ -54,7 +54,14 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   if (isBehind(row, { epoch, watermark }))
     throw new JournalForked(behind(row, { epoch, watermark }))
   const count = Math.max(16, Math.min(entriesMax, Math.ceil(factsWanted / flusher.factsPerEntry)))
-  const batch = await readBatch(place, row, count)
+  const batch = await readBatch(place, row, count).catch(async (error) => {
+    // Where Redis is nearly full, what another worker has just committed leaves the journal at once.
+    const now = await shardRow(database, shard)
+    const moved = now.epoch !== row.epoch || now.checkpoint !== row.checkpoint
+    if (error instanceof JournalForked && moved) return 'overtaken' as const
+    throw error
+  })
+  if (batch === 'overtaken') return { facts: 0, parked: 0, more: true }
   if (!batch) {
     await announceAgain(flusher, row)
     return { facts: 0, parked: 0, more: false }
@@ -80,10 +87,13 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   return { facts, parked, more: entries.length >= count }
 }
 
-/** Lets go of all entries that PostgreSQL has, but the last, which proves that both are of one mind. */
+/**
+ * Lets go of all entries that PostgreSQL has, but the last, which proves that both are of one mind: of
+ * all of earlier epochs where nothing was flushed in this one.
+ */
 export async function squeeze({ place, database, shard }: Flusher): Promise<void> {
   const row = await shardRow(database, shard)
-  if (row.phase !== 'active' || row.checkpoint === 0) return
+  if (row.phase !== 'active') return
   await announce(place, shard, {
     epoch: row.checkpointEpoch,
     watermark: row.checkpoint,

@@ -61,7 +61,8 @@ function writeConfiguration(options: RedisOptions, dir: string, port: number): s
     `appendonly ${options.durable ? 'yes' : 'no'}`,
     `appendfsync ${options.appendfsync ?? 'everysec'}`,
     'aof-use-rdb-preamble yes',
-    ...(options.password ? [`requirepass ${quoted(options.password)}`] : []),
+    // Not requirepass: whoever may ask for the configuration could read that.
+    ...(options.password ? [`user default on >${options.password} ~* &* +@all`] : []),
     ...Object.entries(options.users ?? {}).map(
       ([name, password]) => `user ${name} on >${password} ${aclRules[name as AclUser]}`,
     ),

@@ -82,7 +82,7 @@ export function assignRoutes(deps: Deps) {
           },
           wanted,
         )
-        if (!outcome.ok) return refuseEffect(c, outcome, ask)
+        if (!outcome.ok) return refuseEffect(c, deps, outcome, ask)
         for (const assigned of outcome.value) directory.learn(assigned.code, book)
         const coupons = assignedView(outcome, book.book, user)
         return answerEffect(c, deps, outcome, ask, {
@@ -115,7 +115,7 @@ export function assignRoutes(deps: Deps) {
       const { key, hash, context } = asked.ask
       const request = { user, code: params.code, key, hash, context }
       const outcome = await store.assignCode(place, request)
-      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
+      if (!outcome.ok) return refuseEffect(c, deps, outcome, asked.ask)
       const [view] = assignedView(outcome, place.book, user)
       return answerEffect(c, deps, outcome, asked.ask, view!)
     },

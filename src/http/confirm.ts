@@ -70,13 +70,15 @@ export function createConfirmer(
       isAway = true
       resolve(false)
     })
+    const clear = () => {
+      for (const credential of credentials) credential.check = null
+    }
     answered.then((ok) => {
       settled()
       resolve(ok)
+      clear() // also those who came after the patience of the others was over
     })
-    return promise.finally(() => {
-      for (const credential of credentials) credential.check = null
-    })
+    return promise.finally(clear)
   }
 
   return {

@@ -111,12 +111,12 @@ function invalid(header: string, message: string): Problem {
 }
 
 /** Answers a verb that was not done; one that may have been says where to ask. */
-export function refuseEffect(c: Context, refusal: Problem, ask: Ask) {
+export function refuseEffect(c: Context, { tokens }: Deps, refusal: Problem, ask: Ask) {
   if (!refusal.call) return problemResponse(c, refusal)
   const operation = { ...refusal.call, i: undefined, request: requestId(c) }
   return problemResponse(c, {
     ...refusal,
-    values: { ...refusal.values, operation: operationUrl(operation, ask.actor) },
+    values: { ...refusal.values, operation: operationUrl(tokens, operation, ask.actor) },
   })
 }
 
@@ -139,7 +139,7 @@ export async function answerEffect<V, B>(
   let reached: Reached = 'redis'
   if (wanted === 'postgres') reached = await (fact ? durable.reach(fact) : durable.passed(entry))
   const operationOf = (known: FactId) =>
-    operationUrl({ ...known, at: outcome.at, request: requestId(c) }, ask.actor)
+    operationUrl(deps.tokens, { ...known, at: outcome.at, request: requestId(c) }, ask.actor)
   if (reached === 'lost')
     return problemResponse(c, problem('not-durable', { operation: operationOf(fact!) }))
   const headers: Record<string, string> = {

@@ -7,12 +7,15 @@ import { problemResponse } from './respond.ts'
 
 const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
 
+/** What a client hears when PostgreSQL went away before it was asked, and while it committed. */
+const outageProblems = { away: 'not-ready', 'commit-unknown': 'outcome-unknown' } as const
+
 /** What happens when no route fits, and when one throws. */
 export function fallbacks(
   app: OpenAPIHono<Env>,
   log: Logger,
   meters: Meters,
-  isOutage: (error: unknown) => boolean,
+  outage: (error: unknown) => 'away' | 'commit-unknown' | undefined,
 ): void {
   const none = meters.meter('none', 'none')
   app.notFound((c) => {
@@ -27,10 +30,12 @@ export function fallbacks(
   // client no more than the request id. Neither body nor path is logged, for they may hold codes.
   app.onError((error, c) => {
     const request_id = requestId(c)
-    c.get('settle')?.(isOutage(error) ? 'not-ready' : 'internal-error')
-    if (isOutage(error)) {
+    const kind = outage(error)
+    const code = kind ? outageProblems[kind] : 'internal-error'
+    c.get('settle')?.(code)
+    if (kind) {
       log.warn({ request_id, method: c.req.method, err: brief(error) }, 'PostgreSQL is away')
-      return problemResponse(c, problem('not-ready'))
+      return problemResponse(c, problem(code))
     }
     log.error({ request_id, method: c.req.method, err: brief(error) }, 'request failed')
     return problemResponse(c, problem('internal-error'))

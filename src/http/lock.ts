@@ -60,7 +60,7 @@ export function lockRoutes(deps: Deps) {
         hash,
         context,
       })
-      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
+      if (!outcome.ok) return refuseEffect(c, deps, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       return answerEffect(c, deps, outcome, asked.ask, {
         ...couponView(params.code, coupon, { book: place.book, expiresAt, now }),
@@ -90,7 +90,7 @@ export function lockRoutes(deps: Deps) {
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.unlock(place, { code: params.code, user, key, hash, context })
-      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
+      if (!outcome.ok) return refuseEffect(c, deps, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       const view = couponView(params.code, coupon, { book: place.book, expiresAt, now })
       return answerEffect(c, deps, outcome, asked.ask, view)

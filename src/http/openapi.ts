@@ -47,6 +47,8 @@ export function problemsOf(spec: RouteSpec): ProblemCode[] {
       codes.add(code)
     if (spec.needs !== 'anyone') codes.add('forbidden')
   }
+  // A write whose COMMIT was not answered.
+  if (spec.needs !== 'nobody' && spec.method !== 'get') codes.add('outcome-unknown')
   if (spec.params || spec.query || spec.body) codes.add('invalid-request')
   if (spec.body) {
     codes.add('malformed-json')

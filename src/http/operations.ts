@@ -7,26 +7,35 @@ import type { Principal } from './context.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { bookId, instant, strict } from './schemas.ts'
+import type { Tokens } from './tokens.ts'
 
 /** A request's part in a script call, as far as it is known when it is answered. */
 type Operation = Parameters<Deps['operations']>[0]
 
 const digest = (actor: string) =>
   createHash('sha256').update(actor).digest('base64url').slice(0, 16)
+type Seal = Pick<Tokens, 'seal'>
+/** Characters of the seal that an id begins with. */
+const sealed = 22
 
-/** The URL that tells what became of an operation. Opaque to clients; whose it is stands in it. */
-export function operationUrl(operation: Operation, actor: string): string {
+/**
+ * The URL that tells what became of an operation. Opaque to clients; whose it is stands in it, under
+ * the installation's seal: a made-up id would cost both stores a look and Redis an hour's memory.
+ */
+export function operationUrl({ seal }: Seal, operation: Operation, actor: string): string {
   const { shard, epoch, n, i, op, at, request } = operation
-  const parts = [shard, epoch, n, i ?? '', op, at, digest(actor), request]
-  return `/api/v1/operations/${Buffer.from(parts.join(' ')).toString('base64url')}`
+  const parts = [shard, epoch, n, i ?? '', op, at, digest(actor), request].join(' ')
+  const id = seal(parts).slice(0, sealed) + Buffer.from(parts).toString('base64url')
+  return `/api/v1/operations/${id}`
 }
 
 const shape =
   /^(\d{1,2}) (\d{1,15}) (\d{1,15}) (\d{0,6}) ([\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}) (\d{1,15}) ([\w-]{16}) ([\x21-\x7e]{1,64})$/
 
-function readOperation(id: string): (Operation & { owner: string }) | undefined {
-  const parts = shape.exec(Buffer.from(id, 'base64url').toString('latin1'))?.slice(1)
-  if (!parts) return undefined
+function readOperation({ seal }: Seal, id: string): (Operation & { owner: string }) | undefined {
+  const text = Buffer.from(id.slice(sealed), 'base64url').toString('latin1')
+  const parts = shape.exec(text)?.slice(1)
+  if (!parts || seal(text).slice(0, sealed) !== id.slice(0, sealed)) return undefined
   const [shard, epoch, n, i, op, at, owner, request] = parts as [
     string,
     string,
@@ -83,12 +92,12 @@ export function operationRoutes(deps: Deps) {
       path: '/operations/{operation_id}',
       summary: 'What became of a verb that was answered 202, `outcome-unknown` or `not-durable`',
       needs: 'anyone',
-      params: strict({ operation_id: z.string().regex(/^[\w-]{1,300}$/) }),
+      params: strict({ operation_id: z.string().regex(/^[\w-]{1,330}$/) }),
       answers: { 200: OperationResponse },
       problems: ['operation-not-found', 'not-ready'],
     },
     async (c, { params: { operation_id } }, who) => {
-      const operation = readOperation(operation_id)
+      const operation = readOperation(deps.tokens, operation_id)
       if (!operation || !isTheirs(who, operation.owner))
         return problemResponse(c, problem('operation-not-found'))
       const told = await deps.operations(operation)

@@ -78,7 +78,7 @@ export function redeemRoutes(deps: Deps) {
         hash,
         context,
       })
-      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
+      if (!outcome.ok) return refuseEffect(c, deps, outcome, asked.ask)
       const { coupon, redemption } = outcome.value
       const shown = { book: place.book, expiresAt: outcome.expiresAt, now: outcome.at }
       const view = couponView(params.code, coupon, shown)
@@ -119,7 +119,7 @@ export function redeemRoutes(deps: Deps) {
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.rollback(place, { code: its, redemption, key, hash, context })
-      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
+      if (!outcome.ok) return refuseEffect(c, deps, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       const view = couponView(its, coupon, { book: place.book, expiresAt, now })
       return answerEffect(c, deps, outcome, asked.ask, view)

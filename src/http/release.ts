@@ -39,7 +39,7 @@ export function releaseRoutes(deps: Deps) {
       if (!asked.ok) return problemResponse(c, asked)
       const { key, hash, context } = asked.ask
       const outcome = await store.release(place, { code: params.code, key, hash, context })
-      if (!outcome.ok) return refuseEffect(c, outcome, asked.ask)
+      if (!outcome.ok) return refuseEffect(c, deps, outcome, asked.ask)
       const { value: coupon, at: now, expiresAt } = outcome
       const shown = { book: place.book, expiresAt, now }
       const view =

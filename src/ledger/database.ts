@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net'
 import pg from 'pg'
+import { isOutage } from './outage.ts'
 
 /** bigint columns hold counts and entry numbers far below 2^53: read them as numbers. */
 pg.types.setTypeParser(pg.types.builtins.INT8, Number)
@@ -80,7 +81,13 @@ function endSilent(pool: Database, silentMs: number): void {
   look.unref()
 }
 
-/** Runs `work` in one transaction. A connection whose fate is unclear is closed, not reused. */
+/** The reply to COMMIT did not come: the transaction took place, or it did not. */
+export class CommitUnknown extends Error {}
+
+/**
+ * Runs `work` in one transaction. A connection whose fate is unclear is closed, not reused. Throws
+ * CommitUnknown where nobody can tell whether it took place; with every other error it did not.
+ */
 export async function transaction<T>(
   database: Database,
   work: (tx: Transaction) => Promise<T>,
@@ -90,7 +97,9 @@ export async function transaction<T>(
   try {
     await tx.query('BEGIN')
     const result = await work(tx)
-    await tx.query('COMMIT')
+    await tx.query('COMMIT').catch((cause: Error) => {
+      throw isOutage(cause) ? new CommitUnknown(cause.message, { cause }) : cause
+    })
     return result
   } catch (error) {
     await tx.query('ROLLBACK').catch((failure: Error) => {
@@ -106,4 +115,10 @@ export async function transaction<T>(
 export function isUniqueViolation(error: unknown, constraint?: string): boolean {
   const failure = error as { code?: string; constraint?: string }
   return failure?.code === '23505' && (!constraint || failure.constraint === constraint)
+}
+
+/** Which kind of outage an error tells of, if any. */
+export function outageOf(error: unknown): 'away' | 'commit-unknown' | undefined {
+  if (error instanceof CommitUnknown) return 'commit-unknown'
+  return isOutage(error) ? 'away' : undefined
 }

@@ -35,8 +35,11 @@ export type OperationFact = {
   request: string
 }
 
-/** A call that is later than this was never carried out: no connection lives that long in silence. */
-const windowMs = 600_000
+/**
+ * A call that is further off was never carried out: no connection lives that long in silence, and
+ * clocks that differ by more than an hour are refused by the checklist.
+ */
+const windowMs = 2 * 3_600_000
 const columns = `kind, epoch, n, i, code, book_id, user_id, at, redemptions, max_redemptions,
   lock_token, locked_until, redemption_id, context->>'actor' AS actor,
   context->>'request_id' AS request`

@@ -13,17 +13,24 @@ export type Directory = ReturnType<typeof openDirectory>
 const codesKept = 200_000
 const booksKept = 50_000
 
+/** In which epoch it was found. */
+type Since = { epoch: number }
+
 /**
  * Both mappings never change, so what was found once is kept; that something is missing is never
- * kept, because it may come into being any moment.
+ * kept, because it may come into being any moment. A recovery may have gone by a PostgreSQL that does
+ * not know a book any more: what was found in an earlier epoch is looked up again.
  */
 export function openDirectory(store: Store, database: Database) {
-  const books = new LRUCache<string, BookFacts>({ max: booksKept })
-  const codes = new LRUCache<string, BookPlace>({ max: codesKept })
+  const books = new LRUCache<string, BookFacts & Since>({ max: booksKept })
+  const codes = new LRUCache<string, BookPlace & Since>({ max: codesKept })
+  const epochOf = (shard: number) => store.place.gates[shard]!.epoch
+  const since = <P extends BookPlace>(found: P) => ({ ...found, epoch: epochOf(found.shard) })
+  const isValid = ({ shard, epoch }: BookPlace & Since) => epoch === epochOf(shard)
 
   async function book(id: string): Promise<BookFacts | Problem> {
     const known = books.get(id)
-    if (known) return known
+    if (known && isValid(known)) return known
     const { rows } = await database.query<BookFacts & { pushed: boolean }>(
       `SELECT shard, book_id AS book, kind, code_prefix AS prefix, pushed_version > 0 AS pushed
        FROM books WHERE book_id = $1`,
@@ -33,7 +40,7 @@ export function openDirectory(store: Store, database: Database) {
     const { pushed, ...found } = rows[0]
     // Redis has never had it: asking there would look like a loss. Its push is on the way.
     if (!pushed) return { ...problem('not-ready'), retryAfter: 1 }
-    books.set(id, found)
+    books.set(id, since(found))
     return found
   }
 
@@ -43,7 +50,7 @@ export function openDirectory(store: Store, database: Database) {
    */
   async function bookOfCode(code: string): Promise<BookPlace | Problem> {
     const known = codes.get(code)
-    if (known) return known
+    if (known && isValid(known)) return known
     const found =
       (await store.findCode(code).catch(() => undefined)) ??
       (
@@ -57,7 +64,7 @@ export function openDirectory(store: Store, database: Database) {
         )
       ).rows[0]
     if (!found) return problem('coupon-not-found')
-    codes.set(code, found)
+    codes.set(code, since(found))
     return found
   }
 
@@ -66,7 +73,7 @@ export function openDirectory(store: Store, database: Database) {
     bookOfCode,
     /** Spares the look-up of codes that were just handed out. */
     learn(code: string, place: BookPlace): void {
-      codes.set(code, place)
+      codes.set(code, since(place))
     },
     async codeOfRedemption(id: string): Promise<string | undefined> {
       const code = await store.findRedemption(id).catch(() => undefined)

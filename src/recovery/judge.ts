@@ -65,6 +65,9 @@ export async function readShard(
   }
 }
 
+/** How often the comparison begins anew because the ledger moved on between its two looks. */
+const looksMax = 5
+
 /** Compares a shard in Redis with its row in PostgreSQL: the fork check. Changes nothing. */
 export async function judge(place: Place, database: Database, shard: number): Promise<Verdict> {
   let row: ShardRow
@@ -73,6 +76,22 @@ export async function judge(place: Place, database: Database, shard: number): Pr
   } catch (error) {
     return judgeAlone(place, shard, `PostgreSQL: ${(error as Error).message}`)
   }
+  for (let look = 0; look < looksMax; look++) {
+    const verdict = await compare(place, row)
+    if (verdict.is === 'level') return verdict
+    // What was flushed, trimmed or recovered between the two looks is neither an old backup nor a loss.
+    const now = await shardRow(database, shard).catch(() => row)
+    const same = (['epoch', 'phase', 'checkpointEpoch', 'checkpoint'] as const).every(
+      (field) => now[field] === row[field],
+    )
+    if (same) return verdict
+    row = now
+  }
+  return { is: 'wait', why: 'the ledger moves on while Redis is being compared with it' }
+}
+
+async function compare(place: Place, row: ShardRow): Promise<Verdict> {
+  const { shard } = row
   const id = row.checkpoint > 0 ? `${row.checkpointEpoch}-${row.checkpoint}` : ''
   // As it was before Redis is asked: it may learn of later entries meanwhile.
   const before = { ...place.gates[shard]! }
@@ -84,12 +103,7 @@ export async function judge(place: Place, database: Database, shard: number): Pr
   }
   if (row.phase === 'recovering' && !row.abandoned)
     return { is: 'wait', why: 'a worker is recovering this shard' }
-  if (isBehind(row, state) && !row.lossAccepted) {
-    // What was flushed or recovered between the two looks is no old backup: PostgreSQL is asked anew.
-    const now = await shardRow(database, shard).catch(() => row)
-    if (isBehind(now, state)) return { is: 'wait', why: behind(row, state!) }
-    if (now.epoch !== row.epoch) return { is: 'wait', why: 'a new epoch has begun' }
-  }
+  if (isBehind(row, state) && !row.lossAccepted) return { is: 'wait', why: behind(row, state!) }
   const { suspect } = place.gates[shard]!
   const lost = whatIsLost(row, state, id, { ...before, suspect })
   return lost ? { is: 'lost', row, ...lost } : { is: 'level', row, state: state! }
@@ -106,12 +120,14 @@ export function isBehind(
 }
 
 export function behind(row: ShardRow, state: Pick<ShardState, 'epoch' | 'watermark'>): string {
-  return (
-    `PostgreSQL is behind what it had committed (epoch ${row.epoch}, entry ${row.checkpoint}; ` +
-    `Redis knows of ${state.epoch}, ${state.watermark}): was an old backup restored? Restore a newer ` +
-    'one, or accept the loss with `npm run stampede -- accept-loss`'
+  return oldBackup(
+    `epoch ${row.epoch}, entry ${row.checkpoint}; Redis knows of ${state.epoch}, ${state.watermark}`,
   )
 }
+
+export const oldBackup = (what: string): string =>
+  `PostgreSQL is behind what it had committed (${what}): was an old backup restored? Restore a newer ` +
+  'one, or accept the loss with `npm run stampede -- accept-loss`'
 
 type Lost = { cause: Cause; why: string }
 

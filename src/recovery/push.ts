@@ -144,8 +144,7 @@ export async function pushFresh(
   const ready = await ensureBook(pusher, book)
   if (!ready.ok) return ready
   const pushed = await pushCodes(pusher, book, codes, load.max_redemptions)
-  if (pushed.ok) await markPushed(pusher.database, load.load_id)
-  return pushed
+  return pushed.ok ? settle(pusher, book, load.load_id) : pushed
 }
 
 /**
@@ -185,45 +184,55 @@ export async function pushPolicies(pusher: Pusher, shard: number): Promise<boole
   }
 }
 
+type BookNumbers = { book_id: string; kind: string; pushed: number; newest: number; total: number }
+const bookNumbers =
+  'book_id, kind, pushed_version AS pushed, version AS newest, total_code_count AS total'
+
 /**
  * Policies and loads are not in the journal, so a Redis that lost the last moments before it stopped
  * may lack some although every entry is there. Books that are behind what PostgreSQL believes, or
  * whose numbers do not add up, are marked to be pushed again, which does no harm to what is there.
- * Returns why the shard is lost if a whole book is gone.
+ * A book that is gone is damage; one of which Redis knows more than PostgreSQL, which has everything
+ * first, means that PostgreSQL is an old one.
  */
 export async function healPushes(
   place: Place,
   database: Database,
   shard: number,
-): Promise<string | undefined> {
-  const { rows } = await database.query<{
-    book_id: string
-    kind: string
-    pushed: number
-    total: number
-  }>(
-    `SELECT book_id, kind, pushed_version AS pushed, total_code_count AS total FROM books
-     WHERE shard = $1 AND pushed_version > 0`,
+): Promise<{ damaged?: string; behind?: string }> {
+  const { rows } = await database.query<BookNumbers>(
+    `SELECT ${bookNumbers} FROM books WHERE shard = $1 AND pushed_version > 0`,
     [shard],
   )
-  for (const { book_id, kind, pushed, total } of rows) {
+  for (const { book_id, kind, pushed, total, newest } of rows) {
     const [left, held, version] = await place.redis.hmget(
       keys.book(shard, book_id),
       'left',
       'held',
       'version',
     )
-    if (left == null) return `damaged: the book ${book_id} is gone`
+    if (left == null) return { damaged: `damaged: the book ${book_id} is gone` }
+    const codes = Number(left) + Number(held)
+    if (Number(version) > newest || (kind === 'codes' && codes > total)) {
+      // Unless it has come into being between the two looks.
+      const [now] = (
+        await database.query<BookNumbers>(`SELECT ${bookNumbers} FROM books WHERE book_id = $1`, [
+          book_id,
+        ])
+      ).rows
+      if (!now || Number(version) > now.newest || (kind === 'codes' && codes > now.total))
+        return { behind: `book ${book_id}, version ${version} with ${codes} codes` }
+    }
     if (Number(version) < pushed)
       await database.query(
         'UPDATE books SET pushed_version = $2 WHERE book_id = $1 AND pushed_version = $3',
         [book_id, Number(version), pushed],
       )
-    if (kind === 'codes' && Number(left) + Number(held) < total)
+    if (kind === 'codes' && codes < total)
       await database.query(
         `UPDATE loads SET state = 'written' WHERE book_id = $1 AND state = 'pushed'`,
         [book_id],
       )
   }
-  return undefined
+  return {}
 }

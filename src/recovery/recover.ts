@@ -18,7 +18,7 @@ import { scriptNames, scriptSha, scriptText } from '../store/lua.ts'
 import type { Place } from '../store/place.ts'
 import { readBatch } from './batch.ts'
 import type { Fitness } from './fitness.ts'
-import { type Cause, judge, readShard, type Verdict } from './judge.ts'
+import { type Cause, judge, oldBackup, readShard, type Verdict } from './judge.ts'
 import { healPushes, type Pusher, pushPolicies } from './push.ts'
 import { type Recovery, rebuild, Superseded } from './rebuild.ts'
 
@@ -76,7 +76,8 @@ export async function recoverOnce(
       lookAfter(place, pusher, log, shard, onRecovered).catch((error: Error) => {
         // Another worker was faster, or something broke on the way: the next look begins anew.
         if (error instanceof Overtaken || error instanceof Superseded) return
-        place.gates[shard]!.why = error.message
+        // It may have been opened for the pushes: shut, so that it is looked after once more.
+        place.shut(shard, error.message)
         log.warn({ shard, err: error }, 'could not look after a shard')
       }),
     ),
@@ -119,8 +120,9 @@ async function lookAfter(
 async function soundVerdict(place: Place, database: Database, shard: number): Promise<Verdict> {
   const verdict = await judge(place, database, shard)
   if (verdict.is !== 'level') return verdict
-  const gone = await healPushes(place, database, shard)
-  return gone ? { is: 'lost', row: verdict.row, cause: 'damaged', why: gone } : verdict
+  const { damaged, behind } = await healPushes(place, database, shard)
+  if (behind) return { is: 'wait', why: oldBackup(`Redis knows of ${behind}`) }
+  return damaged ? { is: 'lost', row: verdict.row, cause: 'damaged', why: damaged } : verdict
 }
 
 /**
