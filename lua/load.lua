@@ -10,19 +10,27 @@
   Replies
     fenced   why
     loaded   added
+    an error         where max or a code is not what it should be; it changes nothing
 
   Cost: O(codes). No journal entry: PostgreSQL has the codes already and pushes until it is level.
 ]]
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'phase')
 if meta[1] ~= ARGV[1] or meta[2] ~= 'active' then return 'fenced\tmeta' end
 if redis.call('HEXISTS', KEYS[4], '') == 0 then return 'fenced\tsentinel' end
-local book = redis.call('HMGET', KEYS[2], 'left', 'overrides')
+local book = redis.call('HMGET', KEYS[2], 'left', 'overrides', 'kind')
 local left = book[1]
 if not left or tonumber(left) ~= redis.call('SCARD', KEYS[3]) then return 'fenced\tstock' end
-if book[2] == '1' and redis.call('EXISTS', KEYS[5]) == 0 then return 'fenced\tuses' end
+if book[2] == '1' and redis.call('HLEN', KEYS[5]) == 0 then return 'fenced\tuses' end
 
+if book[3] ~= 'codes' then return redis.error_reply('ERR this book has no stock') end
+if not string.find(ARGV[2], '^%d*$') or #ARGV[2] > 15 or #ARGV > 1002 then
+  return redis.error_reply('ERR unfit max, or too many codes')
+end
 local codes = { unpack(ARGV, 3) }
 if #codes == 0 then return 'loaded\t0' end
+for _, code in ipairs(codes) do
+  if code == '' or string.find(code, '%c') then return redis.error_reply('ERR unfit code') end
+end
 local records = redis.call('HMGET', KEYS[4], unpack(codes))
 local fresh, uses = {}, {}
 for i, code in ipairs(codes) do

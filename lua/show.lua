@@ -15,7 +15,7 @@
   Cost: O(codes), writes nothing.
 ]]
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'phase', 'n')
-if meta[1] ~= ARGV[1] or meta[2] ~= 'active' or tonumber(meta[3]) < tonumber(ARGV[2]) then
+if meta[1] ~= ARGV[1] or meta[2] ~= 'active' or not (tonumber(meta[3]) >= tonumber(ARGV[2])) then
   return 'fenced\tmeta'
 end
 if redis.call('HEXISTS', KEYS[4], '') == 0 then return 'fenced\tsentinel' end

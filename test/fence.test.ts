@@ -1,6 +1,9 @@
+import { rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Redis } from 'ioredis'
 import pino from 'pino'
 import { expect, type TestContext, test } from 'vitest'
+import { scratchDir } from '../src/embedded/leftovers.ts'
 import { startRedis } from '../src/embedded/redis.ts'
 import { openHouse } from '../src/house.ts'
 import { openQueues } from '../src/queues.ts'
@@ -144,6 +147,46 @@ test.concurrent('fence  opens by itself after Redis was killed and came back wit
     await client.lock('F-1', 'ann', { lock_token })
     return world.flushes().nudge > nudge
   }, 'BullMQ is back, too')
+  await audit(world, { book, history: client.history })
+})
+
+test.concurrent('fence  takes no notice of a replica that comes and goes', async (context) => {
+  const dir = scratchDir('redis')
+  const other = await startRedis({ dir, durable: false })
+  const replica = new Redis(other.url)
+  context.onTestFinished(async () => {
+    replica.disconnect()
+    await other.stop()
+    rmSync(dir, { recursive: true, force: true })
+  })
+  const { world, client } = await open(context, { shards: 2 })
+  const { book } = await makeBook(world, client)
+  const epochs = async () => {
+    const { rows } = await world.database.query('SELECT epoch, phase FROM shards ORDER BY shard')
+    return [rows, await Promise.all([0, 1].map((s) => world.redis.hget(keys.meta(s), 'epoch')))]
+  }
+  const before = await epochs()
+  const serves = async () => {
+    expect((await client.assignCode('F-4', 'ben', { durability: 'postgres' })).status).toBe(200)
+    expect((await client.release('F-4', { durability: 'postgres' })).status).toBe(200)
+    expect((await world.call('GET', '/readyz')).status).toBe(200)
+    expect(await epochs()).toEqual(before)
+  }
+  await replica.call('REPLICAOF', '127.0.0.1', String(world.redisServer.port))
+  await until(async () => {
+    await serves()
+    return /master_link_status:up/.test(await replica.info('replication'))
+  }, 'the replica has all')
+  await serves()
+  // It follows: what it holds is what the master holds.
+  await world.level()
+  await world.redis.wait(1, 1_000)
+  expect(await digest({ redis: replica } as World)).toBe(await digest(world))
+  await replica.call('REPLICAOF', 'NO', 'ONE')
+  for (let round = 0; round < 3; round++) {
+    await serves()
+    await sleep(200)
+  }
   await audit(world, { book, history: client.history })
 })
 

@@ -18,6 +18,7 @@ let api: Awaited<ReturnType<typeof town.startApi>>
 let worker: ReturnType<typeof town.startWorker>
 let token: string
 const codes = 8
+const happened = { api: 0, worker: 0, redis: 0 }
 const uses = 2
 
 beforeAll(async () => {
@@ -87,14 +88,17 @@ async function makeBook(accidental: boolean): Promise<{ model: Model; real: Real
       patch: (path, body) => ask('PATCH', path, body),
       get: (path) => (accidental ? read(path) : ask('GET', path)),
       async crashApi() {
+        happened.api++
         await api.kill()
         api = await town.startApi()
       },
       async crashWorker() {
+        happened.worker++
         await worker.kill()
         worker = town.startWorker()
       },
       async restartRedis() {
+        happened.redis++
         await town.restartRedis()
         await serves()
       },
@@ -119,4 +123,5 @@ test('the service does what the model of a book does, in 290 random sequences', 
 
 test('and in 10 more with processes killed and Redis restarted in between', async () => {
   await fc.assert(holds(true), { numRuns: 10, endOnFailure: true })
+  for (const [what, times] of Object.entries(happened)) expect(times, what).toBeGreaterThan(0)
 }, 120_000)

@@ -1,12 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { startRedis } from '../src/embedded/redis.ts'
 import { keys } from '../src/store/keys.ts'
+import { audit } from './audit.ts'
 import { openWorld, type Reply, until, type World } from './world.ts'
 
 /** PostgreSQL goes away, as a server that stops or as a network that swallows everything. */
 let world: World
 let book: string
 let code: string
+let again: Awaited<ReturnType<typeof startRedis>> | undefined
 const shard = 0
 
 beforeEach(async () => {
@@ -18,6 +21,8 @@ beforeEach(async () => {
 afterEach(async () => {
   world.wire.set('up')
   await world.close()
+  await again?.stop()
+  again = undefined
 })
 
 const post = (path: string, body: unknown, headers = {}) =>
@@ -124,6 +129,89 @@ test.each([true, false])(
     expect(await entries()).toBe(before)
   },
 )
+
+/** What the ledger and the books come to once PostgreSQL is back: all of it, and in the same epoch. */
+async function nothingIsLost(epoch: string | null, kinds: string[]): Promise<void> {
+  world.wire.set('up')
+  await until(async () => word(await redeem()) === '200', 'redeem works again')
+  await world.level()
+  const { rows } = await world.database.query('SELECT kind FROM ledger ORDER BY epoch, n, i')
+  expect(rows.map(({ kind }) => kind)).toEqual(['assign', ...kinds, 'redeem'])
+  expect(await world.redis.hget(keys.meta(shard), 'epoch')).toBe(epoch)
+  await audit(world, { book })
+}
+
+test('Redis drops every connection while PostgreSQL is away: what needs Redis alone serves again', async () => {
+  world.wire.set('cut')
+  await isKnown()
+  const [epoch, n] = await world.redis.hmget(keys.meta(shard), 'epoch', 'n')
+  await world.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+  await until(
+    async () => {
+      const answer = word(await assign())
+      if (answer !== '200') expect(answer).toBe('503 not-ready')
+      return answer === '200'
+    },
+    'assign serves again',
+    3_000,
+  )
+  expect(word(await post(`coupons/lock/${code}`, { user_id: 'u' }))).toBe('200')
+  expect(word(await post(`coupons/unlock/${code}`, { user_id: 'u' }))).toBe('200')
+  expect(word(await redeem())).toBe('503 not-ready')
+  expect(await entries()).toBe(Number(n) + 3)
+  await nothingIsLost(epoch!, ['assign', 'lock', 'unlock'])
+})
+
+test('Redis is killed while PostgreSQL is away: nobody can vouch for its policies until it is back', async () => {
+  const { redis, redisServer } = world
+  redis.on('error', () => {})
+  world.wire.set('cut')
+  await isKnown()
+  expect(word(await assign())).toBe('200')
+  const [epoch, n] = await redis.hmget(keys.meta(shard), 'epoch', 'n')
+  const [, dir] = (await redis.config('GET', 'dir')) as [string, string]
+  process.kill(redisServer.pid, 'SIGKILL')
+  await until(async () => word(await assign()) === '503 not-ready', 'it is away')
+  again = await startRedis({ dir, port: redisServer.port, durable: true })
+  await until(async () => (await redis.ping().catch(() => '')) === 'PONG', 'Redis is back')
+  const ended = performance.now() + 1_500
+  while (performance.now() < ended) {
+    expect(word(await assign())).toBe('503 not-ready')
+    expect((await world.call('GET', '/readyz')).status).toBe(503)
+    await sleep(50)
+  }
+  expect(await redis.hmget(keys.meta(shard), 'epoch', 'n')).toEqual([epoch, n])
+  await nothingIsLost(epoch!, ['assign'])
+})
+
+test('Redis loses everything while PostgreSQL is away: 503 until it is back, and what it has is kept', async () => {
+  const held = await redeem()
+  expect(held.headers.get('durability')).toMatch(/^postgres; /)
+  await world.level()
+  const meta = keys.meta(shard)
+  const epoch = Number(await world.redis.hget(meta, 'epoch'))
+  world.wire.set('cut')
+  await isKnown()
+  expect(word(await assign())).toBe('200')
+  await world.redis.flushall()
+  const ended = performance.now() + 2_000
+  while (performance.now() < ended) {
+    expect(word(await assign())).toBe('503 not-ready')
+    expect(word(await redeem({ durability: 'redis' }))).toBe('503 not-ready')
+    const { status, body } = await world.call('GET', '/readyz')
+    expect([status, body.ready]).toEqual([503, false])
+    await sleep(50)
+  }
+  // Nobody makes anything up in the meantime.
+  expect(await world.redis.keys(keys.all(shard))).toEqual([])
+  world.wire.set('up')
+  await until(async () => word(await assign()) === '200', 'it serves again')
+  expect(Number(await world.redis.hget(meta, 'epoch'))).toBeGreaterThan(epoch)
+  const shown = await world.call('GET', `coupons/${code}`, { as: world.admin })
+  expect(shown.body).toMatchObject({ assigned_user_id: 'u', redemption_count: 1 })
+  expect(word(await post(`redemptions/${held.body.redemption_id}/rollback`, undefined))).toBe('200')
+  await audit(world, { book })
+})
 
 test('a pool that is busy is no outage', async () => {
   const busy = Array.from({ length: world.settings.DATABASE_POOL }, () =>

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { keys } from '../src/store/keys.ts'
-import { openWorld, until, type World } from './world.ts'
+import { openWorld, type Reply, until, type World } from './world.ts'
 
 let world: World
 let book: string
@@ -119,6 +119,80 @@ describe('recover', () => {
     )
     expect(again.headers.get('idempotent-replayed')).toBe('true')
     expect(again.body).toEqual(keyed.body)
+  })
+
+  test('keeps the answers that every verb gave under its key, and knows their bodies', async () => {
+    const codes = Array.from({ length: 9 }, (_, k) => `K-${k}`)
+    const own = await world.makeBook({ max_redemptions: 2 }, codes)
+    for (const code of codes.slice(2)) await post(`coupons/assign/${code}`, { user_id: 'u1' })
+    const use = async (code: string) =>
+      (await post(`coupons/redeem/${code}`, { user_id: 'u1' })).body.redemption_id as string
+    const [undone, kept] = [await use('K-5'), await use('K-6')]
+    await post('coupons/lock/K-3', { user_id: 'u1' }, durable)
+
+    /** A request, and another that may not come under its key. */
+    type Ask = [path: string, body?: object]
+    const user = { user_id: 'u1' }
+    const asks: Record<string, [Ask, Ask]> = {
+      assign: [
+        ['coupons/assign', { book_id: own, ...user }],
+        ['coupons/assign', { book_id: own, ...user, count: 2 }],
+      ],
+      assign_code: [
+        ['coupons/assign/K-0', user],
+        ['coupons/assign/K-0', { user_id: 'u2' }],
+      ],
+      lock: [
+        ['coupons/lock/K-2', { ...user, lock_duration_seconds: 300 }],
+        ['coupons/lock/K-2', { ...user, lock_duration_seconds: 301 }],
+      ],
+      unlock: [
+        ['coupons/unlock/K-3', user],
+        ['coupons/unlock/K-2', user],
+      ],
+      redeem: [
+        ['coupons/redeem/K-4', { ...user, metadata: { till: 4 } }],
+        ['coupons/redeem/K-4', { ...user, metadata: { till: 5 } }],
+      ],
+      rollback: [[`redemptions/${undone}/rollback`], [`redemptions/${kept}/rollback`]],
+      release: [['coupons/release/K-7'], ['coupons/release/K-8']],
+    }
+    const send = (verb: string, [path, body]: Ask) =>
+      world.call('POST', path, {
+        as: verb === 'release' ? world.admin : world.service,
+        body,
+        headers: { ...durable, 'idempotency-key': 'order-1' },
+      })
+    const say = ({ status, body, headers }: Reply) => ({
+      status,
+      body,
+      durability: headers.get('durability'),
+      replayed: headers.get('idempotent-replayed'),
+    })
+    // K-0 is given out before somebody else could draw it.
+    const verbs = ['assign_code', ...Object.keys(asks).filter((verb) => verb !== 'assign_code')]
+    const told = new Map<string, ReturnType<typeof say>>()
+    for (const verb of verbs) told.set(verb, say(await send(verb, asks[verb]![0])))
+    for (const [verb, { status, replayed }] of told)
+      expect([verb, status, replayed]).toEqual([verb, 200, null])
+
+    await world.level()
+    const old = await epoch()
+    await world.redis.flushall()
+    await recovered(old)
+    const before = await memory()
+    for (const verb of verbs) {
+      const [same, other] = asks[verb]!
+      const first = told.get(verb)!
+      expect([verb, say(await send(verb, same))]).toEqual([verb, { ...first, replayed: 'true' }])
+      const refused = await send(verb, other)
+      expect([verb, refused.status, refused.body.code]).toEqual([
+        verb,
+        422,
+        'idempotency-key-reused',
+      ])
+    }
+    expect(await memory()).toEqual(before)
   })
 
   test('flushes what only the journal knew before it rebuilds', async () => {

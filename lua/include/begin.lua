@@ -7,7 +7,7 @@
 local meta = redis.call('HMGET', KEYS[1],
   'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark', 'intake', 'kept')
 local n = tonumber(meta[3])
-if meta[1] ~= ARGV[1] or meta[2] ~= 'active' or not n or n < tonumber(ARGV[2]) then
+if meta[1] ~= ARGV[1] or meta[2] ~= 'active' or not n or not (n >= tonumber(ARGV[2])) then
   return 'fenced\tmeta'
 end
 local last = string.format('%s-%d', ARGV[1], n)
