@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { scratchDir } from '../src/embedded/leftovers.ts'
-import { check, type Expected } from './chaos/checker.ts'
+import { check, type Expected, missing } from './chaos/checker.ts'
 import { startLoad } from './chaos/client.ts'
 import { type Kind, kinds } from './chaos/findings.ts'
 import { type Attempt, readDiary } from './chaos/history.ts'
@@ -77,6 +77,34 @@ function append({ seen }: Evidence, like: LedgerFact, change: Partial<LedgerFact
   const made = { ...like, epoch: end.epoch, n: end.n + 1, i: 0, at: end.at + 1, ...change }
   seen.ledger.splice(at + 1, 0, made)
 }
+
+/** A keyed attempt that had an effect, and a repeat that was answered the same. */
+function repeated({ history, seen }: Evidence): { first: Attempt; again: Attempt } {
+  const made = new Set(seen.ledger.map(({ request }) => request))
+  const firsts = new Map(history.filter(({ id }) => made.has(id)).map((one) => [one.op, one]))
+  const again = history.find(({ op, answer }) => answer.outcome === 'again' && firsts.has(op))!
+  return { first: firsts.get(again.op)!, again }
+}
+/** The same, pressed again when the first had been answered for 2 s: what survives a fault. */
+function longAgo({ history }: Evidence): { first: Attempt; again: Attempt } {
+  const dones = new Map(history.filter(isOk).map((one) => [one.op, one]))
+  const again = history.find(
+    ({ op, at, answer }) =>
+      answer.outcome === 'again' && at >= (dones.get(op)?.answer.at ?? at) + 2_000,
+  )!
+  return { first: dones.get(again.op)!, again }
+}
+/** A coupon whose lock, of a minute, is live now, and the guards of its shard. */
+function guarded({ seen }: Evidence): { code: string; guards: Map<string, string> } {
+  const [code, { book }] = [...seen.memory].find(
+    ([, { lockedUntil }]) => lockedUntil > seen.now + 20_000,
+  )!
+  const { shard } = seen.books.find((one) => one.book === book)!
+  return { code, guards: seen.shards[shard]!.guards as Map<string, string> }
+}
+/** What came before a fact, of the same code. */
+const previous = ({ seen }: Evidence, { code, version }: LedgerFact) =>
+  seen.ledger.find((one) => one.code === code && one.version === version - 1)
 
 const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
   [
@@ -166,6 +194,98 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
     },
   ],
   [
+    'key-answers-differ',
+    'a repeat under a key of what was done was refused',
+    (all) => {
+      Object.assign(longAgo(all).again.answer, {
+        outcome: 'refused',
+        status: 409,
+        why: 'sold-out',
+      })
+    },
+  ],
+  [
+    'done-after-refusal',
+    'a refused attempt’s elder was done after the refusal',
+    (all) => {
+      const { first, again } = repeated(all)
+      Object.assign(again.answer, { outcome: 'refused', status: 409, why: 'coupon-locked' })
+      Object.assign(first.answer, { outcome: 'unknown', status: 0 })
+      for (const its of factsOf(all, first)) its.at = again.answer.at + 100
+    },
+  ],
+  [
+    'partial',
+    'of three codes that were asked for, and of which nobody was told, two were given',
+    (all) => {
+      const of3 = all.history.find((one) => isOk(one) && one.count === 3)!
+      of3.answer.outcome = 'unknown'
+      all.seen.ledger = all.seen.ledger.filter(({ request, i }) => request !== of3.id || i < 2)
+    },
+  ],
+  [
+    'partial',
+    'one was asked for and three were given',
+    (all) => {
+      all.history.find((one) => isOk(one) && one.count === 3)!.count = 1
+    },
+  ],
+  [
+    'partial',
+    'an answer tells of fewer codes than were asked for',
+    (all) => {
+      all.history.find((one) => isOk(one) && one.count === 3)!.answer.codes.pop()
+    },
+  ],
+  [
+    'no-entry',
+    'an acknowledged lock names no fact',
+    (all) => {
+      delete done(all, 'lock').answer.fact
+    },
+  ],
+  [
+    'answer-differs',
+    'an unlock says that it wrote nothing, and did',
+    (all) => {
+      delete done(all, 'unlock').answer.fact
+    },
+  ],
+  [
+    'below-level',
+    'an answer of 200 at redis level to whoever asked for postgres',
+    (all) => {
+      done(all, 'redeem').answer.reached = 'redis'
+    },
+  ],
+  [
+    'below-level',
+    'an unlock that wrote nothing rests on what the ledger has not',
+    (all) => {
+      const idle = ({ verb, level, answer }: Attempt) =>
+        verb === 'unlock' && level === 'postgres' && answer.outcome === 'done' && !answer.fact
+      all.history.find(idle)!.answer.reached = 'redis'
+    },
+  ],
+  [
+    'answer-differs',
+    'a named assign stands in the ledger as something else',
+    (all) => {
+      for (const its of factsOf(all, done(all, 'assign_code'))) its.kind = 'redeem'
+    },
+  ],
+  [
+    'two-users',
+    'a code that came back was given to two who asked for it by name',
+    (all) => {
+      const named = done(all, 'assign_code')
+      const other = structuredClone(named)
+      Object.assign(other, { id: 'other', op: -1, user: 'thief' })
+      all.history.push(other, Object.assign(structuredClone(other), { id: 'third', op: -2 }))
+      all.history.push(Object.assign(structuredClone(other), { id: 'fourth', op: -3 }))
+    },
+  ],
+  [
     'invented',
     'the ledger has what nobody asked for',
     (all) => {
@@ -236,6 +356,39 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
         (one) => one.shard === shard && one.epoch === epoch && one.n === n,
       )
       all.seen.ledger.splice(at, 1)
+    },
+  ],
+  [
+    'ledger-gap',
+    'an entry is missing, and another one is parked',
+    (all) => {
+      const [gone, other] = [all.seen.ledger[10]!, all.seen.ledger.at(-10)!]
+      all.seen.ledger = all.seen.ledger.filter(
+        ({ shard, epoch, n }) => shard !== gone.shard || epoch !== gone.epoch || n !== gone.n,
+      )
+      const { shard, epoch, n, i } = other
+      all.seen.parked.push({ shard, epoch, n, i, reason: 'why' })
+      all.expected.parked = 1
+    },
+  ],
+  [
+    'ledger-gap',
+    'a parked fact has a place beyond the next one',
+    (all) => {
+      const { shard, epoch, n } = all.seen.ledger.at(-1)!
+      all.seen.parked.push({ shard, epoch, n: n + 2, i: 0, reason: 'why' })
+      all.expected.parked = 1
+    },
+  ],
+  [
+    'ledger-story',
+    'a counter book’s code came back and was handed out again',
+    (all) => {
+      const counters = all.seen.books.filter(({ kind }) => kind === 'counter')
+      const released = all.seen.ledger.find(
+        ({ kind, book }) => kind === 'release' && counters.some((one) => one.book === book),
+      )!
+      append(all, released, { kind: 'assign', version: 1 })
     },
   ],
   [
@@ -341,6 +494,41 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
     },
   ],
   [
+    'lock-token',
+    'a coupon was redeemed with the token of a lock that was over',
+    (all) => {
+      const strict = new Set(
+        all.seen.books.filter(({ lockPolicy }) => lockPolicy === 'strict').map(({ book }) => book),
+      )
+      const redeemed = all.seen.ledger.find(
+        (one) =>
+          one.kind === 'redeem' &&
+          strict.has(one.book) &&
+          !previous(all, one)?.token &&
+          all.history.some(({ id }) => id === one.request),
+      )!
+      all.history.find(({ id }) => id === redeemed.request)!.token = 'of-a-dead-lock'
+    },
+  ],
+  [
+    'lock-token',
+    'the token of a lock that was over began another',
+    (all) => {
+      done(all, 'lock').token = 'of-a-dead-lock'
+    },
+  ],
+  [
+    'lock-token',
+    'a live lock was extended by somebody who did not show its token',
+    (all) => {
+      const extended = all.seen.ledger.find((one) => {
+        const before = previous(all, one)
+        return one.kind === 'lock' && before?.kind === 'lock' && before.token === one.token
+      })!
+      delete all.history.find(({ id }) => id === extended.request)!.token
+    },
+  ],
+  [
     'redeem-limit',
     'a coupon was used once more than it may be',
     (all) => {
@@ -386,9 +574,21 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
   ],
   [
     'dark-write',
-    'a new epoch’s entry is older than the epoch',
+    'something was decided while a recovery was under way',
     (all) => {
-      all.seen.recoveries[0]!.begun += 3_600_000
+      const { shard, epoch, at } = among(all.seen.ledger.slice(100))
+      const its = all.seen.recoveries.find((one) => one.shard === shard && one.epoch === epoch)!
+      Object.assign(its, { begun: at - 100, ended: at + 100 })
+    },
+  ],
+  [
+    'dark-write',
+    'something was decided in an epoch whose recovery never ended',
+    (all) => {
+      const its = all.seen.recoveries[0]!
+      its.ended = null
+      const next = { shard: its.shard, epoch: its.epoch + 1, begun: its.begun, ended: its.begun }
+      all.seen.recoveries.splice(1, 0, next)
     },
   ],
   [
@@ -423,8 +623,40 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
     'guard',
     'a live lock has lost its guard',
     (all) => {
-      all.seen.now -= 3_600_000
-      for (const { guards } of all.seen.shards) guards.clear()
+      const { code, guards } = guarded(all)
+      guards.delete(code)
+    },
+  ],
+  [
+    'guard',
+    'a guard has another token than its lock',
+    (all) => {
+      const { code, guards } = guarded(all)
+      guards.set(code, 'another')
+    },
+  ],
+  [
+    'guard',
+    'a guard has outlived its lock',
+    (all) => {
+      all.seen.now += 3_600_000
+    },
+  ],
+  [
+    'guard',
+    'a guard keeps everyone from a code that is in stock',
+    (all) => {
+      const { shard, stock } = all.seen.books.find(({ kind }) => kind === 'codes')!
+      all.seen.shards[shard]!.guards.set(stock[0]!, 'nobody’s')
+    },
+  ],
+  [
+    'guard',
+    'a lock’s guard is on another shard',
+    (all) => {
+      const { code, guards } = guarded(all)
+      for (const shard of all.seen.shards)
+        if (shard.guards !== guards) shard.guards.set(code, guards.get(code)!)
     },
   ],
 ]
@@ -437,8 +669,37 @@ describe('the checker', () => {
     expect(verdict.acknowledged).toBeGreaterThan(500)
     const verbs = new Set(truth.seen.ledger.map(({ kind }) => kind))
     expect([...verbs].sort()).toEqual(['assign', 'lock', 'redeem', 'release', 'rollback', 'unlock'])
-    expect(truth.history.some(({ answer }) => answer.outcome === 'again')).toBe(true)
+    expect(missing(truth.history)).toEqual([])
+    expect(missing([])).toContain('again')
+    const { first, again } = longAgo(truth)
+    expect(again.answer).toMatchObject({ codes: first.answer.codes, fact: first.answer.fact })
   })
+
+  test('takes the place of a fact that could not be stored for no gap', () => {
+    const { history, seen } = structuredClone(truth)
+    const { shard, epoch, n } = seen.ledger.at(-1)!
+    seen.parked.push({ shard, epoch, n: n + 1, i: 0, reason: 'U+0000' })
+    append({ history, seen, expected: {} }, seen.ledger.at(-1)!, { n: n + 2 })
+    const found = check(history, seen, { parked: 1 }).violations.map(({ kind }) => kind)
+    expect(found).not.toContain('ledger-gap')
+    seen.parked = []
+    expect(check(history, seen).violations.map(({ kind }) => kind)).toContain('ledger-gap')
+  })
+
+  test('lets whoever was refused, and asks again, be served', () => {
+    const { history, seen } = structuredClone(truth)
+    const first = history.find((one) => isOk(one) && one.key && one.answer.fact)!
+    const answer = { ...first.answer, outcome: 'refused', status: 409, at: first.at - 1 } as const
+    history.push({ ...first, id: 'earlier', at: first.at - 2, answer })
+    expect(check(history, seen).violations).toEqual([])
+  })
+
+  test.each(['assign', 'lock', 'unlock', 'redeem', 'rollback', 'release'])(
+    'says that a history without an acknowledged %s shows nothing of it',
+    (verb) => {
+      expect(missing(truth.history.filter((one) => one.verb !== verb))).toContain(verb)
+    },
+  )
 
   test.each(corruptions)('finds %s: %s', (kind, _, corrupt) => {
     const evidence = structuredClone(truth)

@@ -1,6 +1,6 @@
 import { factOf } from './check-ledger.ts'
 import type { Findings } from './findings.ts'
-import type { Attempt } from './history.ts'
+import { type Attempt, kindOf } from './history.ts'
 import type { LedgerFact, Seen } from './observe.ts'
 
 /** An acknowledged fact that the ledger does not hold, and who has its code now. */
@@ -8,6 +8,9 @@ export type Lost = { attempt: string; verb: string; code: string; user: string; 
 
 const acknowledged = ({ answer }: Attempt) =>
   answer.outcome === 'done' || answer.outcome === 'again'
+
+const entryOf = ({ shard, epoch, n }: Pick<LedgerFact, 'shard' | 'epoch' | 'n'>) =>
+  `${shard}/${epoch}-${n}`
 
 /** Where the ledger should hold the facts of an answer. */
 function claims({ answer }: Attempt): { id: string; code: string }[] {
@@ -32,9 +35,16 @@ export function checkAnswers(
   const lost: Omit<Lost, 'now'>[] = []
   for (const attempt of attempts.values()) {
     const { id, answer } = attempt
-    const entries = new Set(made.get(id)?.map(({ shard, epoch, n }) => `${shard}/${epoch}-${n}`))
-    if (acknowledged(attempt)) lost.push(...checkAcknowledged(attempt, places, attempts, findings))
-    else if (answer.outcome === 'unknown') {
+    const facts = made.get(id) ?? []
+    const entries = new Set(facts.map(entryOf))
+    // All that was asked for, or none: also where nobody could tell which.
+    const count = attempt.count ?? 1
+    if (facts.length > 0 && facts.length !== count)
+      findings.add('partial', `${id} asked for ${count}, the ledger has ${facts.length}`)
+    if (acknowledged(attempt)) {
+      checkSaid(attempt, entries, findings)
+      lost.push(...checkAcknowledged(attempt, places, attempts, findings))
+    } else if (answer.outcome === 'unknown') {
       if (entries.size > 1) findings.add('unknown-twice', `${id} happened as ${[...entries]}`)
     } else if (entries.size > 0)
       findings.add('refused-but-done', `${id} (${answer.why}) happened as ${[...entries]}`)
@@ -44,6 +54,23 @@ export function checkAnswers(
       findings.add('invented', `nobody asked for ${factOf(facts[0]!)} (${request})`)
   checkKeys(attempts, made, places, findings)
   return lost.map((one) => ({ ...one, now: seen.table.get(one.code)?.user ?? null }))
+}
+
+/** An acknowledgement by itself: what it must say, so that there is something to hold it to. */
+function checkSaid(attempt: Attempt, entries: ReadonlySet<string>, findings: Findings): void {
+  const { id, verb, level, count = 1, answer } = attempt
+  const { status, reached, fact, codes } = answer
+  // Only an unlock of what is not locked writes nothing by design.
+  if (!fact && verb !== 'unlock') findings.add('no-entry', `${id}: ${verb} names no fact`)
+  if (codes.length !== count)
+    findings.add('partial', `${id} asked for ${count}, was told of ${codes.length}`)
+  // 202 says that the ledger did not follow in time, 200 that the promise is kept.
+  if (status === 200 && level === 'postgres' && reached !== 'postgres')
+    findings.add('below-level', `${id}: 200 at ${reached}, asked for postgres`)
+  const [shard, epoch, n] = fact ?? []
+  const said = fact && entryOf({ shard: shard!, epoch: epoch!, n: n! })
+  for (const entry of entries)
+    if (entry !== said) findings.add('answer-differs', `${id} happened as ${entry}, told ${said}`)
 }
 
 function checkAcknowledged(
@@ -61,10 +88,10 @@ function checkAcknowledged(
     if (!fact || asker?.op !== op) {
       if (answer.reached === 'postgres')
         findings.add('not-in-ledger', `${id}: ${verb} of ${code} for ${user} at ${place}`)
-      else lost.push({ attempt: id, verb, code, user })
+      else lost.push({ attempt: id, verb: kindOf(verb), code, user })
       continue
     }
-    const said: Record<string, unknown> = { kind: verb, code }
+    const said: Record<string, unknown> = { kind: kindOf(verb), code }
     const held: Record<string, unknown> = { kind: fact.kind, code: fact.code }
     // Whose coupon is released or rolled back, its request does not say.
     if (verb !== 'release' && verb !== 'rollback') {
@@ -82,7 +109,10 @@ function checkAcknowledged(
   return lost
 }
 
-/** One effect for one key, and the same answer each time, unless the first was lost in between. */
+/**
+ * One effect for one key, and the same answer each time, unless the first was lost in between; and no
+ * refusal of what has happened or is happening.
+ */
 function checkKeys(
   attempts: ReadonlyMap<string, Attempt>,
   made: ReadonlyMap<string, LedgerFact[]>,
@@ -98,6 +128,7 @@ function checkKeys(
       tries.flatMap(({ id }) => made.get(id) ?? []).map((fact) => factOf({ ...fact, i: 0 })),
     )
     if (entries.size > 1) findings.add('key-twice', `op ${op} happened as ${[...entries]}`)
+    checkRefusals(tries, made, findings)
     const standing = tries.filter(
       (attempt) =>
         acknowledged(attempt) &&
@@ -117,6 +148,30 @@ function checkKeys(
 }
 
 /**
+ * A definite no to one attempt means that nothing came of the key, for its asker goes away with it.
+ * An effect that was lost does not stand in the ledger and may be refused later; and whoever presses
+ * again after a no may be served: only attempts that were made before it count.
+ */
+function checkRefusals(
+  tries: readonly Attempt[],
+  made: ReadonlyMap<string, LedgerFact[]>,
+  findings: Findings,
+): void {
+  const effects = tries.filter(({ id }) => made.has(id))
+  for (const { id, at: asked, answer } of tries) {
+    if (answer.outcome !== 'refused' || answer.status === 503) continue
+    for (const effect of effects) {
+      if (effect.at >= answer.at || effect.id === id) continue
+      const { at } = made.get(effect.id)![0]!
+      // What was still on its way happened nevertheless: another fault than an answer forgotten.
+      const kind = at < asked ? 'key-answers-differ' : 'done-after-refusal'
+      const no = `${id} was refused (${answer.why}), asked at ${asked}, answered at ${answer.at}`
+      findings.add(kind, `${no}; ${effect.id} of the same key happened at ${at}`)
+    }
+  }
+}
+
+/**
  * No code acknowledged to two users, told from the answers alone: between two acknowledged
  * assignments of a code that the ledger holds there is a release. Returns how many codes went to two
  * people, lost acknowledgements included.
@@ -127,7 +182,7 @@ export function countTwice(seen: Seen, attempts: Iterable<Attempt>, findings: Fi
     if (fact.kind === 'release') released.set(fact.code, (released.get(fact.code) ?? 0) + 1)
   const winners = new Map<string, { all: Set<string>; sure: Set<string> }>()
   for (const attempt of attempts) {
-    if (attempt.verb !== 'assign' || !acknowledged(attempt)) continue
+    if (kindOf(attempt.verb) !== 'assign' || !acknowledged(attempt)) continue
     for (const code of attempt.answer.codes) {
       const its = winners.get(code) ?? { all: new Set(), sure: new Set() }
       winners.set(code, its)

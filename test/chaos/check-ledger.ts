@@ -16,10 +16,18 @@ const heldOf = ({ book, user, version, redemptions, max, token, lockedUntil }: L
   ...{ book, user, version, redemptions, max, token, lockedUntil },
 })
 
-/** Every entry has its number, every number its entry, every fact its place. */
-export function checkGaps({ ledger }: Seen, findings: Findings): void {
-  let last: LedgerFact | undefined
-  for (const fact of ledger) {
+type Place = Pick<LedgerFact, 'shard' | 'epoch' | 'n' | 'i'>
+
+/**
+ * Every entry has its number, every number its entry, every fact its place. A fact that PostgreSQL
+ * parked has its place there when the ledger could not even store it.
+ */
+export function checkGaps({ ledger, parked }: Seen, findings: Findings): void {
+  const stored = new Set(ledger.map(factOf))
+  const places: Place[] = [...ledger, ...parked.filter((fact) => !stored.has(factOf(fact)))]
+  places.sort((a, b) => a.shard - b.shard || a.epoch - b.epoch || a.n - b.n || a.i - b.i)
+  let last: Place | undefined
+  for (const fact of places) {
     const begins = last?.shard !== fact.shard || last.epoch !== fact.epoch
     const n = begins ? 1 : fact.i === 0 ? last!.n + 1 : last!.n
     const i = begins || fact.n !== last!.n ? 0 : last!.i + 1
@@ -43,6 +51,7 @@ export function readStory(
   const books = new Map(seen.books.map((book) => [book.book, book]))
   const parked = new Set(seen.parked.map(factOf))
   const perUser = new Map<string, number>()
+  const gone = new Set<string>()
   for (const fact of seen.ledger) {
     if (parked.has(factOf(fact))) continue
     const book = books.get(fact.book)
@@ -55,6 +64,10 @@ export function readStory(
     checkLimits(fact, before, book, perUser, findings)
     checkLock(fact, before, book, attempts.get(fact.request), findings)
     checkRedemption(fact, story, findings)
+    // What a counter book got back is void for ever: it may not even be asked for by its name.
+    if (gone.has(fact.code))
+      findings.add('ledger-story', `${factOf(fact)} ${fact.kind} of ${fact.code}, which is void`)
+    if (fact.kind === 'release' && book.kind === 'counter') gone.add(fact.code)
     if (fact.kind === 'release') story.coupons.delete(fact.code)
     else story.coupons.set(fact.code, heldOf(fact))
   }
@@ -114,10 +127,15 @@ function checkLock(
   if (fact.kind === 'lock' && live && fact.token !== before.token)
     findings.add('lock-overlap', `${what} at ${fact.at}: another lasts until ${before.lockedUntil}`)
   if (fact.kind === 'release' && live) findings.add('lock-overlap', `${what}, which is locked`)
-  if (fact.kind !== 'redeem' || lockPolicy === 'holder' || !attempt) return
+  const barred = fact.kind === 'redeem' && lockPolicy !== 'holder'
+  if (barred && !live && lockPolicy === 'required')
+    findings.add('lock-token', `${what} without a lock`)
+  if (!attempt || !(barred || fact.kind === 'lock')) return
   if (live && attempt.token !== before.token)
     findings.add('lock-token', `${what} with token ${attempt.token}, locked by ${before.token}`)
-  if (!live && lockPolicy === 'required') findings.add('lock-token', `${what} without a lock`)
+  // Who shows a token believes to hold the lock: told nothing, they would act on a lock that is over.
+  if (!live && attempt.token)
+    findings.add('lock-token', `${what} at ${fact.at} with ${attempt.token}, whose lock is over`)
 }
 
 function checkRedemption(fact: LedgerFact, { redemptions }: Story, findings: Findings): void {

@@ -66,6 +66,25 @@ export function check(history: readonly Attempt[], seen: Seen, expected: Expecte
 
 const isOk = ({ answer }: Attempt) => answer.outcome === 'done' || answer.outcome === 'again'
 
+/**
+ * The kinds of evidence that a history has none of: a checker that was shown nothing finds nothing
+ * wrong. Of each verb an acknowledgement that wrote something, of each level one, and a repeat.
+ */
+export function missing(history: readonly Attempt[]): string[] {
+  const there = new Set<string>()
+  for (const attempt of history) {
+    const { verb, answer } = attempt
+    if (!isOk(attempt) || !answer.fact) continue
+    for (const kind of [verb, answer.reached, answer.outcome]) there.add(`${kind}`)
+  }
+  return evidence.filter((kind) => !there.has(kind))
+}
+
+const evidence = [
+  ...['assign', 'assign_code', 'lock', 'unlock', 'redeem', 'rollback', 'release'],
+  ...['again', 'postgres', 'redis'],
+]
+
 /** Clocks of one machine, read in whole milliseconds by three programs. */
 const toleranceMs = 2
 
@@ -88,13 +107,16 @@ function checkDark(
         findings.add('dark-write', `${attempt.id} asked at ${attempt.at} was done in epoch ${of}`)
     }
   }
-  for (const { shard, epoch, begun, ended } of recoveries) {
+  // A gate opens only once PostgreSQL has the end of the recovery, written at the beginning of the
+  // statement that commits it: nothing of the epoch is older, and an epoch that never ended has nothing.
+  for (const { shard, epoch, ended } of recoveries) {
+    const since = ended ?? Number.POSITIVE_INFINITY
     const last = recoveries.findLast((one) => one.shard === shard)!.epoch === epoch
     if (last && ended === null)
       findings.add('not-level', `recovery ${shard}/${epoch} has not ended`)
     for (const fact of ledger)
-      if (fact.shard === shard && fact.epoch === epoch && fact.at < begun - toleranceMs)
-        findings.add('dark-write', `${factOf(fact)} at ${fact.at}, its epoch began at ${begun}`)
+      if (fact.shard === shard && fact.epoch === epoch && fact.at < since - toleranceMs)
+        findings.add('dark-write', `${factOf(fact)} at ${fact.at}, recovered at ${ended}`)
   }
 }
 

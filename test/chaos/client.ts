@@ -1,6 +1,5 @@
 import { Agent } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FactKind } from '../../src/journal/entry.ts'
 import { type Answered, type Asked, openDiary } from './history.ts'
 import { makeMind, type Wish } from './mind.ts'
 import { readAnswer, send } from './wire.ts'
@@ -149,5 +148,3 @@ export function startLoad(options: LoadOptions) {
 /** Not known yet, or not decided: a 503 says nothing of an earlier attempt. */
 const undecided = ({ outcome, status, why }: Answered) =>
   outcome === 'unknown' || outcome === 'unsent' || (status === 503 && why !== 'not-durable')
-
-export type Verb = FactKind

@@ -1,13 +1,17 @@
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 import type { Durability, FactKind } from '../../src/journal/entry.ts'
 
+/** A named assign has a route and a script of its own, and makes the same facts as a random one. */
+export type Verb = FactKind | 'assign_code'
+export const kindOf = (verb: Verb): FactKind => (verb === 'assign_code' ? 'assign' : verb)
+
 /** One attempt at a verb, written down before it is sent. Attempts of one `op` share its key. */
 export type Asked = {
   is: 'asked'
   /** Its X-Request-Id: the ledger keeps it with each fact that the attempt made. */
   id: string
   op: number
-  verb: FactKind
+  verb: Verb
   level: Durability
   key?: string
   book: string
@@ -17,6 +21,8 @@ export type Asked = {
   /** The lock token that was presented. */
   token?: string
   redemption?: string
+  /** How many coupons were asked for, or none at all; left out: one. */
+  count?: number
   /** When it was sent: ms since 1970, as everything here. */
   at: number
 }

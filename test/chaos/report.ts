@@ -24,8 +24,12 @@ type Proof = {
   twice_at_redis: number
   unknown: number
   unknown_resolved: number
+  /** Attempts that hung and happened after a repeat of theirs was refused. */
+  after_refusal: number
   serve_ms: number[]
   longest_answer_ms: number
+  /** Assignments acknowledged a second before the fault, the slowest run's. */
+  assigned_per_second: number
   /** Everything that contradicted a promise, in whatever run. */
   violations: string[]
 }
@@ -51,7 +55,11 @@ function proofsOf(results: Told[], date: string, commit: string, scale: Scale): 
       twice_at_redis: sum((one) => one.twice),
       unknown: sum((one) => one.unknown),
       unknown_resolved: sum((one) => one.resolved),
+      after_refusal: sum((one) => one.afterRefusal),
       serve_ms: runs.map(({ serveMs }) => serveMs),
+      assigned_per_second: Math.round(
+        Math.min(...runs.map(({ assignedPerSecond }) => assignedPerSecond)),
+      ),
       longest_answer_ms: Math.max(...runs.map(({ longestMs }) => longestMs)),
       violations: runs.flatMap((one) => one.violations),
     }

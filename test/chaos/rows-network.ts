@@ -19,6 +19,8 @@ const swallowed: Row = {
       await sleep(150 + 100 * scene.random())
     }
     const wrong = redis.swallowed() > 0 ? [] : ['no reply was swallowed']
+    if (scene.load.perSecond >= 2_000 && counts.asked < 100_000)
+      wrong.push(`only ${counts.asked} requests in a minute`)
     return {
       since: Date.now(),
       wrong,
@@ -48,6 +50,8 @@ function wireRow(name: string, what: string, fault: (wire: Wire) => Promise<numb
     ...{ name, what: `${what}, API to Redis or worker to PostgreSQL in turn`, town: proxied },
     async fault(scene) {
       const which = scene.run % 2 === 0 ? 'redis' : 'postgres'
+      if (wires(scene)[which].links() === 0)
+        throw new Error(`nobody speaks over the wire to ${which}`)
       return { since: await fault(wires(scene)[which]), detail: which }
     },
   }

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { scratchDir } from '../../src/embedded/leftovers.ts'
 import type { Lost } from './check-answers.ts'
-import { check, type Verdict } from './checker.ts'
+import { check, missing, type Verdict } from './checker.ts'
 import { type Load, startLoad } from './client.ts'
 import { type Disk, mountDisk } from './disk.ts'
 import type { Kind } from './findings.ts'
@@ -49,6 +49,8 @@ export type Result = {
   serveMs: number
   /** The longest that anybody waited for an answer. */
   longestMs: number
+  /** Attempts that hung and happened after a repeat of theirs was refused. */
+  afterRefusal: number
   violations: string[]
   refusals: Record<string, number>
 }
@@ -148,6 +150,8 @@ async function reckon(
     ...(fault.wrong ?? []),
     ...(row.withinMs && longestMs > row.withinMs ? [`an answer took ${longestMs} ms`] : []),
     ...(load.unresolved() > 0 ? [`${load.unresolved()} unknown ones stayed so`] : []),
+    // A sale too small to show something shows nothing.
+    ...missing(history).map((kind) => `the diary holds no ${kind}`),
     ...summary(verdict),
   ]
   return {
@@ -157,6 +161,7 @@ async function reckon(
     lostAtPostgres: count(verdict, 'not-in-ledger'),
     twiceAtPostgres: count(verdict, 'two-users'),
     ...{ lost: verdict.lost, twice: verdict.twice, longestMs },
+    afterRefusal: count(verdict, 'done-after-refusal'),
     lostToOthers: verdict.lost.filter(
       ({ user, now, verb }) => verb === 'assign' && now && now !== user,
     ).length,
@@ -168,9 +173,13 @@ async function reckon(
 const count = ({ violations }: Verdict, kind: Kind) =>
   violations.filter((one) => one.kind === kind).length
 
-/** A few violations of each kind, and how many there are. */
+/**
+ * A few violations of each kind, and how many there are. That an attempt which hung happens after a
+ * repeat of it was refused is none: refusals are decided anew, and are not remembered.
+ */
 function summary({ violations }: Verdict): string[] {
-  const byKind = Map.groupBy(violations, ({ kind }) => kind)
+  const wrong = violations.filter(({ kind }) => kind !== 'done-after-refusal')
+  const byKind = Map.groupBy(wrong, ({ kind }) => kind)
   return [...byKind].flatMap(([kind, all]) => [
     ...all.slice(0, 3).map(({ what }) => `${kind}: ${what}`),
     ...(all.length > 3 ? [`${kind}: ${all.length} in all`] : []),
