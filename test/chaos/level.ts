@@ -101,3 +101,11 @@ export async function lose(
   const at = await redisTime(town)
   return shards.map((shard) => ({ shard, epoch: before[shard]!, at }))
 }
+
+/** Epoch and last entry of every shard: the same twice, nothing was written in between. */
+export async function heads(town: Town): Promise<string[]> {
+  const all = Array.from({ length: town.shards }, (_, shard) => shard)
+  return Promise.all(
+    all.map(async (shard) => (await town.redis.hmget(keys.meta(shard), 'epoch', 'n')).join('-')),
+  )
+}

@@ -8,9 +8,9 @@ import { type Load, startLoad } from './client.ts'
 import { type Disk, mountDisk } from './disk.ts'
 import type { Kind } from './findings.ts'
 import { readDiary } from './history.ts'
-import { level, notLevel } from './level.ts'
+import { heads, level, notLevel } from './level.ts'
 import { random } from './mind.ts'
-import { observe } from './observe.ts'
+import { observe, type Seen } from './observe.ts'
 import type { Fault, Row } from './row.ts'
 import { type Cluster, openCluster } from './servers.ts'
 import { openTown, type Town, until } from './town.ts'
@@ -138,9 +138,9 @@ async function reckon(
 ): Promise<Result> {
   await load.stop()
   await load.settle(settleMs)
-  await level(town, levelMs)
+  const seen = await settled(town)
   const history = readDiary(load.path)
-  const verdict = check(history, await observe(town.redis, town.database), {
+  const verdict = check(history, seen, {
     mayLose: row.mayLose,
     losses: fault.losses,
     parked: fault.parked,
@@ -168,6 +168,20 @@ async function reckon(
     ...{ unknown: verdict.unknown, resolved: verdict.resolved, serveMs: served },
     ...{ violations, refusals: load.refusals },
   }
+}
+
+/**
+ * Both stores once they are level. A process that was frozen may still have something to do whose client
+ * has long gone: what was written while we looked is looked at again.
+ */
+async function settled(town: Town): Promise<Seen> {
+  for (let look = 0; look < 10; look++) {
+    await level(town, levelMs)
+    const before = await heads(town)
+    const seen = await observe(town.redis, town.database)
+    if (`${await heads(town)}` === `${before}`) return seen
+  }
+  throw new Error('somebody goes on writing')
 }
 
 const count = ({ violations }: Verdict, kind: Kind) =>
