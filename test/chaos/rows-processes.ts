@@ -181,7 +181,7 @@ const pushFails: Row = {
     const codes = await codesOf(town, book)
     if (codes !== before + change.codes)
       wrong.push(`${codes} codes after ${before} and ${change.codes} more`)
-    const limit = await town.redis.hget(keys.book(run % town.shards, book), 'max_held')
+    const limit = await town.redis.hget(keys.book(await shardOf(town, book), book), 'max_held')
     if (what === 'policy' && limit !== '4') wrong.push(`Redis limits users to ${limit}, not to 4`)
     return { since, wrong, detail: `${what} ${failpoint.order}` }
   },
@@ -224,6 +224,14 @@ async function unpushed({ database }: Scene['town'], book: string): Promise<numb
     [book],
   )
   return rows[0]!.n
+}
+
+async function shardOf({ database }: Scene['town'], book: string): Promise<number> {
+  const { rows } = await database.query<{ shard: number }>(
+    'SELECT shard FROM books WHERE book_id = $1',
+    [book],
+  )
+  return rows[0]!.shard
 }
 
 async function codesOf({ database }: Scene['town'], book: string): Promise<number> {
