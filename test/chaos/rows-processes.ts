@@ -207,7 +207,7 @@ const send = ({ admin }: Scene['town'], url: string, { method, body }: Change): 
     method,
     headers: {
       ...{ authorization: `Bearer ${admin}`, 'content-type': 'application/json' },
-      ...(method === 'POST' ? { 'idempotency-key': 'a change' } : {}),
+      ...(method === 'POST' ? { 'idempotency-key': 'a-change' } : {}),
     },
     body: JSON.stringify(body),
     signal: AbortSignal.timeout(8_000),
