@@ -166,3 +166,29 @@ export function environmentOf(
   const files = Object.keys(values).map((name) => [`${name}_FILE`, undefined])
   return { ...env, ...Object.fromEntries(files), ...values }
 }
+
+/** A setting as it is printed: of a secret only whether it is set. */
+export type Printed = {
+  name: string
+  value: string | null
+  from: 'environment' | 'file' | 'default' | 'nowhere'
+  wrong: string | null
+  about: string
+}
+
+/** Every setting that there is, as this environment gives it; secrets are not shown. */
+export function printable(env: Environment = process.env): Printed[] {
+  return Object.entries(variables).map(([name, variable]) => {
+    const { about, schema, secret } = variable as (typeof variables)['REDIS_URL']
+    const given = raw(name, env)
+    const parsed = (schema as z.ZodType).safeParse(given)
+    const fallback = given === undefined && parsed.success && parsed.data !== undefined
+    const from = env[`${name}_FILE`] ? 'file' : given === undefined ? 'nowhere' : 'environment'
+    const shown = given ?? (fallback ? String(parsed.data) : null)
+    return {
+      ...{ name, about, from: fallback ? 'default' : from },
+      value: shown !== null && secret ? '(secret)' : shown,
+      wrong: given !== undefined && !parsed.success ? parsed.error.issues[0]!.message : null,
+    }
+  })
+}

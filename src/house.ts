@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import type { Logger } from 'pino'
 import { createApp, type Deps } from './app.ts'
 import type { ApiConfig } from './config.ts'
@@ -10,6 +9,7 @@ import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
 import { openHoldings } from './ledger/holdings.ts'
 import { watchPresence } from './ledger/presence.ts'
+import { beat } from './ledger/processes.ts'
 import { installationId, shardRows } from './ledger/shards.ts'
 import { metricsText, type Samples } from './metrics.ts'
 import type { Queues } from './queues.ts'
@@ -23,9 +23,7 @@ import { openOperations } from './recovery/operations.ts'
 import { keys } from './store/keys.ts'
 import { Place } from './store/place.ts'
 import { openStore } from './store/store.ts'
-
-const packageJson = new URL('../package.json', import.meta.url)
-const { name, version } = JSON.parse(readFileSync(packageJson, 'utf8'))
+import { name, version } from './version.ts'
 
 type Settings = Pick<
   ApiConfig,
@@ -64,6 +62,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   const limit = (): Samples => ({ stampede_backlog_limit_facts: [[{}, settings.BACKLOG_FACTS]] })
   const sources = [meters.samples, limit, ...gauges(place, database, queues)]
   let stopping = false
+  const stopBeat = beat(database, 'api', version)
 
   async function readiness(): Promise<Readiness> {
     const postgres = await database.query('SELECT 1').then(
@@ -124,6 +123,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
       stopping = true
     },
     async close() {
+      await stopBeat()
       durable.close()
       presence.close()
       place.close()

@@ -35,7 +35,8 @@ export function flusher(
   return { place, database, shard, factsPerEntry: 1, retention: new Retention(), tight }
 }
 
-export type Flushed = { facts: number; parked: number; more: boolean }
+/** `paused`: an operator holds the flush. */
+export type Flushed = { facts: number; parked: number; more: boolean; paused?: true }
 
 /**
  * Moves one batch of a shard's journal into the ledger; says how many facts it had and whether more
@@ -50,6 +51,7 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   const known = await place.redis.hmget(keys.meta(shard), 'epoch', 'watermark')
   const row = await shardRow(database, shard)
   if (row.phase !== 'active') return { facts: 0, parked: 0, more: false }
+  if (row.flush === 'paused') return { facts: 0, parked: 0, more: false, paused: true }
   const [epoch, watermark] = known.map(Number) as [number, number]
   if (isBehind(row, { epoch, watermark }))
     throw new JournalForked(behind(row, { epoch, watermark }))

@@ -6,6 +6,7 @@ import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
 import { watchPresence } from '../src/ledger/presence.ts'
+import { beat, forgetProcesses } from '../src/ledger/processes.ts'
 import { installationId, shardRows } from '../src/ledger/shards.ts'
 import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
 import { openFitness } from '../src/recovery/fitness.ts'
@@ -15,6 +16,7 @@ import { pushOnce } from '../src/recovery/push.ts'
 import { recoverOnce } from '../src/recovery/recover.ts'
 import { Place } from '../src/store/place.ts'
 import { openStore } from '../src/store/store.ts'
+import { version } from '../src/version.ts'
 import { Counts } from './counts.ts'
 import { jobOnce, sweepJobsOnce } from './jobs.ts'
 import { listen } from './listen.ts'
@@ -47,6 +49,7 @@ export async function startWorker(config: Settings, log: Logger) {
   const fitness = openFitness(place, database, { managed: config.REDIS_MANAGED === '1', log })
   const store = openStore(place, { backlog: 0 }, () => {})
   const counts = new Counts()
+  const stopBeat = beat(database, 'worker', version)
   const shards = flushShards(place, database, fitness.tight, log, counts)
   const stopping = new AbortController()
 
@@ -85,7 +88,9 @@ export async function startWorker(config: Settings, log: Logger) {
       place.gates.some((gate) => gate.open) ? pushOnce({ database, store }) : 0,
     ),
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
-    every(forgetMs, 'forgetting old keys', () => forgetCreations(database)),
+    every(forgetMs, 'forgetting old keys and processes', () =>
+      Promise.all([forgetCreations(database), forgetProcesses(database)]),
+    ),
   ]
 
   return {
@@ -101,6 +106,7 @@ export async function startWorker(config: Settings, log: Logger) {
       const [inTime] = await Promise.all([Promise.race([closed, late]), ...loops])
       if (!inTime) for (const worker of [flushWorker, jobWorker]) void worker.disconnect()
       await queues.close()
+      await stopBeat()
       place.close()
       presence.close()
       await database.end()

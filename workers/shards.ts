@@ -82,10 +82,10 @@ class ShardFlush {
     const { place, shard } = this.#flusher
     const begun = performance.now()
     try {
-      const { facts, parked, more } = await flushOnce(this.#flusher)
+      const { facts, parked, more, paused } = await flushOnce(this.#flusher)
       if (facts > 0) this.#counts.flushed(trigger, facts, performance.now() - begun)
       if (parked > 0) this.#log.error({ shard, parked }, 'facts were parked: see parked_facts')
-      if (!more) await sleep(paceMs)
+      if (!more) await sleep(paused ? outageMs : paceMs)
     } catch (error) {
       if (error instanceof JournalForked) {
         place.damaged(shard, error.message)

@@ -1,8 +1,8 @@
 import { type Command, InvalidArgumentError } from 'commander'
-import { readConfig } from '../config.ts'
 import { openDatabase } from '../ledger/database.ts'
 import { acceptLoss, shardRows } from '../ledger/shards.ts'
 import { type Loss, lossOf } from '../recovery/loss.ts'
+import { stores } from './ops.ts'
 import { withRedis } from './redis.ts'
 import { say } from './say.ts'
 
@@ -25,14 +25,14 @@ function shardNumber(text: string): number {
 type Options = { shard?: number; yes?: boolean }
 
 async function run({ shard, yes }: Options, command: Command): Promise<void> {
-  const { REDIS_URL, DATABASE_URL } = readConfig(['REDIS_URL', 'DATABASE_URL'])
-  const database = openDatabase(DATABASE_URL, 1, 'cli')
+  const { redis: redisUrl, postgres } = stores()
+  const database = openDatabase(postgres, 1, 'cli')
   try {
     const rows = (await shardRows(database)).filter(
       (row) => shard === undefined || row.shard === shard,
     )
     if (rows.length === 0) throw new Error(`There is no shard ${shard}.`)
-    const found = await withRedis(REDIS_URL, (redis) =>
+    const found = await withRedis(redisUrl, (redis) =>
       Promise.all(rows.map((row) => lossOf(redis, row))),
     )
     const losses = found.filter((loss) => loss !== undefined)

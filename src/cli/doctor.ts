@@ -10,6 +10,7 @@ import {
   judgeShards,
 } from '../recovery/checklist.ts'
 import { redisSettings } from '../store/settings.ts'
+import { stores } from './ops.ts'
 import { withRedis } from './redis.ts'
 import { say } from './say.ts'
 
@@ -17,17 +18,15 @@ export function doctorVerb(program: Command): void {
   program
     .command('doctor')
     .description('look at Redis and PostgreSQL as the service does before it serves')
-    .addHelpText(
-      'before',
-      'Example:\n  $ REDIS_URL=redis://... DATABASE_URL=postgres://... npm run stampede -- doctor\n',
-    )
+    .addHelpText('before', 'Example:\n  $ npm run stampede -- doctor\n')
     .addHelpText('after', '\nEnds with 3 if there is a warning or a refusal.')
     .action(doctor)
 }
 
 async function doctor(_: unknown, command: Command): Promise<void> {
-  const config = readConfig(['REDIS_URL', 'DATABASE_URL', 'REDIS_MANAGED'])
-  const items = await look(config.REDIS_URL, config.DATABASE_URL, config.REDIS_MANAGED === '1')
+  const { REDIS_MANAGED } = readConfig(['REDIS_MANAGED'])
+  const { redis, postgres } = stores()
+  const items = await look(redis, postgres, REDIS_MANAGED === '1')
   say(command, items.map(line).join('\n'), { items })
   if (items.some(({ verdict }) => verdict === 'warning' || verdict === 'refusal'))
     process.exitCode = 3

@@ -4,32 +4,52 @@ import { ConfigError } from '../config.ts'
 import { isOutage } from '../ledger/outage.ts'
 import { acceptLossVerb } from './accept-loss.ts'
 import { adminVerbs } from './admin.ts'
+import { bookVerbs } from './books.ts'
+import { configVerbs } from './config.ts'
+import { controlVerbs } from './control.ts'
+import { couponVerbs } from './coupon.ts'
 import { doctorVerb } from './doctor.ts'
+import { jobVerbs } from './jobs.ts'
+import { keyVerbs } from './keys.ts'
 import { migrateVerb } from './migrate.ts'
+import { parkedVerbs } from './parked.ts'
+import { rebuildVerb } from './rebuild.ts'
 import { RedisDown } from './redis.ts'
+import { replayVerb } from './replay.ts'
+import { statusVerb } from './status.ts'
 
 /**
- * The ops command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is something to see to, 69 a
- * server it needs is down, 78 bad configuration.
+ * The ops command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is something to see to, 4 not
+ * in time, 69 a server it needs is down, 78 bad configuration.
  */
 const exits = { failed: 1, usage: 2, unavailable: 69, config: 78 } as const
 
 const program = new Command('stampede')
-  .description('Look after a Stampede installation. Settings come from the environment.')
-  .option('--json', 'answer with one JSON object')
-  .addHelpText(
-    'before',
-    'Example:\n  $ echo "$PASSWORD" | npm run stampede -- admin create you@example.com\n',
+  .description(
+    'Look after a Stampede installation: of the `npm start` that runs here, or of REDIS_URL and DATABASE_URL.',
   )
+  .option('--json', 'answer with one JSON object')
+  .addHelpText('before', 'Example:\n  $ npm run stampede -- status\n')
   .addHelpText(
     'after',
-    '\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 something to see to, 69 a server is down, 78 bad configuration',
+    '\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 something to see to, 4 not in time, 69 a server is down, 78 bad configuration',
   )
   .exitOverride()
-migrateVerb(program)
-adminVerbs(program)
-doctorVerb(program)
-acceptLossVerb(program)
+const verbs = [
+  ...[statusVerb, doctorVerb, controlVerbs, replayVerb, rebuildVerb],
+  ...[
+    bookVerbs,
+    parkedVerbs,
+    jobVerbs,
+    couponVerbs,
+    keyVerbs,
+    acceptLossVerb,
+    adminVerbs,
+    migrateVerb,
+    configVerbs,
+  ],
+]
+for (const add of verbs) add(program)
 
 try {
   await program.parseAsync()

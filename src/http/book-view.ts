@@ -62,6 +62,24 @@ export const CreateBookRequest = z
   })
   .openapi('CreateBookRequest')
 
+/** What a book is unless whoever makes it says otherwise. null: no limit. */
+export const usual = {
+  description: null,
+  kind: 'codes',
+  code_pattern: null,
+  max_redemptions: 1,
+  max_redemptions_per_user: null,
+  max_assignments_per_user: null,
+  lock_policy: 'strict',
+  lock_seconds: 300,
+  opens_at: null,
+  closes_at: null,
+  expiration_date: null,
+  is_active: true,
+  durability: null,
+  metadata: {},
+} as const
+
 export const BookResponse = z
   .object({
     book_id: bookId,

@@ -6,6 +6,7 @@ import {
   ChangeBookRequest,
   CreateBookRequest,
   readTimes,
+  usual,
 } from './book-view.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import { answer, noContent, problemResponse } from './respond.ts'
@@ -14,24 +15,6 @@ import { bookId, listOf, page, queryFlag, strict, userId, uuid } from './schemas
 
 const params = strict({ book_id: bookId })
 const writers = ['admin', 'service'] as const
-
-/** What a book is unless whoever makes it says otherwise. null: no limit. */
-const usual = {
-  description: null,
-  kind: 'codes',
-  code_pattern: null,
-  max_redemptions: 1,
-  max_redemptions_per_user: null,
-  max_assignments_per_user: null,
-  lock_policy: 'strict',
-  lock_seconds: 300,
-  opens_at: null,
-  closes_at: null,
-  expiration_date: null,
-  is_active: true,
-  durability: null,
-  metadata: {},
-} as const
 
 /** Books: made, read, changed and archived. Redis has every change before it is answered. */
 export function bookRoutes(deps: Deps) {

@@ -28,6 +28,25 @@ export async function applyCarefully(
   return parked
 }
 
+/**
+ * Brings one fact into ledger and fold if it is not there yet; the reason if it does not fit. A fact
+ * that the ledger has and the fold is past stays as it is.
+ */
+export async function applyAgain(
+  tx: Transaction,
+  shard: number,
+  entry: Entry,
+  fact: Fact,
+): Promise<string | undefined> {
+  const { rowCount } = await tx.query(
+    'SELECT FROM ledger WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4',
+    [shard, entry.epoch, entry.n, fact.i],
+  )
+  const recorded = rowCount ? undefined : await attempt(tx, () => record(tx, shard, entry, fact))
+  if (recorded) return recorded
+  return attempt(tx, () => writeFold(tx, foldEntries([{ ...entry, facts: [fact] }])))
+}
+
 /** Runs `work` under a savepoint; the reason if it failed, with its effects undone. */
 async function attempt(tx: Transaction, work: () => Promise<void>): Promise<string | undefined> {
   await tx.query('SAVEPOINT fact')

@@ -40,6 +40,29 @@ export const shards = pgTable('shards', {
   updated_at: at().notNull().defaultNow(),
   suspect: text(),
   loss_accepted: boolean().notNull().default(false),
+  flush: text({ enum: ['running', 'paused'] })
+    .notNull()
+    .default('running'),
+})
+
+export const audit_log = pgTable('audit_log', {
+  audit_id: big().primaryKey().generatedAlwaysAsIdentity(),
+  at: at().notNull().defaultNow(),
+  actor: text().notNull(),
+  action: text().notNull(),
+  target: text().notNull(),
+  reason: text(),
+  detail: jsonb(),
+})
+
+export const processes = pgTable('processes', {
+  process_id: uuid().primaryKey(),
+  kind: text({ enum: ['api', 'worker'] }).notNull(),
+  host: text().notNull(),
+  pid: integer().notNull(),
+  version: text().notNull(),
+  started_at: at().notNull().defaultNow(),
+  seen_at: at().notNull().defaultNow(),
 })
 
 export const users = pgTable('users', {

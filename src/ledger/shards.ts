@@ -12,6 +12,8 @@ export type ShardRow = {
   /** Facts committed since the installation began. */
   facts: number
   intake: 'open' | 'stopped'
+  /** An operator holds the flush. */
+  flush: 'running' | 'paused'
   /** Why a process no longer trusts this shard in Redis; null: nobody said so. */
   suspect: string | null
   /** An operator accepts the loss of what PostgreSQL, restored from a backup, does not have. */
@@ -24,7 +26,7 @@ export type ShardRow = {
 const abandonedSeconds = 5
 
 const columns = `shard, epoch, phase, recoverer, checkpoint_epoch AS "checkpointEpoch", checkpoint,
-  checkpoint_hash AS "checkpointHash", facts, intake, suspect, loss_accepted AS "lossAccepted",
+  checkpoint_hash AS "checkpointHash", facts, intake, flush, suspect, loss_accepted AS "lossAccepted",
   phase = 'recovering' AND updated_at < now() - interval '${abandonedSeconds} s' AS abandoned`
 
 export async function shardRows(database: Database): Promise<ShardRow[]> {

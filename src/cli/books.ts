@@ -1,0 +1,149 @@
+import { type Command, Option } from 'commander'
+import { CreateBookRequest, readTimes, usual } from '../http/book-view.ts'
+import type { Book } from '../ledger/books.ts'
+import { listBooks } from '../ledger/lists.ts'
+import { endBook, makeBook, warmBook } from '../ops/books.ts'
+import { setBook } from '../ops/control.ts'
+import type { Ops } from '../ops/ops.ts'
+import { type Problem, problemDocument } from '../problems.ts'
+import { count, id, reason } from './arguments.ts'
+import { actor, withOps } from './ops.ts'
+import { say } from './say.ts'
+
+const line = (book: Book) =>
+  `${book.book_id}  ${book.archived_at ? 'archived' : book.is_active ? 'active' : 'paused'}  ` +
+  `${book.kind} ${book.total_code_count}  ${book.name}`
+
+export function bookVerbs(program: Command): void {
+  const books = program
+    .command('books')
+    .description('books of coupons')
+    .addHelpText('before', 'Example:\n  $ npm run stampede -- books list\n')
+  books
+    .command('list')
+    .description('the newest first')
+    .option('--archived', 'archived ones too')
+    .option('--limit <n>', 'at most so many', count, 50)
+    .addHelpText('before', 'Example:\n  $ npm run stampede -- books list --archived\n')
+    .action(list)
+  books
+    .command('create')
+    .description('make a book; codes are added over the API')
+    .requiredOption('--name <name>')
+    .option('--owner <id>', 'whose it is', 'operator')
+    .addOption(new Option('--kind <kind>').choices(['codes', 'counter']).default('codes'))
+    .option('--units <n>', 'of a counter book', count)
+    .option('--max-redemptions <n>', 'of each code', count)
+    .option('--max-per-user <n>', 'coupons a user may hold', count)
+    .option('--opens <time>', 'ISO 8601')
+    .option('--closes <time>', 'ISO 8601')
+    .addOption(new Option('--durability <level>').choices(['redis', 'postgres']))
+    .option('--paused', 'nothing is given out before it is opened')
+    .addHelpText(
+      'before',
+      'Example:\n  $ npm run stampede -- books create --name "Summer" --max-per-user 1 --paused\n',
+    )
+    .action(create)
+  const change = (name: 'open' | 'pause' | 'close' | 'archive', what: string) =>
+    books
+      .command(name)
+      .description(what)
+      .argument('<id>', 'its book_id', id)
+      .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
+      .addHelpText(
+        'before',
+        `Example:\n  $ npm run stampede -- books ${name} 83ff2693-cf4c-4ea8-a2c7-f3bb22244a1d --reason "as planned"\n`,
+      )
+      .action((bookId: string, options: { reason: string }, command: Command) =>
+        run(name, bookId, options.reason, command),
+      )
+  change('open', 'let it give out coupons')
+  change('pause', 'hold it: its verbs answer 409 book-inactive')
+  change('close', 'end its sale now: nothing more is given out, what was given stays usable')
+  change('archive', 'end it for ever: no verb works any more, its history stays readable')
+  books
+    .command('warm')
+    .description('look it over before its sale: ready, or why not')
+    .argument('<id>', 'its book_id', id)
+    .addHelpText(
+      'before',
+      'Example:\n  $ npm run stampede -- books warm 83ff2693-cf4c-4ea8-a2c7-f3bb22244a1d\n',
+    )
+    .addHelpText('after', '\nEnds with 3 if it is not ready.')
+    .action(warm)
+}
+
+/** The value, or an error that says what the problem is. */
+function sound<T extends object>(value: T | Problem): T {
+  if (!('problem' in value)) return value
+  const { title, errors } = problemDocument(value, '', '') as {
+    title: string
+    errors?: { path: string; message: string }[]
+  }
+  const details = errors?.map(({ path, message }) => `${path} ${message}`).join('; ')
+  throw new Error(details ? `${title}: ${details}` : title)
+}
+
+async function list(options: { archived?: boolean; limit: number }, command: Command) {
+  const found = sound(
+    await withOps(({ database }) =>
+      listBooks(database, { archived: options.archived === true, limit: options.limit, skip: 0 }),
+    ),
+  )
+  const books = found.slice(0, options.limit)
+  say(command, books.map(line).join('\n') || 'There are none.', { books })
+}
+
+type Wanted = {
+  name: string
+  owner: string
+  kind: string
+  units?: number
+  maxRedemptions?: number
+  maxPerUser?: number
+  opens?: string
+  closes?: string
+  durability?: string
+  paused?: boolean
+}
+
+async function create(options: Wanted, command: Command): Promise<void> {
+  const asked = CreateBookRequest.safeParse({
+    ...{ name: options.name, owner_id: options.owner, kind: options.kind },
+    ...{ units: options.units, max_redemptions: options.maxRedemptions },
+    ...{ max_assignments_per_user: options.maxPerUser, is_active: !options.paused },
+    ...{ opens_at: options.opens, closes_at: options.closes, durability: options.durability },
+  })
+  if (!asked.success) {
+    const { path, message } = asked.error.issues[0]!
+    command.error(`error: ${path.join('.')}: ${message}`, { exitCode: 2 })
+  }
+  const policy = { ...usual, owner_id: 'operator', ...readTimes(asked.data) }
+  const book = sound(await withOps((ops) => makeBook(ops, { ...policy, created_by: actor })))
+  say(command, line(book), book)
+}
+
+async function run(
+  name: 'open' | 'pause' | 'close' | 'archive',
+  bookId: string,
+  why: string,
+  command: Command,
+): Promise<void> {
+  const by = { actor, reason: why }
+  const change = async (ops: Ops) =>
+    name === 'open' || name === 'pause'
+      ? setBook(ops, bookId, name === 'open', by)
+      : endBook(ops, bookId, name, by)
+  const done: object = sound((await withOps<object | Problem>(change)) as object)
+  const past = { open: 'open', pause: 'paused', close: 'closed', archive: 'archived' }[name]
+  say(command, `book ${bookId} is ${past}`, { ...done, book_id: bookId })
+}
+
+async function warm(bookId: string, _: unknown, command: Command): Promise<void> {
+  const found = sound(await withOps((ops) => warmBook(ops, bookId)))
+  if (!found.ready) process.exitCode = 3
+  const text = found.ready
+    ? `ready: ${found.left} left; giving all away takes ${found.memory} bytes of Redis`
+    : ['not ready:', ...found.why_not.map((reason) => `! ${reason}`)].join('\n')
+  say(command, text, found)
+}

@@ -1,0 +1,43 @@
+import type { Command } from 'commander'
+import { type Switched, setBook, setFlush, setIntake } from '../ops/control.ts'
+import { type Problem, problemDocument } from '../problems.ts'
+import { id, reason } from './arguments.ts'
+import { actor, withOps } from './ops.ts'
+import { say } from './say.ts'
+
+type Options = { book?: string; intake?: boolean; flush?: boolean; reason: string }
+
+/** `pause` and `resume`: one book, all intake, or the flush. */
+export function controlVerbs(program: Command): void {
+  const verb = (name: 'pause' | 'resume', what: string, example: string) =>
+    program
+      .command(name)
+      .description(what)
+      .option('--book <id>', 'one book: its verbs answer 409 book-inactive while it is paused', id)
+      .option('--intake', 'all coupon verbs: they answer 503 intake-stopped, reads go on')
+      .option('--flush', 'the way from the journal to the ledger: for work on PostgreSQL')
+      .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
+      .addHelpText('before', `Example:\n  $ npm run stampede -- ${example}\n`)
+      .addHelpText('after', '\nExactly one of --book, --intake and --flush is needed.')
+      .action((options: Options, command: Command) => run(name === 'resume', options, command))
+  verb('pause', 'hold a book, intake, or the flush', 'pause --intake --reason "closing time"')
+  verb('resume', 'let go on what was paused', 'resume --intake --reason "doors open"')
+}
+
+async function run(on: boolean, options: Options, command: Command): Promise<void> {
+  const { book, intake, flush } = options
+  if ([book, intake, flush].filter(Boolean).length !== 1)
+    command.error('error: exactly one of --book, --intake and --flush is needed', { exitCode: 2 })
+  const by = { actor, reason: options.reason }
+  const switched = await withOps<Switched | Problem>((ops) => {
+    if (book) return setBook(ops, book, on, by)
+    if (intake) return setIntake(ops, on ? 'open' : 'stopped', by)
+    return setFlush(ops, on ? 'running' : 'paused', by)
+  })
+  if ('problem' in switched) throw new Error(problemDocument(switched, '', '').title)
+  const what = book ? `book ${book}` : intake ? 'intake' : 'the flush'
+  const { before, now, in_force } = switched
+  const late = in_force ? '' : '; no process has taken it up yet: see `stampede status`'
+  say(command, `${what} is ${now} (it was ${before})${late}`, { what, ...switched })
+  if (!in_force) process.exitCode = 4
+}

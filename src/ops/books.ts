@@ -1,0 +1,100 @@
+import { audit } from '../ledger/audit.ts'
+import {
+  archiveBook,
+  type Book,
+  createBook,
+  getBook,
+  type NewBook,
+  updateBook,
+} from '../ledger/books.ts'
+import { type Problem, problem } from '../problems.ts'
+import { keys } from '../store/keys.ts'
+import { scriptNames, scriptSha } from '../store/lua.ts'
+import type { By } from './control.ts'
+import type { Ops } from './ops.ts'
+
+/** Makes a book in PostgreSQL; the worker that sweeps brings it into Redis within a second or so. */
+export async function makeBook({ database }: Ops, wanted: NewBook): Promise<Book | Problem> {
+  const { rows } = await database.query<{ shard: number }>(
+    "SELECT shard FROM shards WHERE phase = 'active'",
+  )
+  if (rows.length === 0) return problem('not-ready')
+  const book = await createBook(
+    database,
+    wanted,
+    rows.map(({ shard }) => shard),
+  )
+  if ('problem' in book) return book
+  const target = `book:${book.book_id}`
+  await audit(database, { actor: wanted.created_by, action: 'books.create', target })
+  return book
+}
+
+/** Ends the sale of a book now, or archives it for ever. */
+export async function endBook(
+  { database }: Ops,
+  bookId: string,
+  how: 'close' | 'archive',
+  by: By,
+): Promise<Book | Problem> {
+  const book =
+    how === 'archive'
+      ? await archiveBook(database, bookId)
+      : await updateBook(database, bookId, { closes_at: new Date() })
+  if (!('problem' in book))
+    await audit(database, { ...by, action: `books.${how}`, target: `book:${bookId}` })
+  return book
+}
+
+/** Whether a book could be sold from this moment on, and if not, why not. */
+export type Warm = {
+  book_id: string
+  ready: boolean
+  why_not: string[]
+  left: number
+  memory: number
+}
+
+/**
+ * Looks a book over before its sale: its policy and loads are in Redis, the numbers add up, the scripts
+ * are there, and memory is enough for all of it to be given away (some 240 bytes a coupon).
+ */
+export async function warmBook({ redis, database }: Ops, bookId: string): Promise<Warm | Problem> {
+  const book = await getBook(database, bookId)
+  if (!book) return problem('book-not-found')
+  const { shard } = book
+  const [phase, intake] = await redis.hmget(keys.meta(shard), 'phase', 'intake')
+  const held = await redis.hmget(keys.book(shard, bookId), 'left', 'held', 'version')
+  const [left, given, version] = held.map(Number) as [number, number, number]
+  const stock = await redis.scard(keys.stock(shard, bookId))
+  const scripts = (await redis.call(
+    ...(['SCRIPT', 'EXISTS', ...scriptNames.map(scriptSha)] as const),
+  )) as number[]
+  const loads = await database.query<{ n: number }>(
+    "SELECT count(*)::int AS n FROM loads WHERE book_id = $1 AND state <> 'pushed'",
+    [bookId],
+  )
+  const info = await redis.info('memory')
+  const bytes = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(info)?.[1] ?? 0)
+  const limit = bytes('maxmemory') || bytes('total_system_memory')
+  const memory = left * bytesPerCoupon
+  const whyNot = [
+    phase !== 'active' && `shard ${shard} is ${phase ?? 'not in Redis'}`,
+    intake === 'stopped' && 'intake is stopped',
+    !book.is_active && 'the book is paused',
+    book.archived_at && 'the book is archived',
+    !(version >= book.version) && 'Redis has an older policy',
+    loads.rows[0]!.n > 0 && `${loads.rows[0]!.n} loads are not in Redis yet`,
+    book.kind === 'codes' && left !== stock && `left says ${left}, the stock has ${stock}`,
+    left + given !== book.total_code_count &&
+      book.kind === 'codes' &&
+      `${left} in stock and ${given} given out are not ${book.total_code_count}`,
+    left === 0 && 'it is sold out, or empty',
+    scripts.includes(0) && 'not all scripts are loaded: is a worker alive?',
+    bytes('used_memory') + memory > limit && `giving all of it away needs ${memory} bytes more`,
+  ].filter((reason): reason is string => typeof reason === 'string')
+  return { book_id: bookId, ready: whyNot.length === 0, why_not: whyNot, left, memory }
+}
+
+/** A coupon with a user's id of 36 characters, its journal entry not counted: measured. */
+const bytesPerCoupon = 240

@@ -1,0 +1,96 @@
+import type { Entry, Fact } from '../journal/entry.ts'
+import { audit } from '../ledger/audit.ts'
+import { transaction } from '../ledger/database.ts'
+import { applyAgain } from '../ledger/park.ts'
+import type { By } from './control.ts'
+import type { Ops } from './ops.ts'
+
+/** A fact that did not fit, and stands aside until somebody decides. `name`: shard/epoch-n/i. */
+export type ParkedFact = {
+  name: string
+  reason: string
+  parked_at: Date
+  kind: string
+  book_id: string
+  code: string
+  user_id: string
+}
+
+type Row = { shard: number; epoch: number; n: number; i: number; reason: string; parked_at: Date }
+type Stored = Omit<Entry, 'facts'> & { fact: Fact }
+
+const nameOf = ({ shard, epoch, n, i }: Row) => `${shard}/${epoch}-${n}/${i}`
+const shape = /^(\d{1,2})\/(\d{1,15})-(\d{1,15})\/(\d{1,6})$/
+
+/** The place that a name stands for; undefined: it is no name of a fact. */
+export function readName(name: string): number[] | undefined {
+  return shape.exec(name)?.slice(1).map(Number)
+}
+
+/** The oldest parked facts, at most `limit`. */
+export async function parkedFacts({ database }: Ops, limit: number): Promise<ParkedFact[]> {
+  const { rows } = await database.query<Row & { fact: Stored }>(
+    `SELECT * FROM parked_facts ORDER BY parked_at, shard, epoch, n, i LIMIT $1`,
+    [limit],
+  )
+  return rows.map((row) => ({
+    ...{ name: nameOf(row), reason: row.reason, parked_at: row.parked_at },
+    ...{ kind: row.fact.kind, book_id: row.fact.book },
+    ...{ code: row.fact.fact.code, user_id: row.fact.fact.user },
+  }))
+}
+
+/** All that is known of one parked fact; undefined: none of that name is parked. */
+export async function parkedFact({ database }: Ops, name: string) {
+  const { rows } = await database.query<Row & { fact: Stored }>(
+    `SELECT * FROM parked_facts WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4`,
+    readName(name) ?? [-1, 0, 0, 0],
+  )
+  return rows[0] && { name, reason: rows[0].reason, parked_at: rows[0].parked_at, ...rows[0].fact }
+}
+
+export type Retried = { name: string; applied: boolean; reason: string | null }
+
+/** Tries parked facts once more, oldest first: what fits now is parked no longer. `names`: only these. */
+export async function retryParked(ops: Ops, names: string[] | undefined, by: By) {
+  const retried: Retried[] = []
+  for (const name of names ?? (await parkedFacts(ops, 10_000)).map((fact) => fact.name)) {
+    const place = readName(name)
+    if (!place) throw new Error(`${name} is no name of a fact: they look like 3/1-345/0`)
+    retried.push(
+      await transaction(ops.database, async (tx) => {
+        const { rows } = await tx.query<Row & { fact: Stored }>(
+          `SELECT * FROM parked_facts WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4
+           FOR UPDATE`,
+          place,
+        )
+        if (!rows[0]) return { name, applied: false, reason: 'no fact of that name is parked' }
+        const { fact, ...entry } = rows[0].fact
+        const reason = await applyAgain(tx, place[0]!, { ...entry, facts: [fact] }, fact)
+        if (!reason)
+          await tx.query(
+            `DELETE FROM parked_facts WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4`,
+            place,
+          )
+        const detail = { reason: reason ?? null }
+        await audit(tx, { ...by, action: 'parked.retry', target: `fact:${name}`, detail })
+        return { name, applied: !reason, reason: reason ?? null }
+      }),
+    )
+  }
+  return retried
+}
+
+/** Gives a parked fact up; false: none of that name is parked. What it was stays in the audit log. */
+export async function discardParked({ database }: Ops, name: string, by: By): Promise<boolean> {
+  return transaction(database, async (tx) => {
+    const { rows } = await tx.query<Row & { fact: Stored }>(
+      `DELETE FROM parked_facts WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4 RETURNING *`,
+      readName(name) ?? [-1, 0, 0, 0],
+    )
+    if (!rows[0]) return false
+    const detail = { fact: rows[0].fact, parked_because: rows[0].reason }
+    await audit(tx, { ...by, action: 'parked.discard', target: `fact:${name}`, detail })
+    return true
+  })
+}

@@ -1,0 +1,86 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { audit } from '../ledger/audit.ts'
+import { transaction } from '../ledger/database.ts'
+import { keys } from '../store/keys.ts'
+import type { By } from './control.ts'
+import type { Ops } from './ops.ts'
+
+/** A recovery rebuilds where its cause begins so: see src/recovery/recover.ts. */
+const cause = 'damaged: an operator asked for a rebuild'
+const pollMs = 100
+
+/** What a rebuild of a shard would make anew in Redis, and what Redis has that the ledger lacks. */
+export type Plan = {
+  shard: number
+  phase: string
+  books: number
+  codes: number
+  coupons: number
+  /** Facts in the journal that PostgreSQL does not have yet. */
+  lag: number
+}
+
+/** The shards that are to be made anew; a book's is the shard it lives on, because that is what recovers. */
+export async function planRebuild(
+  { redis, database }: Ops,
+  which: { shard?: number; book?: string },
+): Promise<Plan[]> {
+  const { rows } = await database.query<Omit<Plan, 'lag'>>(
+    `SELECT s.shard, s.phase, count(b.book_id)::int AS books,
+       coalesce(sum(b.total_code_count), 0)::bigint AS codes,
+       coalesce(sum(c.held), 0)::bigint AS coupons
+     FROM shards s LEFT JOIN books b USING (shard) LEFT JOIN book_counters c USING (book_id)
+     WHERE ($1::int IS NULL OR s.shard = $1)
+       AND ($2::uuid IS NULL OR s.shard = (SELECT shard FROM books WHERE book_id = $2))
+     GROUP BY s.shard, s.phase ORDER BY s.shard`,
+    [which.shard ?? null, which.book ?? null],
+  )
+  return Promise.all(
+    rows.map(async (row) => {
+      const [facts, flushed] = await redis.hmget(keys.meta(row.shard), 'facts', 'flushed')
+      return { ...row, lag: Number(facts ?? 0) - Number(flushed ?? 0) }
+    }),
+  )
+}
+
+export type Rebuilt = {
+  shard: number
+  epoch: number
+  codes: number
+  coupons: number
+  seconds: number
+}
+
+/**
+ * Has workers make these shards anew from PostgreSQL, through a recovery: under a new epoch, what the
+ * journal still holds first. Ends when all serve again; throws after `timeoutMs`.
+ */
+export async function rebuildShards(
+  { database }: Ops,
+  shards: readonly number[],
+  by: By,
+  timeoutMs: number,
+): Promise<Rebuilt[]> {
+  const before = await transaction(database, async (tx) => {
+    const { rows } = await tx.query<{ shard: number; epoch: number }>(
+      `UPDATE shards SET suspect = $2 WHERE shard = ANY ($1) RETURNING shard, epoch`,
+      [shards, cause],
+    )
+    for (const { shard } of rows)
+      await audit(tx, { ...by, action: 'rebuild', target: `shard:${shard}` })
+    return rows
+  })
+  for (const until = performance.now() + timeoutMs; ; await sleep(pollMs)) {
+    const { rows } = await database.query<Rebuilt>(
+      `SELECT r.shard, r.epoch, r.codes, r.coupons,
+         extract(epoch FROM r.ended_at - r.begun_at)::float8 AS seconds
+       FROM recoveries r JOIN unnest($1::int[], $2::bigint[]) AS b(shard, epoch) USING (shard)
+       WHERE r.epoch > b.epoch AND r.ended_at IS NOT NULL AND r.rebuilt
+         AND r.cause = $3 ORDER BY r.shard`,
+      [before.map(({ shard }) => shard), before.map(({ epoch }) => epoch), cause],
+    )
+    if (rows.length >= before.length) return rows
+    if (performance.now() > until)
+      throw new Error('the shards are not rebuilt yet: is a worker alive? See `stampede status`')
+  }
+}

@@ -1,0 +1,95 @@
+import type { CouponRecord } from '../store/record.ts'
+
+export const differenceClasses = [
+  'STATE_MISMATCH',
+  'STOCK_MISMATCH',
+  'UNDERSOLD',
+  'LOCK_MISMATCH',
+  'COUNTER_MISMATCH',
+  'CAP_EXCEEDED',
+  'SEQUENCE_GAP',
+  'DUPLICATE_FACT',
+  'PARKED',
+] as const
+export type DifferenceClass = (typeof differenceClasses)[number]
+
+/**
+ * One thing that the stores do not agree on. `redis` and `postgres` are what each says, as small JSON
+ * values; where PostgreSQL's ledger and its tables disagree, `postgres` has a member for each.
+ */
+export type Difference = {
+  class: DifferenceClass
+  shard: number
+  /** null: of the shard as a whole, or of a code that belongs to no book. */
+  book_id: string | null
+  code?: string
+  what: string
+  redis: unknown
+  postgres: unknown
+}
+
+const listedMax = 1_000
+
+/** Gathers differences: at most a thousand are kept, the rest is counted. */
+export class Findings {
+  readonly #kept = new Map<DifferenceClass, Difference[]>()
+  #count = 0
+  /** Codes that were named: their other traces are not new. */
+  readonly codes = new Set<string>()
+
+  add(difference: Difference): void {
+    this.#count++
+    if (difference.code !== undefined) this.codes.add(difference.code)
+    const kept = this.#kept.get(difference.class) ?? []
+    this.#kept.set(difference.class, kept)
+    if (kept.length < listedMax) kept.push(difference)
+  }
+
+  /** Each class gets its share of the list, so that a flood of one does not hide the others. */
+  list(): { differences: Difference[]; more: number } {
+    const share = Math.floor(listedMax / Math.max(1, this.#kept.size))
+    const first = new Set([...this.#kept.values()].flatMap((kept) => kept.slice(0, share)))
+    const rest = [...this.#kept.values()].flatMap((kept) => kept.slice(share))
+    for (const difference of rest.slice(0, listedMax - first.size)) first.add(difference)
+    const differences = differenceClasses.flatMap((name) =>
+      (this.#kept.get(name) ?? []).filter((difference) => first.has(difference)),
+    )
+    return { differences, more: this.#count - differences.length }
+  }
+}
+
+type Held = Pick<CouponRecord, 'user' | 'redemptions' | 'max'>
+export const isUsedUp = ({ redemptions, max }: Omit<Held, 'user'>) => max > 0 && redemptions >= max
+
+/**
+ * How far the counters around coupons that were named already are off for that reason alone: Redis'
+ * count less PostgreSQL's. One changed coupon is one difference, not four.
+ */
+export class Ripples {
+  readonly #books = new Map<string, { held: number; redeemed: number; stock: number }>()
+  readonly #users = new Map<string, number>()
+
+  /** `stock`: whether the code is in stock, by each. */
+  note(
+    book: string,
+    redis: { coupon: Held | null; stock: boolean },
+    postgres: { coupon: Held | null; stock: boolean },
+  ): void {
+    const sums = this.#books.get(book) ?? { held: 0, redeemed: 0, stock: 0 }
+    this.#books.set(book, sums)
+    for (const [side, sign] of [
+      [redis, 1],
+      [postgres, -1],
+    ] as const) {
+      if (side.stock) sums.stock += sign
+      if (!side.coupon) continue
+      sums.held += sign
+      if (isUsedUp(side.coupon)) sums.redeemed += sign
+      const user = `${book}\t${side.coupon.user}`
+      this.#users.set(user, (this.#users.get(user) ?? 0) + sign)
+    }
+  }
+
+  ofBook = (book: string) => this.#books.get(book) ?? { held: 0, redeemed: 0, stock: 0 }
+  ofUser = (book: string, user: string) => this.#users.get(`${book}\t${user}`) ?? 0
+}

@@ -1,0 +1,329 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { environmentOf } from '../src/config.ts'
+import { auditRows } from '../src/ledger/audit.ts'
+import { openDatabase } from '../src/ledger/database.ts'
+import { keys } from '../src/store/keys.ts'
+import { openWorld, until, type World } from './world.ts'
+
+/** The operators' verbs, as processes, against the whole service. */
+let world: World
+let book: string
+const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+const why = ['--reason', 'a test']
+
+beforeAll(async () => {
+  world = await openWorld({ shards: 2 })
+  book = await world.makeBook({ max_redemptions: 2 }, 40)
+})
+afterAll(() => world.close())
+
+async function stampede(args: string[], more: Record<string, string> = {}) {
+  const { REDIS_URL, DATABASE_URL } = world.settings
+  const begun = performance.now()
+  const env = environmentOf({ REDIS_URL, DATABASE_URL, ...more }) as NodeJS.ProcessEnv
+  const child = spawn(process.execPath, [main, ...args], { env })
+  let out = ''
+  let err = ''
+  child.stdout.on('data', (some) => (out += some))
+  child.stderr.on('data', (some) => (err += some))
+  const [code] = await once(child, 'close')
+  return { code: code as number, out, err, ms: performance.now() - begun }
+}
+
+/** What a verb answers with --json. */
+async function asked(...args: string[]) {
+  const { code, out, err } = await stampede([...args, '--json'])
+  return { code, err, ...(out ? JSON.parse(out) : {}) }
+}
+
+const assign = (user = 'u') =>
+  world.call('POST', 'coupons/assign', {
+    as: world.service,
+    body: { book_id: book, user_id: user },
+  })
+
+describe('status', () => {
+  test('says that all is well, and what there is', async () => {
+    await assign()
+    await world.level()
+    const found = await asked('status')
+    // The worlds of other tests have processes of their own: these two are ours.
+    expect(found).toMatchObject({ code: 0, problems: [], parked_facts: 0, failed_jobs: 0 })
+    expect(found.processes.map(({ kind }: { kind: string }) => kind)).toEqual(['api', 'worker'])
+    expect(found.shards).toMatchObject([
+      { shard: 0, phase: 'active', intake: 'open', flush: 'running', lag: 0 },
+      { shard: 1, phase: 'active', intake: 'open', flush: 'running', lag: 0 },
+    ])
+    expect((await stampede(['status'])).out).toMatch(/^all is well\n/)
+  })
+
+  test('says within 3 s which store does not answer, and ends with 69', async () => {
+    const gone = { redis: 'redis://127.0.0.1:1', postgres: 'postgres://a@127.0.0.1:1/a' }
+    const redis = await stampede(['status'], { REDIS_URL: gone.redis })
+    expect([redis.code, redis.out]).toEqual([69, expect.stringMatching(/^! Redis does not answer/)])
+    const postgres = await stampede(['status'], { DATABASE_URL: gone.postgres })
+    expect(postgres.code).toBe(69)
+    expect(postgres.out).toMatch(/^! PostgreSQL does not answer: .*ECONNREFUSED/)
+    const both = await stampede(['status', '--json'], {
+      ...{ REDIS_URL: gone.redis, DATABASE_URL: gone.postgres },
+    })
+    expect([both.code, JSON.parse(both.out).problems.length]).toEqual([69, 2])
+    for (const { ms } of [redis, postgres, both]) expect(ms).toBeLessThan(5_000)
+  })
+
+  test.each([
+    ['doctor'],
+    ['pause', '--intake', ...why],
+    ['replay'],
+    ['rebuild', '--all'],
+    ['parked', 'list'],
+    ['jobs', 'list'],
+    ['coupon', 'show', 'X'],
+  ])('%s %s ends with 69 where a store is down', async (...args) => {
+    for (const down of ['REDIS_URL', 'DATABASE_URL'] as const) {
+      const url = down === 'REDIS_URL' ? 'redis://127.0.0.1:1' : 'postgres://a@127.0.0.1:1/a'
+      const { code, err } = await stampede(args, { [down]: url })
+      expect([down, code, err]).toEqual([down, 69, expect.stringMatching(/does not answer/)])
+    }
+  })
+})
+
+describe('pause and resume', () => {
+  test('intake: refused by every verb, in the audit log, and back again', async () => {
+    const paused = await asked('pause', '--intake', ...why)
+    expect(paused).toMatchObject({ code: 0, before: 'open', now: 'stopped', in_force: true })
+    expect((await assign()).body.code).toBe('intake-stopped')
+    expect((await asked('status')).problems[0]).toMatch(/^intake is stopped on shards 0, 1/)
+    expect(await asked('resume', '--intake', ...why)).toMatchObject({ code: 0, now: 'open' })
+    expect((await assign()).status).toBe(200)
+    const [last, first] = await auditRows(world.database, { limit: 2 })
+    expect([first!.action, last!.action]).toEqual(['pause', 'resume'])
+    expect(last).toMatchObject({
+      target: 'intake',
+      reason: 'a test',
+      detail: { before: 'stopped' },
+    })
+    expect(last!.actor).toMatch(/^cli:/)
+  })
+
+  test('the flush: the journal grows, nothing reaches the ledger, and then all of it', async () => {
+    await world.level()
+    expect(await asked('pause', '--flush', ...why)).toMatchObject({ code: 0, now: 'paused' })
+    const late = await world.call('POST', 'coupons/assign', {
+      as: world.service,
+      body: { book_id: book, user_id: 'u' },
+      headers: { durability: 'postgres' },
+    })
+    expect(late.status).toBe(202)
+    expect((await asked('status')).problems[0]).toMatch(/^the flush is paused/)
+    expect((await asked('resume', '--flush', ...why)).code).toBe(0)
+    await world.level()
+  })
+
+  test('a book, and what is no book', async () => {
+    expect(await asked('pause', '--book', book, ...why)).toMatchObject({ code: 0, now: 'paused' })
+    expect((await assign()).body.code).toBe('book-inactive')
+    expect((await asked('resume', '--book', book, ...why)).code).toBe(0)
+    expect((await assign()).status).toBe(200)
+    const none = await stampede(['pause', '--book', crypto.randomUUID(), ...why])
+    expect([none.code, none.err]).toEqual([1, 'No such book\n'])
+  })
+
+  test('wants one of three, and a reason', async () => {
+    expect((await stampede(['pause', '--intake'])).code).toBe(2)
+    expect((await stampede(['pause', ...why])).code).toBe(2)
+    expect((await stampede(['pause', '--intake', '--flush', ...why])).code).toBe(2)
+  })
+})
+
+describe('the audit log', () => {
+  test('can be added to and not be changed', async () => {
+    const database = openDatabase(world.settings.DATABASE_URL, 1, 'test')
+    for (const sql of [
+      "UPDATE audit_log SET reason = 'x'",
+      'DELETE FROM audit_log',
+      'TRUNCATE audit_log',
+    ])
+      await expect(database.query(sql)).rejects.toThrow('append-only')
+    await database.end()
+  })
+})
+
+describe('coupon show', () => {
+  test('tells every fact, who did it, and what both stores say', async () => {
+    const { code } = (await assign('tim')).body.coupons[0]
+    const used = { as: world.service, body: { user_id: 'tim' } }
+    await world.call('POST', `coupons/lock/${code}`, used)
+    await world.level()
+    const found = await asked('coupon', 'show', code)
+    expect(found.facts).toMatchObject([
+      { kind: 'assign', user_id: 'tim', version: 1 },
+      { kind: 'lock', user_id: 'tim', version: 2 },
+    ])
+    expect(found.facts[0].actor).toMatch(/^key:/)
+    expect(found.redis).toMatchObject({ in_stock: false, locked_by_guard: true })
+    expect(found.redis.record).toMatchObject({ user: 'tim', version: 2, lockToken: '' })
+    expect(found.postgres).toMatchObject({ user_id: 'tim', version: 2 })
+    expect((await stampede(['coupon', 'show', 'NOSUCH'])).code).toBe(1)
+  })
+})
+
+describe('parked', () => {
+  test('facts are listed, shown, tried again and given up', async () => {
+    expect(await asked('parked', 'list')).toMatchObject({ code: 0, facts: [] })
+    const { code } = (await assign('pat')).body.coupons[0]
+    await world.level()
+    const { rows } = await world.database.query('SELECT * FROM ledger WHERE code = $1', [code])
+    const { shard, epoch, n, i, op } = rows[0]
+    // As a fact that did not fit: neither in the ledger nor in the fold.
+    const fact = {
+      ...{ i, code, user: 'pat', version: 1, assignedAt: Date.now(), redemptions: 0, max: 2 },
+      ...{ lockToken: null, lockedUntil: null, redemption: null },
+      context: '{"actor":"x","request_id":"r"}',
+    }
+    const entry = { epoch, n, kind: 'assign', book, at: Date.now(), op, fact }
+    await world.database.query('DELETE FROM ledger WHERE code = $1', [code])
+    await world.database.query('DELETE FROM coupons WHERE code = $1', [code])
+    await world.database.query('UPDATE book_counters SET held = held - 1 WHERE book_id = $1', [
+      book,
+    ])
+    const park = (at: number) =>
+      world.database.query(
+        "INSERT INTO parked_facts (shard, epoch, n, i, reason, fact) VALUES ($1, $2, $3, $4, 'a test', $5)",
+        [shard, epoch, at, i, JSON.stringify({ ...entry, n: at })],
+      )
+    await park(n)
+    const name = `${shard}/${epoch}-${n}/${i}`
+    const listed = await asked('parked', 'list')
+    expect(listed).toMatchObject({ code: 3, facts: [{ name, code, reason: 'a test' }] })
+    expect(await asked('parked', 'show', name)).toMatchObject({ code: 0, fact: { user: 'pat' } })
+    expect(await asked('parked', 'retry', ...why)).toMatchObject({
+      ...{ code: 0, retried: [{ name, applied: true, reason: null }] },
+    })
+    const back = await world.database.query('SELECT user_id FROM coupons WHERE code = $1', [code])
+    expect(back.rows).toEqual([{ user_id: 'pat' }])
+
+    await park(n + 1_000_000)
+    const other = `${shard}/${epoch}-${n + 1_000_000}/${i}`
+    expect((await asked('parked', 'retry', other, ...why)).code).toBe(3)
+    expect((await asked('parked', 'discard', other, ...why)).discarded).toBe(false)
+    expect((await asked('parked', 'discard', other, '--yes', ...why)).discarded).toBe(true)
+    expect((await asked('parked', 'list')).facts).toEqual([])
+    const [deed] = await auditRows(world.database, { limit: 1 })
+    expect(deed).toMatchObject({ action: 'parked.discard', target: `fact:${other}` })
+    expect(deed!.detail).toMatchObject({ fact: { fact: { code } } })
+    await world.database.query('DELETE FROM ledger WHERE n > 1000000')
+  })
+})
+
+describe('replay', () => {
+  test('brings back what the ledger lost, once', async () => {
+    const { code } = (await assign('rae')).body.coupons[0]
+    await world.level()
+    await world.database.query('DELETE FROM ledger WHERE code = $1', [code])
+    const sum = (shards: { applied: number }[]) => shards.reduce((all, one) => all + one.applied, 0)
+    const first = await asked('replay')
+    expect([first.code, sum(first.shards)]).toEqual([0, 1])
+    const { rows } = await world.database.query('SELECT user_id FROM ledger WHERE code = $1', [
+      code,
+    ])
+    expect(rows).toEqual([{ user_id: 'rae' }])
+    expect(sum((await asked('replay')).shards)).toBe(0)
+  })
+})
+
+describe('rebuild', () => {
+  test('shows its plan, and makes a shard anew under a new epoch', async () => {
+    await world.level()
+    const { rows } = await world.database.query('SELECT shard FROM books WHERE book_id = $1', [
+      book,
+    ])
+    const { shard } = rows[0]
+    const before = await world.redis.hgetall(keys.users(shard, book))
+    const plan = await asked('rebuild', '--book', book)
+    expect(plan).toMatchObject({ code: 0, rebuilt: null, plan: [{ shard, books: 1, lag: 0 }] })
+    // Something that only a rebuild repairs.
+    await world.redis.hset(keys.users(shard, book), 'nobody', 7)
+    const done = await asked('rebuild', '--book', book, '--yes')
+    expect(done).toMatchObject({ code: 0, rebuilt: [{ shard }] })
+    await world.ready()
+    expect(await world.redis.hgetall(keys.users(shard, book))).toEqual(before)
+    // A process that served nothing meanwhile finds the new epoch out at its next look.
+    await until(async () => (await assign('again')).status === 200, 'it serves again')
+    expect((await stampede(['rebuild', '--yes'])).code).toBe(2)
+  })
+})
+
+describe('jobs', () => {
+  test('are listed, shown, cancelled and tried again', async () => {
+    await world.stopWorker()
+    const made = await world.call('POST', `books/${book}/codes/generate`, {
+      ...{ as: world.admin, body: { count: 20_000 } },
+    })
+    const { job_id } = made.body
+    expect(await asked('jobs', 'list', '--state', 'queued')).toMatchObject({ jobs: [{ job_id }] })
+    expect(await asked('jobs', 'cancel', job_id, ...why)).toMatchObject({ state: 'cancelled' })
+    expect((await stampede(['jobs', 'cancel', job_id, ...why])).code).toBe(1)
+    await world.startWorker()
+    await world.ready()
+    expect(await asked('jobs', 'retry', job_id, ...why)).toMatchObject({ state: 'queued' })
+    await until(
+      async () => (await asked('jobs', 'show', job_id)).state === 'done',
+      'the job is done',
+    )
+  })
+})
+
+describe('config print', () => {
+  test('shows every setting and no secret', async () => {
+    const secret = 'x'.repeat(40)
+    const { code, out } = await stampede(['config', 'print'], { JWT_SECRET: secret, PORT: '81' })
+    expect(code).toBe(0)
+    expect(out).toMatch(/^JWT_SECRET +\(secret\) \(environment\)$/m)
+    expect(out).toMatch(/^PORT +81 \(environment\)$/m)
+    expect(out).toMatch(/^SHARDS +8 \(default\)$/m)
+    expect(out).not.toContain(secret)
+    const wrong = await stampede(['config', 'print'], { PORT: 'eighty' })
+    expect([wrong.code, wrong.out]).toEqual([78, expect.stringMatching(/^PORT .*WRONG/m)])
+  })
+})
+
+describe('books and keys', () => {
+  test('a book is made, looked over, opened, closed and archived', async () => {
+    const create = ['books', 'create', '--name', 'Night', '--kind', 'counter', '--units', '3']
+    const made = await asked(...create, '--max-per-user', '1', '--paused')
+    expect(made).toMatchObject({ code: 0, name: 'Night', is_active: false, total_code_count: 3 })
+    const { book_id } = made
+    const warm = () => asked('books', 'warm', book_id)
+    await until(
+      async () => `${(await warm()).why_not}` === 'the book is paused',
+      'Redis has it, and it is paused',
+    )
+    expect(await asked('books', 'open', book_id, ...why)).toMatchObject({ code: 0, in_force: true })
+    expect(await warm()).toMatchObject({ code: 0, ready: true, left: 3 })
+    const give = () =>
+      world.call('POST', 'coupons/assign', {
+        as: world.service,
+        body: { book_id, user_id: 'night' },
+      })
+    expect((await give()).status).toBe(200)
+    expect((await asked('books', 'close', book_id, ...why)).code).toBe(0)
+    await until(async () => (await give()).body.code === 'book-closed', 'it is closed')
+    expect((await asked('books', 'archive', book_id, ...why)).code).toBe(0)
+    const { books } = await asked('books', 'list')
+    expect(books.some((one: { book_id: string }) => one.book_id === book_id)).toBe(false)
+    const wrong = await stampede(['books', 'create', '--name', 'x', '--opens', 'tomorrow'])
+    expect([wrong.code, wrong.err]).toEqual([2, expect.stringMatching(/opens_at/)])
+  })
+
+  test('a key works until it is revoked', async () => {
+    const { key, key_id } = await asked('keys', 'create', 'checkout')
+    expect((await world.call('GET', 'books', { as: key })).status).toBe(200)
+    expect((await asked('keys', 'revoke', key_id, ...why)).code).toBe(0)
+    await until(async () => (await world.call('GET', 'books', { as: key })).status === 401, 'over')
+    expect((await stampede(['keys', 'revoke', '0'.repeat(16), ...why])).code).toBe(1)
+  })
+})
