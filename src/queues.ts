@@ -139,3 +139,80 @@ function producer<T>(url: string, name: string) {
     },
   }
 }
+
+export type QueueOverview = {
+  queue: string
+  paused: boolean
+  workers: number
+  waiting: number
+  active: number
+  delayed: number
+  failed: number
+}
+export type FailedJob = { queue: string; id: string; reason: string; attempts: number; at: Date }
+
+/**
+ * The queues as an operator looks at them. Nothing here can lose work: jobs hold none, and what is
+ * removed by `clean` is over. Throws if BullMQ's Redis does not answer.
+ */
+export function openQueueDesk(url: string) {
+  const all = Object.values(queueNames).map((name) => {
+    const queue = new Queue(name, {
+      connection: {
+        url,
+        maxRetriesPerRequest: 0,
+        enableOfflineQueue: false,
+        retryStrategy: () => null,
+      },
+      prefix,
+    })
+    queue.on('error', () => {}) // whoever asks is told
+    return queue
+  })
+  const ready = () => Promise.all(all.map((queue) => queue.waitUntilReady()))
+
+  return {
+    async list(): Promise<QueueOverview[]> {
+      await ready()
+      return Promise.all(
+        all.map(async (queue) => {
+          const counts = await queue.getJobCounts('waiting', 'active', 'delayed', 'failed')
+          const { waiting = 0, active = 0, delayed = 0, failed = 0 } = counts
+          const paused = await queue.isPaused()
+          const workers = await queue.getWorkersCount()
+          return { queue: queue.name, paused, workers, waiting, active, delayed, failed }
+        }),
+      )
+    },
+
+    async failed(limit: number): Promise<FailedJob[]> {
+      await ready()
+      const lists = await Promise.all(all.map((queue) => queue.getFailed(0, limit - 1)))
+      return lists.flat().map((job) => ({
+        ...{ queue: job.queueName, id: job.id!, reason: job.failedReason ?? '' },
+        ...{ attempts: job.attemptsMade, at: new Date(job.finishedOn ?? job.timestamp) },
+      }))
+    },
+
+    /** Has every failed job done again; how many there were. */
+    async retry(): Promise<number> {
+      await ready()
+      const jobs = (await Promise.all(all.map((queue) => queue.getFailed()))).flat()
+      for (const job of jobs) await job.retry('failed')
+      return jobs.length
+    },
+
+    /** Removes what is over: jobs that failed or were done; how many there were. */
+    async clean(): Promise<number> {
+      await ready()
+      const gone = await Promise.all(
+        all.flatMap((queue) =>
+          (['completed', 'failed'] as const).map((state) => queue.clean(0, 100_000, state)),
+        ),
+      )
+      return gone.flat().length
+    },
+
+    close: () => Promise.allSettled(all.map((queue) => queue.disconnect())),
+  }
+}

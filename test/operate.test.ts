@@ -327,3 +327,19 @@ describe('books and keys', () => {
     expect((await stampede(['keys', 'revoke', '0'.repeat(16), ...why])).code).toBe(1)
   })
 })
+
+describe('queues', () => {
+  test('are listed with their workers; what failed is shown, tried again and removed', async () => {
+    const { queues, code } = await asked('queues', 'list')
+    expect(code).toBe(0)
+    expect(queues).toMatchObject([
+      { queue: 'flush', paused: false, workers: 1, failed: 0 },
+      { queue: 'jobs', paused: false, workers: 1, failed: 0 },
+    ])
+    expect(await asked('queues', 'failed')).toMatchObject({ code: 0, failed: [] })
+    expect(await asked('queues', 'retry')).toMatchObject({ code: 0, retried: 0 })
+    expect(await asked('queues', 'clean')).toMatchObject({ code: 0, removed: 0 })
+    const gone = await stampede(['queues', 'list'], { REDIS_URL: 'redis://127.0.0.1:1' })
+    expect([gone.code, gone.err]).toEqual([69, expect.stringMatching(/does not answer/)])
+  })
+})

@@ -13,6 +13,7 @@ import { jobVerbs } from './jobs.ts'
 import { keyVerbs } from './keys.ts'
 import { migrateVerb } from './migrate.ts'
 import { parkedVerbs } from './parked.ts'
+import { queueVerbs } from './queues.ts'
 import { rebuildVerb } from './rebuild.ts'
 import { RedisDown } from './redis.ts'
 import { replayVerb } from './replay.ts'
@@ -37,17 +38,8 @@ const program = new Command('stampede')
   .exitOverride()
 const verbs = [
   ...[statusVerb, doctorVerb, controlVerbs, replayVerb, rebuildVerb],
-  ...[
-    bookVerbs,
-    parkedVerbs,
-    jobVerbs,
-    couponVerbs,
-    keyVerbs,
-    acceptLossVerb,
-    adminVerbs,
-    migrateVerb,
-    configVerbs,
-  ],
+  ...[bookVerbs, couponVerbs, parkedVerbs, jobVerbs, queueVerbs, keyVerbs],
+  ...[acceptLossVerb, adminVerbs, migrateVerb, configVerbs],
 ]
 for (const add of verbs) add(program)
 
