@@ -17,6 +17,7 @@ import type { Running } from '../src/embedded/running.ts'
 /** The real thing: `npm start` without npm, on a directory whose name has a space in it. */
 vi.setConfig({ testTimeout: 60_000 }) // each starts and stops everything, some of them twice
 const main = fileURLToPath(new URL('../src/embedded/start.ts', import.meta.url))
+const command = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 const top = scratchDir('start')
 const dataDir = join(top, 'my data')
 const started: ChildProcess[] = []
@@ -116,6 +117,14 @@ test('start  serves, names its three URLs, and has demo data', async () => {
     0,
   )
   await postgres.end()
+
+  // The operators' command finds this installation by its run.json.
+  const env = environmentOf({ REDIS_URL: '', DATABASE_URL: '', DATA_DIR: dataDir })
+  const verb = spawn(process.execPath, [command, 'status', '--json'], { env })
+  let said = ''
+  verb.stdout.on('data', (text) => (said += text))
+  const [code] = await once(verb, 'close')
+  expect([code, JSON.parse(said).problems]).toEqual([0, []])
   await stop(one)
 })
 
