@@ -343,3 +343,20 @@ describe('queues', () => {
     expect([gone.code, gone.err]).toEqual([69, expect.stringMatching(/does not answer/)])
   })
 })
+
+describe('simulate', () => {
+  test('sends a crowd of buyers, and checks what they were told', async () => {
+    const sale = await world.makeBook({ max_assignments_per_user: 2 }, 60)
+    const crowd = ['--book', sale, '--users', '40', '--rate', '50', '--time', '2s']
+    const found = await asked('simulate', ...crowd, '--url', world.base)
+    expect(found).toMatchObject({ code: 0, verdict: 'equal', arrived: 100, differences: [] })
+    expect(found.assigned).toBe(60)
+    expect(found.redeemed).toBeGreaterThan(10)
+    const limit = found.refused['assignment-limit'] ?? 0
+    expect(limit + (found.refused['sold-out'] ?? 0)).toBe(40)
+    const { rows } = await world.database.query(
+      "SELECT count(*)::int AS n FROM api_keys WHERE name = 'rehearsal' AND revoked_at IS NULL",
+    )
+    expect(rows).toEqual([{ n: 0 }])
+  })
+})

@@ -17,6 +17,7 @@ import { queueVerbs } from './queues.ts'
 import { rebuildVerb } from './rebuild.ts'
 import { RedisDown } from './redis.ts'
 import { replayVerb } from './replay.ts'
+import { simulateVerb } from './simulate.ts'
 import { statusVerb } from './status.ts'
 
 /**
@@ -39,7 +40,7 @@ const program = new Command('stampede')
 const verbs = [
   ...[statusVerb, doctorVerb, controlVerbs, replayVerb, rebuildVerb],
   ...[bookVerbs, couponVerbs, parkedVerbs, jobVerbs, queueVerbs, keyVerbs],
-  ...[acceptLossVerb, adminVerbs, migrateVerb, configVerbs],
+  ...[simulateVerb, acceptLossVerb, adminVerbs, migrateVerb, configVerbs],
 ]
 for (const add of verbs) add(program)
 

@@ -31,7 +31,7 @@ export function stores(): { redis: string; postgres: string } {
 }
 
 /** run.json of a running `npm start` has the URLs, passwords and all. */
-function running(): { redis: string; postgres: string } | undefined {
+export function running(): { redis: string; postgres: string; http: string } | undefined {
   const { DATA_DIR } = readConfig(['DATA_DIR'])
   try {
     return JSON.parse(readFileSync(join(DATA_DIR, 'run.json'), 'utf8'))
