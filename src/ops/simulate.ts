@@ -10,6 +10,7 @@ const redeemShare = 0.85
 const twiceShare = 0.05
 const thinkMs = 400
 const answerMs = 10_000
+const looksMax = 10
 
 export type Crowd = {
   /** Of the API, without a slash at its end. */
@@ -143,16 +144,7 @@ export async function simulate({ database }: Ops, crowd: Crowd): Promise<Rehears
   }
   await Promise.all(underWay)
 
-  const { rows } = await database.query<{ code: string; user_id: string }>(
-    `SELECT code, user_id FROM coupons WHERE code = ANY ($1)`,
-    [[...given.keys()]],
-  )
-  const held = new Map(rows.map(({ code, user_id }) => [code, user_id]))
-  for (const [code, user] of given)
-    if (held.get(code) !== user)
-      differences.push(
-        `${code} was given to ${user}; PostgreSQL says ${held.get(code) ?? 'nobody'}`,
-      )
+  differences.push(...(await astray(database, given)))
   const known = await database.query<{ redemption_id: string }>(
     'SELECT redemption_id FROM redemptions WHERE redemption_id = ANY ($1::uuid[])',
     [used],
@@ -161,4 +153,25 @@ export async function simulate({ database }: Ops, crowd: Crowd): Promise<Rehears
   for (const id of used)
     if (!there.has(id)) differences.push(`redemption ${id} was acknowledged and is not there`)
   return { ...tally(), verdict: differences.length > 0 ? 'different' : 'equal', differences }
+}
+
+/** Coupons that PostgreSQL gives to somebody else, or to nobody; it gets some seconds to follow. */
+async function astray(
+  database: Ops['database'],
+  given: ReadonlyMap<string, string>,
+): Promise<string[]> {
+  for (let look = 0; ; look++) {
+    const { rows } = await database.query<{ code: string; user_id: string }>(
+      `SELECT code, user_id FROM coupons WHERE code = ANY ($1)`,
+      [[...given.keys()]],
+    )
+    const held = new Map(rows.map(({ code, user_id }) => [code, user_id]))
+    const wrong = [...given].filter(([code, user]) => held.get(code) !== user)
+    if (wrong.length === 0 || look === looksMax)
+      return wrong.map(
+        ([code, user]) =>
+          `${code} was given to ${user}; PostgreSQL says ${held.get(code) ?? 'nobody'}`,
+      )
+    await sleep(500)
+  }
 }
