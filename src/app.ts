@@ -15,6 +15,7 @@ import { jobRoutes } from './http/jobs.ts'
 import { lockRoutes } from './http/lock.ts'
 import type { Meters } from './http/meter.ts'
 import { operationRoutes } from './http/operations.ts'
+import { opsRoutes } from './http/ops.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import { releaseRoutes } from './http/release.ts'
@@ -25,6 +26,7 @@ import { userRoutes } from './http/users.ts'
 import type { Accounts } from './ledger/accounts.ts'
 import { outageOf } from './ledger/database.ts'
 import type { Holdings } from './ledger/holdings.ts'
+import type { Ops } from './ops/ops.ts'
 import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
@@ -41,6 +43,8 @@ export type Deps = {
   durable: Durable
   operations: Operations
   holdingsOf: Holdings
+  /** Both stores, for operators' verbs; `backlog`: BACKLOG_FACTS. */
+  ops: Ops & { backlog: number }
   books: Books
   log: Logger
   readiness(): Promise<Readiness>
@@ -65,6 +69,7 @@ const v1 = [
   codeRoutes,
   jobRoutes,
   operationRoutes,
+  opsRoutes,
 ]
 
 /** The API: routes, and what happens when none fits. It never listens. */

@@ -105,6 +105,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
+    ops: { redis: place.redis, database, backlog: settings.BACKLOG_FACTS },
     log,
     readiness,
     meters,

@@ -18,9 +18,15 @@ const table = {
   stampede_parked_facts: ['gauge', 'Facts that did not fit into the ledger: see parked_facts.'],
   stampede_redis_up: ['gauge', '1 while this process is connected to Redis.'],
   stampede_redis_memory_bytes: ['gauge', 'Memory that Redis uses.'],
-  stampede_redis_memory_limit_bytes: ['gauge', 'maxmemory of Redis, 0 where it has none.'],
+  stampede_redis_memory_limit_bytes: [
+    'gauge',
+    'maxmemory of Redis; where it has none, all that its machine has.',
+  ],
   stampede_postgres_up: ['gauge', '1 if PostgreSQL has just answered.'],
   stampede_jobs: ['gauge', 'BullMQ jobs by queue and state.'],
+  stampede_failed_jobs: ['gauge', 'Jobs that failed: see the table jobs.'],
+  stampede_intake_open: ['gauge', '0 while an operator has stopped intake on the shard.'],
+  stampede_flush_running: ['gauge', '0 while an operator holds the flush of the shard.'],
   stampede_flushes_total: [
     'counter',
     'Transactions that brought facts into the ledger, by what made the worker look: a nudge (a BullMQ job) or its own sweep.',
@@ -28,7 +34,10 @@ const table = {
   stampede_flush_facts: ['histogram', 'Facts per flush.'],
   stampede_flush_duration_seconds: ['histogram', 'Read, commit and announce, per flush.'],
   stampede_recoveries_total: ['counter', 'Recoveries that this process has ended, by cause.'],
-  stampede_recovery_duration_seconds: ['histogram', 'From the loss of a shard to its publication.'],
+  stampede_recovery_duration_seconds: [
+    'histogram',
+    'From its begin to the publication of the shard.',
+  ],
 } as const satisfies Record<`stampede_${string}`, readonly [Kind, help: string]>
 
 type Kind = 'counter' | 'gauge' | 'histogram'

@@ -89,6 +89,12 @@ const table = {
     'Wrong kind of book',
     'A counter book makes its codes at assignment: use POST /api/v1/books/{book_id}/units instead.',
   ],
+  'shard-not-found': [404, 'No such shard', 'GET /readyz lists the shards that there are.'],
+  'fact-not-parked': [
+    404,
+    'No such parked fact',
+    'No fact of this name is parked. GET /api/v1/ops/parked lists those that are.',
+  ],
   'job-not-found': [404, 'No such job', 'Check the job_id.'],
   'operation-not-found': [
     404,

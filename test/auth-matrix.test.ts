@@ -3,7 +3,8 @@ import { openWorld, type World } from './world.ts'
 
 /**
  * Who may call what, as the design has it and not as the code does: each route has a row here, and
- * one without fails. Letters: n nobody in particular, u users, s services, a administrators.
+ * one without fails. Letters: n nobody in particular, u users, v viewers, o operators, s services, a
+ * administrators. A viewer or an operator is a user wherever `u` stands.
  */
 const matrix: Record<string, string> = {
   'GET /livez': 'nusa',
@@ -47,6 +48,18 @@ const matrix: Record<string, string> = {
   'GET /api/v1/jobs/{job_id}': 'sa',
   // Nobody but who asked for it, and administrators: test/operations.test.ts.
   'GET /api/v1/operations/{operation_id}': 'usa',
+  'GET /api/v1/ops/status': 'voa',
+  'POST /api/v1/ops/intake': 'oa',
+  'POST /api/v1/ops/flush': 'oa',
+  'GET /api/v1/ops/coupons/{code}': 'voa',
+  'GET /api/v1/ops/parked': 'voa',
+  'POST /api/v1/ops/parked/retry': 'oa',
+  'POST /api/v1/ops/parked/discard': 'a',
+  'POST /api/v1/ops/shards/{shard}/rebuild': 'a',
+  'GET /api/v1/ops/jobs': 'voa',
+  'POST /api/v1/ops/jobs/{job_id}/cancel': 'oa',
+  'POST /api/v1/ops/jobs/{job_id}/retry': 'oa',
+  'GET /api/v1/ops/audit': 'voa',
 }
 
 /** Calls that name a user: a user may name nobody else, whatever the coupon's state. */
@@ -65,12 +78,18 @@ let served: string[]
 let someone: { id: string; token: string }
 let book: string
 const callers: Record<string, string | undefined> = {}
+/** Viewers and operators act as themselves, like users. */
+const own: Record<string, string> = {}
 
 beforeAll(async () => {
   world = await openWorld()
   someone = await world.signUp()
   callers.n = undefined
   callers.u = someone.token
+  const viewer = await world.signUp('viewer')
+  const operator = await world.signUp('operator')
+  Object.assign(callers, { v: viewer.token, o: operator.token })
+  Object.assign(own, { v: viewer.id, o: operator.id })
   callers.s = world.service
   callers.a = world.admin
   book = await world.makeBook({ name: 'Matrix' }, ['MATRIX-1'])
@@ -84,6 +103,7 @@ afterAll(() => world.close())
 const values: Record<string, string> = {
   code: 'NO-SUCH-CODE',
   key_id: '0123456789abcdef',
+  shard: '63',
 }
 /** Asks for things that do not exist, so that a call which is allowed changes nothing. */
 function ask(route: string, as: string | undefined, user?: string) {
@@ -102,17 +122,23 @@ test('auth matrix  has a row for every route, and no other', () => {
   expect(Object.keys(matrix).sort()).toEqual([...served].sort())
 })
 
+const admits = (allowed: string, letter: string) =>
+  allowed.includes(letter) || (allowed.includes('u') && 'vo'.includes(letter))
+
 for (const [route, allowed] of Object.entries(matrix))
   for (const [letter, name] of Object.entries({
     n: 'nobody in particular',
     u: 'a user',
+    v: 'a viewer',
+    o: 'an operator',
     s: 'a service',
     a: 'an administrator',
   }))
-    test(`auth matrix  ${route} ${allowed.includes(letter) ? 'admits' : 'refuses'} ${name}`, async () => {
-      const { status, headers, body } = await ask(route, callers[letter])
+    test(`auth matrix  ${route} ${admits(allowed, letter) ? 'admits' : 'refuses'} ${name}`, async () => {
+      const self = route.includes('{user_id}') ? own[letter] : undefined
+      const { status, headers, body } = await ask(route, callers[letter], self)
       expect(status).toBeLessThan(500)
-      if (allowed.includes(letter)) {
+      if (admits(allowed, letter)) {
         if (route.endsWith('/login')) return
         expect([401, 403]).not.toContain(status)
       } else if (letter === 'n') {

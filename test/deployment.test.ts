@@ -43,6 +43,7 @@ type Service = {
   environment?: Record<string, string | null>
   secrets?: string[]
   ports?: string[]
+  profiles?: string[]
   restart: string
   healthcheck: { test?: string[]; disable?: boolean }
   depends_on?: Record<string, { condition: string }>
@@ -309,7 +310,7 @@ describe('Dockerfile', () => {
 describe('docker-compose.yml', () => {
   test('pins every image to an exact version', () => {
     for (const [name, service] of Object.entries(services))
-      expect(service.image, name).toMatch(/^[\w/.-]+:\d+\.\d+(\.\d+)?(-\w+)?$/)
+      expect(service.image, name).toMatch(/^[\w/.-]+:v?\d+\.\d+(\.\d+)?(-\w+)?$/)
     for (const [, { image: tag }] of ours) expect(tag).toBe(`stampede:${packageJson.version}`)
     expect(ours.map(([name]) => name)).toEqual(['migrate', 'api', 'worker'])
   })
@@ -342,7 +343,10 @@ describe('docker-compose.yml', () => {
   })
 
   test('publishes the port of the API, on 127.0.0.1 unless told otherwise, and no other', () => {
-    const published = Object.entries(services).filter(([, { ports }]) => ports)
+    // What comes with a profile alone is held to 127.0.0.1 by observability.test.ts.
+    const published = Object.entries(services).filter(
+      ([, { ports, profiles }]) => ports && !profiles,
+    )
     expect(published.map(([name]) => name)).toEqual(['api'])
     expect(services.api.ports).toEqual([
       `\${STAMPEDE_ADDRESS:-127.0.0.1}:\${PORT:-8000}:${imageEnv.PORT}`,

@@ -197,6 +197,7 @@ describe('metrics', () => {
       'health',
       'jobs',
       'operations',
+      'ops',
       'users',
     ]
     const known: Record<string, (value: string) => boolean> = {

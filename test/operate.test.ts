@@ -76,6 +76,8 @@ describe('status', () => {
 
   test.each([
     ['doctor'],
+    ['drain'],
+    ['reconcile'],
     ['pause', '--intake', ...why],
     ['replay'],
     ['rebuild', '--all'],

@@ -119,6 +119,8 @@ describe('README', () => {
           const { status } = await call(method, at, token, body)
           if (status !== 401 && status !== 403) may.push(who)
         }
+        // Operators' routes have a page of their own.
+        if (path.startsWith('/api/v1/ops/')) continue
         rows.push(`| ${method} | ${path} | ${words[may.join(' ')]} | ${summary} |`)
       }
     expect(rows.length).toBeGreaterThan(30)

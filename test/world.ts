@@ -99,7 +99,7 @@ export async function openWorld({
   const { accounts, tokens } = house.deps
   let people = 0
   /** A fresh account and its token. */
-  async function signUp(role: 'user' | 'admin' = 'user') {
+  async function signUp(role: 'user' | 'viewer' | 'operator' | 'admin' = 'user') {
     const email = `someone-${++people}@example.com`
     const user = await accounts.createUser({ name: 'Someone', email, password: 'password', role })
     if ('problem' in user) throw new Error(user.problem)

@@ -1,4 +1,4 @@
-import { type Command, InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { readConfig } from '../config.ts'
 import { email, line, password } from '../http/schemas.ts'
 import { createUser } from '../ledger/accounts.ts'
@@ -26,6 +26,11 @@ export function adminVerbs(program: Command): void {
     .description('make an administrator; the password is asked for, or read from stdin')
     .argument('<email>', 'what they log in with', checked(email))
     .option('--name <name>', 'what they are called', checked(nameRule), 'Administrator')
+    .addOption(
+      new Option('--role <role>', 'viewers look, operators act, admins may do everything')
+        .choices(['viewer', 'operator', 'admin'])
+        .default('admin'),
+    )
     .addHelpText(
       'before',
       'Example:\n  $ npm run stampede -- admin create you@example.com --name "Your Name"\n',
@@ -33,7 +38,9 @@ export function adminVerbs(program: Command): void {
     .action(create)
 }
 
-async function create(address: string, { name }: { name: string }, command: Command) {
+type Options = { name: string; role: 'viewer' | 'operator' | 'admin' }
+
+async function create(address: string, { name, role: wanted }: Options, command: Command) {
   const { DATABASE_URL } = readConfig(['DATABASE_URL'])
   const given = passwordRule.safeParse(await readPassword())
   if (!given.success) throw new Error('The password must have 8 to 100 characters.')
@@ -43,11 +50,12 @@ async function create(address: string, { name }: { name: string }, command: Comm
       name,
       email: address,
       password: given.data,
-      role: 'admin',
+      role: wanted,
     })
     if ('problem' in user) throw new Error(problemDocument(user, '', '').title)
     const { user_id, email, role } = user
-    say(command, `${email} is an administrator now (user_id ${user_id}).`, { user_id, email, role })
+    const what = { admin: 'an administrator', operator: 'an operator', viewer: 'a viewer' }[wanted]
+    say(command, `${email} is ${what} now (user_id ${user_id}).`, { user_id, email, role })
   } finally {
     await database.end()
   }

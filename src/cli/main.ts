@@ -9,6 +9,7 @@ import { configVerbs } from './config.ts'
 import { controlVerbs } from './control.ts'
 import { couponVerbs } from './coupon.ts'
 import { doctorVerb } from './doctor.ts'
+import { drainVerbs } from './drain.ts'
 import { jobVerbs } from './jobs.ts'
 import { keyVerbs } from './keys.ts'
 import { migrateVerb } from './migrate.ts'
@@ -16,6 +17,7 @@ import { parkedVerbs } from './parked.ts'
 import { queueVerbs } from './queues.ts'
 import { rebuildVerb } from './rebuild.ts'
 import { RedisDown } from './redis.ts'
+import { reconcileVerb } from './reconcile.ts'
 import { replayVerb } from './replay.ts'
 import { simulateVerb } from './simulate.ts'
 import { statusVerb } from './status.ts'
@@ -38,7 +40,7 @@ const program = new Command('stampede')
   )
   .exitOverride()
 const verbs = [
-  ...[statusVerb, doctorVerb, controlVerbs, replayVerb, rebuildVerb],
+  ...[statusVerb, doctorVerb, controlVerbs, drainVerbs, reconcileVerb, replayVerb, rebuildVerb],
   ...[bookVerbs, couponVerbs, parkedVerbs, jobVerbs, queueVerbs, keyVerbs],
   ...[simulateVerb, acceptLossVerb, adminVerbs, migrateVerb, configVerbs],
 ]

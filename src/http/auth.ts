@@ -6,12 +6,15 @@ import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { email, instant, line, password, strict, uuid } from './schemas.ts'
 
+/** Everybody with an account; an API key has none. */
+const accountKinds = ['user', 'viewer', 'operator', 'admin'] as const
+
 export const UserResponse = z
   .object({
     user_id: uuid,
     name: z.string(),
     email: z.string(),
-    role: z.enum(['user', 'admin']),
+    role: z.enum(accountKinds),
     is_active: z.boolean(),
     created_at: instant,
     updated_at: instant,
@@ -92,7 +95,7 @@ export function authRoutes(deps: Deps) {
       method: 'get',
       path: '/auth/me',
       summary: 'The account that is signed in',
-      needs: ['user', 'admin'],
+      needs: accountKinds,
       answers: { 200: UserResponse },
     },
     async (c, _, who) => {
@@ -107,7 +110,7 @@ export function authRoutes(deps: Deps) {
       method: 'post',
       path: '/auth/change-password',
       summary: 'Replace the password of the account that is signed in',
-      needs: ['user', 'admin'],
+      needs: accountKinds,
       body: ChangePasswordRequest,
       answers: { 200: z.object({ message: z.string() }) },
       problems: ['wrong-password'],

@@ -3,8 +3,11 @@ import type { Context as HonoContext } from 'hono'
 import type { Context as FactContext } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
 
-/** Who is asking. `actor` is how the ledger names them: `user:<id>` or `key:<id>`. */
-export type PrincipalKind = 'user' | 'service' | 'admin'
+/**
+ * Who is asking. `actor` is how the ledger names them: `user:<id>` or `key:<id>`. Viewers and operators
+ * are users with the operators' routes besides.
+ */
+export type PrincipalKind = 'user' | 'viewer' | 'operator' | 'service' | 'admin'
 export type Principal = { kind: PrincipalKind; id: string; actor: string }
 
 export type Env = {
@@ -47,12 +50,15 @@ export function factContext(c: Context, who: Principal): FactContext {
   return context
 }
 
+/** Services and administrators act for any user, and see everybody's coupons. */
+export const actsForOthers = ({ kind }: Principal) => kind === 'service' || kind === 'admin'
+
 /**
  * The user that a call acts for. A user acts only as themselves; an administrator as themselves
  * unless they name someone; a service has no coupons of its own and must name someone.
  */
 export function actingUser(who: Principal, requested?: string | null): string | Problem {
-  if (who.kind === 'user') {
+  if (!actsForOthers(who)) {
     if (requested == null || requested === who.id) return who.id
     return problem('forbidden', { needs: 'an administrator or an API key to act for another user' })
   }

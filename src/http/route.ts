@@ -58,6 +58,8 @@ type Handler<P, Q, B, A extends Answers, N extends Needs> = (
 
 const names: Record<PrincipalKind, string> = {
   user: 'a user account',
+  viewer: 'a viewer',
+  operator: 'an operator',
   service: 'an API key',
   admin: 'an administrator',
 }
@@ -192,7 +194,11 @@ const undecodable: Problem = {
 }
 
 function denied(allowed: readonly PrincipalKind[]): Problem {
-  return problem('forbidden', { needs: allowed.map((kind) => names[kind]).join(' or ') })
+  // Where users may, viewers and operators may because they are users.
+  const said = allowed.includes('user')
+    ? allowed.filter((kind) => kind !== 'viewer' && kind !== 'operator')
+    : allowed
+  return problem('forbidden', { needs: said.map((kind) => names[kind]).join(' or ') })
 }
 
 /** At most this many requests a second are logged at info; under load that is a sample. */

@@ -1,5 +1,6 @@
 import type { Deps } from '../app.ts'
 import { problem } from '../problems.ts'
+import { actsForOthers } from './context.ts'
 import { CouponResponse, couponView, stockView } from './coupon-view.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
@@ -28,9 +29,9 @@ export function showRoutes(deps: Deps) {
       if (!shown.ok) return problemResponse(c, shown)
       const [found] = shown.coupons
       const about = { book: place.book, expiresAt: shown.expiresAt, now: shown.now }
-      if (found?.is === 'coupon' && (who.kind !== 'user' || found.coupon.user === who.id))
+      if (found?.is === 'coupon' && (actsForOthers(who) || found.coupon.user === who.id))
         return answer(c, 200, couponView(params.code, found.coupon, about))
-      if (found?.is === 'stock' && who.kind !== 'user')
+      if (found?.is === 'stock' && actsForOthers(who))
         return answer(c, 200, stockView(params.code, found.max, about))
       return problemResponse(c, problem('coupon-not-found'))
     },

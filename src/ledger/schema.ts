@@ -70,7 +70,7 @@ export const users = pgTable('users', {
   name: text().notNull(),
   email: text().notNull(),
   password_hash: text().notNull(),
-  role: text({ enum: ['user', 'admin'] })
+  role: text({ enum: ['user', 'viewer', 'operator', 'admin'] })
     .notNull()
     .default('user'),
   is_active: boolean().notNull().default(true),

@@ -52,16 +52,15 @@ export type Rebuilt = {
 }
 
 /**
- * Has workers make these shards anew from PostgreSQL, through a recovery: under a new epoch, what the
- * journal still holds first. Ends when all serve again; throws after `timeoutMs`.
+ * Asks workers to make these shards anew from PostgreSQL, through a recovery: under a new epoch, what
+ * the journal still holds first. Answers in which epoch each of them was.
  */
-export async function rebuildShards(
+export async function requestRebuild(
   { database }: Ops,
   shards: readonly number[],
   by: By,
-  timeoutMs: number,
-): Promise<Rebuilt[]> {
-  const before = await transaction(database, async (tx) => {
+): Promise<{ shard: number; epoch: number }[]> {
+  return transaction(database, async (tx) => {
     const { rows } = await tx.query<{ shard: number; epoch: number }>(
       `UPDATE shards SET suspect = $2 WHERE shard = ANY ($1) RETURNING shard, epoch`,
       [shards, cause],
@@ -70,6 +69,17 @@ export async function rebuildShards(
       await audit(tx, { ...by, action: 'rebuild', target: `shard:${shard}` })
     return rows
   })
+}
+
+/** The same, and waits until all serve again; throws after `timeoutMs`. */
+export async function rebuildShards(
+  ops: Ops,
+  shards: readonly number[],
+  by: By,
+  timeoutMs: number,
+): Promise<Rebuilt[]> {
+  const before = await requestRebuild(ops, shards, by)
+  const { database } = ops
   for (const until = performance.now() + timeoutMs; ; await sleep(pollMs)) {
     const { rows } = await database.query<Rebuilt>(
       `SELECT r.shard, r.epoch, r.codes, r.coupons,

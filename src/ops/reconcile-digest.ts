@@ -8,22 +8,23 @@ export class Digests {
   readonly #sums = { redis: new Uint32Array(2), postgres: new Uint32Array(2) }
   readonly #hash = new Uint32Array(2)
 
-  /** Of one code as one store has it; `state` is its record, '' in stock. */
-  add(store: 'redis' | 'postgres', code: string, state: string): void {
+  /** Of one code as one store has it; `state` is its record, '' in stock. -1 takes it off again. */
+  add(store: 'redis' | 'postgres', code: string, state: string, sign: 1 | -1 = 1): void {
     this.#mix(code, state)
-    this.#sum(store)
+    this.#sum(store, sign)
   }
 
   /** Of one code that is the same in both. */
   addBoth(code: string, state: string): void {
     this.#mix(code, state)
-    this.#sum('redis')
-    this.#sum('postgres')
+    this.#sum('redis', 1)
+    this.#sum('postgres', 1)
   }
 
-  #sum(store: 'redis' | 'postgres'): void {
+  #sum(store: 'redis' | 'postgres', sign: 1 | -1): void {
     const sums = this.#sums[store]
-    for (const half of [0, 1]) sums[half]! += this.#hash[half]!
+    sums[0]! += sign * this.#hash[0]!
+    sums[1]! += sign * this.#hash[1]!
   }
 
   #mix(code: string, state: string): void {

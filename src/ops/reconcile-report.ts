@@ -36,9 +36,13 @@ export class Findings {
   #count = 0
   /** Codes that were named: their other traces are not new. */
   readonly codes = new Set<string>()
+  /** Shards of whose ledger it was said that it lacks facts, or has one twice. */
+  readonly ledgers = new Set<number>()
 
   add(difference: Difference): void {
     this.#count++
+    const { class: of, shard } = difference
+    if (of === 'SEQUENCE_GAP' || of === 'DUPLICATE_FACT') this.ledgers.add(shard)
     if (difference.code !== undefined) this.codes.add(difference.code)
     const kept = this.#kept.get(difference.class) ?? []
     this.#kept.set(difference.class, kept)

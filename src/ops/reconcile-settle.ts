@@ -1,20 +1,32 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ChainableCommander } from 'ioredis'
 import type { EntryId } from '../journal/entry.ts'
+import type { Book } from '../ledger/books.ts'
 import type { Database } from '../ledger/database.ts'
 import { shardRow } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
 import type { Ops } from './ops.ts'
+import type { RedemptionItem, UserItem } from './reconcile-counters.ts'
 import type { Digests } from './reconcile-digest.ts'
 import type { Findings, Ripples } from './reconcile-report.ts'
+import type { Suspects } from './reconcile-suspects.ts'
 
-/** One comparison under way. */
+/** One comparison under way. What only seems to differ is gathered, and looked at carefully later. */
 export type Run = Ops & {
   /** Nothing is written meanwhile: what differs once differs. */
   exact: boolean
+  /** This book alone. */
+  book: string | undefined
+  books: Book[]
+  /** Shards that are compared: the others do not serve. */
+  serving: Set<number>
   findings: Findings
   ripples: Ripples
   digests: Map<string, Digests>
+  suspects: Suspects
+  users: UserItem[]
+  redemptions: RedemptionItem[]
+  progress: (codes: number) => void
 }
 
 /** The ledger does not follow, or a shard does not come back: what differs cannot be told. */
@@ -81,7 +93,7 @@ export type Look<Item, Verdict> = {
 }
 
 /** After each of these a difference is looked at once more; who still differs at the end, differs. */
-const pausesMs = [0, 50, 100, 200, 400]
+const pausesMs = [0, 20, 50, 100, 200]
 /** Later than every entry: PostgreSQL as it is now. */
 const always: EntryId = { epoch: Number.MAX_SAFE_INTEGER, n: 0 }
 

@@ -1,0 +1,270 @@
+import { z } from '@hono/zod-openapi'
+import type { Deps } from '../app.ts'
+import { auditRows } from '../ledger/audit.ts'
+import { setFlush, setIntake } from '../ops/control.ts'
+import { changeJob, jobStates, listJobs } from '../ops/jobs.ts'
+import { discardParked, parkedFacts, retryParked } from '../ops/parked.ts'
+import { planRebuild, requestRebuild } from '../ops/rebuild.ts'
+import { status } from '../ops/status.ts'
+import { timeline } from '../ops/timeline.ts'
+import { problem } from '../problems.ts'
+import type { Principal } from './context.ts'
+import { JobResponse, jobView } from './jobs.ts'
+import { answer, problemResponse } from './respond.ts'
+import { resource } from './route.ts'
+import { code, instant, line, queryCount, strict, uuid } from './schemas.ts'
+
+const lookers = ['viewer', 'operator', 'admin'] as const
+const actors = ['operator', 'admin'] as const
+const admins = ['admin'] as const
+
+/** Why it is done: it stands in the audit log. */
+const reason = line(1, 500)
+const factName = z
+  .string()
+  .regex(/^\d{1,2}\/\d{1,15}-\d{1,15}\/\d{1,6}$/, 'must be the name of a fact, such as 3/1-345/0')
+const limit = queryCount(1, 1_000)
+  .optional()
+  .transform((value) => value ?? 100)
+/** What both stores say, in their own shapes. */
+const loose = z.record(z.string(), z.unknown())
+
+const StatusResponse = z
+  .object({
+    problems: z.array(z.string()),
+    redis: loose,
+    postgres: loose,
+    processes: z.array(loose),
+    shards: z.array(loose),
+    parked_facts: z.number().nullable(),
+    failed_jobs: z.number().nullable(),
+  })
+  .openapi('Status')
+const Switched = z
+  .object({ before: z.string(), now: z.string(), in_force: z.boolean() })
+  .openapi('Switched')
+const ParkedFact = z
+  .object({
+    name: z.string(),
+    reason: z.string(),
+    parked_at: instant,
+    kind: z.string(),
+    book_id: z.string(),
+    code: z.string(),
+    user_id: z.string(),
+  })
+  .openapi('ParkedFact')
+const Deed = z
+  .object({
+    audit_id: z.number(),
+    at: instant,
+    actor: z.string(),
+    action: z.string(),
+    target: z.string(),
+    reason: z.string().nullable(),
+    detail: loose.nullable(),
+  })
+  .openapi('Deed')
+
+/** The operators' verbs over HTTP: the same functions as `npm run stampede`. */
+export function opsRoutes(deps: Deps) {
+  const { api, route } = resource(deps, 'Ops')
+  const { ops } = deps
+  const by = (who: Principal, why: string) => ({ actor: who.actor, reason: why })
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/status',
+      summary: 'How the installation is: problems first',
+      needs: lookers,
+      answers: { 200: StatusResponse },
+    },
+    async (c) => {
+      const found = await status(ops, ops.backlog)
+      // Dates as text, as JSON would have them.
+      return answer(c, 200, JSON.parse(JSON.stringify(found)) as z.input<typeof StatusResponse>)
+    },
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/ops/intake',
+      summary: 'Stop or open intake of all coupon verbs',
+      needs: actors,
+      body: strict({ state: z.enum(['open', 'stopped']), reason }),
+      answers: { 200: Switched },
+    },
+    async (c, { body }, who) =>
+      answer(c, 200, await setIntake(ops, body.state, by(who, body.reason))),
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/ops/flush',
+      summary: 'Hold the flush or let it run',
+      needs: actors,
+      body: strict({ state: z.enum(['running', 'paused']), reason }),
+      answers: { 200: Switched },
+    },
+    async (c, { body }, who) =>
+      answer(c, 200, await setFlush(ops, body.state, by(who, body.reason))),
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/coupons/{code}',
+      summary: 'Every fact of a coupon, and what both stores say of it now',
+      needs: lookers,
+      params: strict({ code }),
+      answers: { 200: loose },
+      problems: ['coupon-not-found'],
+    },
+    async (c, { params }) => {
+      const found = await timeline(ops, params.code)
+      if (!found) return problemResponse(c, problem('coupon-not-found'))
+      return answer(c, 200, JSON.parse(JSON.stringify(found)) as Record<string, unknown>)
+    },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/parked',
+      summary: 'Facts that did not fit into the ledger, the oldest first',
+      needs: lookers,
+      query: strict({ limit }),
+      answers: { 200: z.object({ facts: z.array(ParkedFact) }) },
+    },
+    async (c, { query }) => {
+      const facts = await parkedFacts(ops, query.limit)
+      return answer(c, 200, {
+        facts: facts.map((fact) => ({ ...fact, parked_at: fact.parked_at.toISOString() })),
+      })
+    },
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/ops/parked/retry',
+      summary: 'Try parked facts once more: all of them, or those that are named',
+      needs: actors,
+      body: strict({ facts: z.array(factName).max(1_000).optional(), reason }),
+      answers: {
+        200: z.object({
+          retried: z.array(
+            z.object({ name: z.string(), applied: z.boolean(), reason: z.string().nullable() }),
+          ),
+        }),
+      },
+    },
+    async (c, { body }, who) =>
+      answer(c, 200, { retried: await retryParked(ops, body.facts, by(who, body.reason)) }),
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/ops/parked/discard',
+      summary: 'Give a parked fact up for good; what it was stays in the audit log',
+      needs: admins,
+      body: strict({ fact: factName, reason }),
+      answers: { 204: null },
+      problems: ['fact-not-parked'],
+    },
+    async (c, { body }, who) => {
+      const gone = await discardParked(ops, body.fact, by(who, body.reason))
+      return gone ? answer(c, 204, null) : problemResponse(c, problem('fact-not-parked'))
+    },
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/ops/shards/{shard}/rebuild',
+      summary: 'Have a worker make a shard in Redis anew from PostgreSQL; it answers 503 meanwhile',
+      needs: admins,
+      params: strict({ shard: z.string().regex(/^\d{1,2}$/, 'must be the number of a shard') }),
+      body: strict({ reason }),
+      answers: { 202: loose },
+      problems: ['shard-not-found'],
+    },
+    async (c, { params, body }, who) => {
+      const shard = Number(params.shard)
+      const [plan] = await planRebuild(ops, { shard })
+      if (!plan) return problemResponse(c, problem('shard-not-found'))
+      const [before] = await requestRebuild(ops, [shard], by(who, body.reason))
+      return answer(c, 202, { ...plan, epoch_before: before!.epoch })
+    },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/jobs',
+      summary: 'Jobs, the newest first',
+      needs: lookers,
+      query: strict({ state: z.enum(jobStates).optional(), limit }),
+      answers: { 200: z.object({ jobs: z.array(JobResponse) }) },
+    },
+    async (c, { query }) =>
+      answer(c, 200, { jobs: (await listJobs(ops, query)).map((job) => jobView(job)) }),
+  )
+
+  for (const [name, wanted] of [
+    ['cancel', 'cancelled'],
+    ['retry', 'queued'],
+  ] as const)
+    route(
+      {
+        method: 'post',
+        path: `/ops/jobs/{job_id}/${name}`,
+        summary:
+          name === 'cancel'
+            ? 'End a job that is queued or running; what it did stays'
+            : 'Have a job that failed or was cancelled done again',
+        needs: actors,
+        params: strict({ job_id: uuid }),
+        body: strict({ reason }),
+        answers: { 200: JobResponse },
+        problems: ['job-not-found'],
+      },
+      async (c, { params, body }, who) => {
+        const job = await changeJob(ops, params.job_id, wanted, by(who, body.reason))
+        return job ? answer(c, 200, jobView(job)) : problemResponse(c, problem('job-not-found'))
+      },
+    )
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/audit',
+      summary: 'What operators did, and why, the newest first',
+      needs: lookers,
+      query: strict({
+        limit,
+        before: queryCount(1, 999_999_999)
+          .optional()
+          .openapi({ description: '`audit_id` of the last deed of the page before' }),
+      }),
+      answers: { 200: z.object({ deeds: z.array(Deed) }) },
+    },
+    async (c, { query }) => {
+      const deeds = await auditRows(deps.ops.database, {
+        limit: query.limit,
+        ...(query.before === undefined ? {} : { before: query.before }),
+      })
+      return answer(c, 200, {
+        deeds: deeds.map(({ at, reason: why, detail, ...deed }) => ({
+          ...{ ...deed, at: at.toISOString() },
+          ...{ reason: why ?? null, detail: detail ?? null },
+        })),
+      })
+    },
+  )
+  return api
+}

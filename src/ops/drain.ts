@@ -1,0 +1,111 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { audit } from '../ledger/audit.ts'
+import { installationId, shardRows } from '../ledger/shards.ts'
+import type { Problem } from '../problems.ts'
+import { keys } from '../store/keys.ts'
+import { type Attested, type Certificate, signCertificate } from './certificate.ts'
+import { type By, setBook, setIntake } from './control.ts'
+import type { Ops } from './ops.ts'
+import { type Reconciliation, reconcile } from './reconcile.ts'
+
+const pollMs = 100
+
+/** What is not level yet, in words; empty: everything is. */
+export type OnWaiting = (waits: string[]) => void
+
+export type Drained =
+  | { state: 'drained'; certificate: Certificate; reconciliation: Reconciliation }
+  | { state: 'timed-out'; waits: string[] }
+
+/**
+ * Ends the sale and proves it: stops intake (of one book: pauses it), waits until every journal is
+ * level with the ledger and no job is under way, compares both stores, and signs what it found. Stops
+ * nothing but intake, deletes nothing; `resume` undoes it. Intake stays stopped after a time-out too.
+ */
+export async function drain(
+  ops: Ops,
+  options: { book?: string; timeoutMs: number; by: By; onWaiting?: OnWaiting },
+): Promise<Drained | Problem> {
+  const { book, by, timeoutMs } = options
+  const until = performance.now() + timeoutMs
+  const switched = book ? await setBook(ops, book, false, by) : await setIntake(ops, 'stopped', by)
+  if ('problem' in switched) return switched
+  await audit(ops.database, { ...by, action: 'drain', target: book ? `book:${book}` : 'intake' })
+  for (;;) {
+    const waits = [
+      ...(switched.in_force ? [] : await notStopped(ops, book)),
+      ...(await notLevel(ops)),
+      ...(await openJobs(ops, book)),
+    ]
+    if (waits.length === 0) break
+    options.onWaiting?.(waits)
+    if (performance.now() > until) return { state: 'timed-out', waits }
+    await sleep(pollMs)
+  }
+  const ends = await endsOf(ops)
+  // Other books of the shards go on where one alone is drained.
+  const reconciliation = await reconcile(ops, { ...(book ? { book } : {}), exact: !book })
+  const certificate = await attest(ops, ends, reconciliation)
+  return { state: 'drained', certificate, reconciliation }
+}
+
+async function notStopped({ redis, database }: Ops, book: string | undefined): Promise<string[]> {
+  if (book) {
+    const { rows } = await database.query(
+      'SELECT FROM books WHERE book_id = $1 AND pushed_version >= version AND NOT is_active',
+      [book],
+    )
+    return rows.length > 0 ? [] : ['Redis does not know yet that the book is paused']
+  }
+  const rows = await shardRows(database)
+  const shown = await Promise.all(rows.map(({ shard }) => redis.hget(keys.meta(shard), 'intake')))
+  return rows.flatMap(({ shard }, r) =>
+    shown[r] === 'stopped' ? [] : [`shard ${shard} still takes in: no process has told Redis`],
+  )
+}
+
+async function notLevel({ redis, database }: Ops): Promise<string[]> {
+  const rows = await shardRows(database)
+  const waits: string[] = []
+  for (const { shard, epoch, phase, checkpoint, flush } of rows) {
+    const meta = await redis.hmget(keys.meta(shard), 'epoch', 'n', 'watermark', 'facts', 'flushed')
+    const [its, n, watermark, facts, flushed] = meta.map(Number) as number[]
+    if (phase !== 'active' || its !== epoch) waits.push(`shard ${shard} is being recovered`)
+    else if (flush === 'paused') waits.push(`shard ${shard}: the flush is paused`)
+    else if (n !== watermark || n !== checkpoint)
+      waits.push(`shard ${shard}: ${facts! - flushed!} facts wait for the ledger`)
+  }
+  return waits
+}
+
+async function openJobs({ database }: Ops, book: string | undefined): Promise<string[]> {
+  const { rows } = await database.query<{ job_id: string; kind: string; state: string }>(
+    `SELECT job_id, kind, state FROM jobs WHERE state IN ('queued', 'running')
+       AND ($1::uuid IS NULL OR book_id = $1)`,
+    [book ?? null],
+  )
+  return rows.map(({ job_id, kind, state }) => `job ${job_id} (${kind}) is ${state}`)
+}
+
+/** Where each shard ended, by PostgreSQL's word. */
+async function endsOf({ database }: Ops): Promise<Attested['shards']> {
+  const rows = await shardRows(database)
+  return rows.map(({ shard, checkpointEpoch, checkpoint, facts }) => ({
+    ...{ shard, epoch: checkpointEpoch, entry: checkpoint, facts },
+  }))
+}
+
+async function attest(
+  { database }: Ops,
+  shards: Attested['shards'],
+  { books, verdict, at }: Reconciliation,
+): Promise<Certificate> {
+  const parked = await database.query<{ n: number }>('SELECT count(*)::int AS n FROM parked_facts')
+  return signCertificate(database, {
+    ...{ installation: await installationId(database), at, shards, verdict },
+    books: books.map(({ book_id, codes, coupons, digest_postgres }) => ({
+      ...{ book_id, codes, coupons, digest: digest_postgres },
+    })),
+    parked_facts: parked.rows[0]!.n,
+  })
+}

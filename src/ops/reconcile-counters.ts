@@ -1,0 +1,275 @@
+import { type EntryId, entryId } from '../journal/entry.ts'
+import { type Book, getBook } from '../ledger/books.ts'
+import type { ShardRow } from '../ledger/shards.ts'
+import { policyOf } from '../recovery/push.ts'
+import { policyFields } from '../store/books.ts'
+import { keys } from '../store/keys.ts'
+import type { Sequence } from './reconcile-ledger.ts'
+import { aside, counts } from './reconcile-postgres.ts'
+import type { Difference } from './reconcile-report.ts'
+import { type Equal, type Look, type Run, type Seen, seeShard } from './reconcile-settle.ts'
+
+export type UserItem = { shard: number; book: string; user: string }
+export type RedemptionItem = { shard: number; book: string; id: string }
+export type BookItem = { shard: number; book: string; its: Book }
+/** `row`: as it was when its sequence was read. */
+export type ShardItem = { shard: number; book: ''; row: ShardRow; sequence: Sequence }
+export type Differences = Equal & { differences: Difference[] }
+
+const verdict = (...found: (Difference | false)[]): Differences => {
+  const differences = found.filter((one) => one !== false)
+  return { equal: differences.length === 0, differences }
+}
+
+const flushed = (of: string) =>
+  `(${of}.epoch, ${of}.n) <= (SELECT checkpoint_epoch, checkpoint FROM shards WHERE shard = $1)`
+/** What later entries of a shard did, so that it can be taken off; `$1` to `$3`: shard, epoch, n. */
+const later = (columns: string, where: string) => `later AS MATERIALIZED (
+  SELECT ${columns} FROM ledger f
+  WHERE f.shard = $1 AND (f.epoch, f.n) > ($2::bigint, $3::bigint) AND ${flushed('f')}
+    AND ${where} AND ${counts('f')})`
+const since = ({ shard }: Seen, { epoch, n }: EntryId) => [shard, epoch, n]
+const given = `sum(CASE kind WHEN 'assign' THEN 1 WHEN 'release' THEN -1 ELSE 0 END)`
+
+/** How many coupons of a book its users hold: Redis' counters against the rows in coupons. */
+export const usersLook = (run: Run): Look<UserItem, Differences> => ({
+  chunk: 500,
+  see: (items) => {
+    const { shard, book } = items[0]!
+    const users = items.map(({ user }) => user)
+    return seeShard(run, shard, (tx) => tx.hmget(keys.users(shard, book), ...users))
+  },
+  judge: async (items, seen, asOf) => {
+    const { book, shard } = items[0]!
+    const { rows } = await run.database.query<{ held: number }>(
+      `WITH ${later('kind, user_id', 'f.book_id = $4 AND f.user_id = ANY ($5)')}
+       SELECT (SELECT count(*) FROM coupons k WHERE k.user_id = w.user_id AND k.book_id = $4)
+         - coalesce((SELECT ${given} FROM later l WHERE l.user_id = w.user_id), 0) AS held
+       FROM unnest($5::text[]) WITH ORDINALITY AS w(user_id, place) ORDER BY place`,
+      [...since(seen, asOf), book, items.map(({ user }) => user)],
+    )
+    const [counters] = seen.replies as [(string | null)[]]
+    return items.map(({ user }, i) => {
+      const redis = Number(counters[i] ?? 0)
+      const postgres = Number(rows[i]!.held)
+      // A coupon whose holder differs has been named itself.
+      const isSame = [0, run.ripples.ofUser(book, user)].includes(redis - postgres)
+      const what = `coupons that user ${user} holds`
+      return verdict(
+        !isSame && { class: 'COUNTER_MISMATCH', shard, book_id: book, what, redis, postgres },
+      )
+    })
+  },
+})
+
+type RedemptionRow = { code: string | null; undone: boolean; home: string | null }
+
+/** Single redemptions: which code each was of, and whether it was rolled back. */
+export const redemptionsLook = (run: Run): Look<RedemptionItem, Differences> => ({
+  chunk: 500,
+  see: (items) => {
+    const { shard } = items[0]!
+    const ids = items.map(({ id }) => id)
+    return seeShard(run, shard, (tx) => tx.hmget(keys.redemptions(shard), ...ids))
+  },
+  judge: async (items, seen, asOf) => {
+    const [shown] = seen.replies as [(string | null)[]]
+    const { rows } = await run.database.query<RedemptionRow>(
+      `WITH ${later('kind, redemption_id::text AS id', 'f.redemption_id::text = ANY ($4)')}
+       SELECT CASE WHEN NOT EXISTS (SELECT FROM later l WHERE l.id = w.id AND kind = 'redeem')
+           THEN r.code END AS code,
+         r.rolled_back_at IS NOT NULL AND NOT EXISTS
+           (SELECT FROM later l WHERE l.id = w.id AND kind = 'rollback') AS undone,
+         coalesce(r.book_id, c.book_id, k.book_id) AS home
+       FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS w(id, code, place)
+       LEFT JOIN redemptions r ON r.redemption_id =
+         CASE WHEN w.id ~ '^[0-9a-f-]{36}$' THEN w.id::uuid END
+       LEFT JOIN codes c ON c.code = w.code LEFT JOIN coupons k ON k.code = w.code
+       ORDER BY place`,
+      [
+        ...since(seen, asOf),
+        items.map(({ id }) => id),
+        shown.map((code) => code?.replace('\t', '') ?? null),
+      ],
+    )
+    return items.map(({ shard, id }, i) => judgeRedemption(run, shard, id, shown[i]!, rows[i]!))
+  },
+})
+
+function judgeRedemption(
+  run: Run,
+  shard: number,
+  id: string,
+  redis: string | null,
+  { code, undone, home }: RedemptionRow,
+): Differences {
+  const postgres = code === null ? null : undone ? `\t${code}` : code
+  if (redis === postgres || (run.book !== undefined && run.book !== home)) return verdict()
+  const shown = (packed: string | null) =>
+    packed === null
+      ? null
+      : { code: packed.replace('\t', ''), rolled_back: packed.startsWith('\t') }
+  const about = (redis ?? postgres)!.replace('\t', '')
+  return verdict({
+    ...{ class: 'STATE_MISMATCH', shard, book_id: home, code: about, what: `redemption ${id}` },
+    ...{ redis: shown(redis), postgres: shown(postgres) },
+  })
+}
+
+type Totals = {
+  held: number
+  redeemed: number
+  counter_held: number
+  counter_redeemed: number
+  later_held: number
+  later_redeemed: number
+  total: number
+  codes: number
+}
+const totalsSql = `WITH ${later('kind, redemptions, max_redemptions AS max', 'f.book_id = $4')},
+  rows AS (SELECT count(*) AS held,
+      count(*) FILTER (WHERE max_redemptions > 0 AND redemptions >= max_redemptions) AS redeemed
+    FROM coupons WHERE book_id = $4)
+  SELECT rows.held, rows.redeemed, coalesce(c.held, 0) AS counter_held,
+    coalesce(c.redeemed, 0) AS counter_redeemed, b.total_code_count AS total,
+    (SELECT count(*) FROM codes WHERE book_id = $4) AS codes,
+    (SELECT coalesce(${given}, 0) FROM later) AS later_held,
+    (SELECT coalesce(sum(CASE WHEN kind = 'redeem' AND redemptions = max THEN 1
+      WHEN kind = 'rollback' AND redemptions + 1 = max THEN -1 ELSE 0 END), 0)
+      FROM later) AS later_redeemed
+  FROM rows, books b LEFT JOIN book_counters c USING (book_id) WHERE b.book_id = $4`
+
+/** The numbers and the policy of a book: Redis' hash, book_counters, and the rows themselves. */
+export const booksLook = (run: Run): Look<BookItem, Differences> => ({
+  chunk: 1,
+  see: ([item]) => {
+    const { shard, book } = item!
+    const [hash, stock] = [keys.book(shard, book), keys.stock(shard, book)]
+    return seeShard(run, shard, (tx) => tx.hgetall(hash).scard(stock))
+  },
+  judge: async ([item], seen, asOf) => {
+    const { shard, book } = item!
+    const [hash, stock] = seen.replies as [Record<string, string>, number]
+    const its = (await getBook(run.database, book)) ?? item!.its
+    const about = { shard, book_id: book }
+    if (hash.version === undefined && its.pushed_version === 0) return [verdict()]
+    if (hash.version === undefined) {
+      const postgres = { version: its.pushed_version }
+      const what = 'the book is not in Redis'
+      return [verdict({ class: 'STATE_MISMATCH', ...about, what, redis: null, postgres })]
+    }
+    const { rows } = await run.database.query<Totals>(totalsSql, [...since(seen, asOf), book])
+    const totals = rows[0]!
+    return [
+      verdict(
+        wrongCounter(run, about, 'held', hash, totals),
+        wrongCounter(run, about, 'redeemed', hash, totals),
+        wrongLeft(run, about, its, hash, stock),
+        its.kind === 'codes' &&
+          totals.codes !== totals.total && {
+            ...{ class: 'COUNTER_MISMATCH', ...about, what: 'codes of the book', redis: null },
+            postgres: { total_code_count: totals.total, codes: totals.codes },
+          },
+        wrongPolicy(about, its, hash),
+      ),
+    ]
+  },
+})
+
+type About = { shard: number; book_id: string }
+
+function wrongCounter(
+  run: Run,
+  about: About,
+  name: 'held' | 'redeemed',
+  hash: Record<string, string>,
+  totals: Totals,
+): Difference | false {
+  const redis = Number(hash[name])
+  const after = Number(totals[`later_${name}`])
+  const rows = totals[name] - after
+  const book_counters = totals[`counter_${name}`] - after
+  const isSame =
+    book_counters === redis && [0, run.ripples.ofBook(about.book_id)[name]].includes(redis - rows)
+  if (isSame) return false
+  const postgres = { book_counters, coupons: rows }
+  return { class: 'COUNTER_MISMATCH', ...about, what: `${name} of the book`, redis, postgres }
+}
+
+function wrongLeft(
+  run: Run,
+  about: About,
+  { kind }: Book,
+  hash: Record<string, string>,
+  stock: number,
+): Difference | false {
+  const left = Number(hash.left)
+  const counted = kind === 'counter' ? Number(hash.units) - Number(hash.held) : stock
+  // Codes that are in stock and should not be, or the other way round, have been named themselves.
+  const isSame = [0, run.ripples.ofBook(about.book_id).stock].includes(counted - left)
+  if (isSame) return false
+  const redis = kind === 'counter' ? { left, units: hash.units, held: hash.held } : { left, stock }
+  const what = kind === 'counter' ? 'left is not units less held' : 'left is not the size of stock'
+  return { class: 'STOCK_MISMATCH', ...about, what, redis, postgres: null }
+}
+
+/** A policy is pushed: only the same version must be the same policy. */
+function wrongPolicy(about: About, its: Book, hash: Record<string, string>): Difference | false {
+  const version = Number(hash.version)
+  if (version === its.version) {
+    const policy = policyOf(its)
+    const fields = new Map<string, string>()
+    const flat = ['units', policy.units, ...policyFields(policy)]
+    for (let f = 0; f < flat.length; f += 2) fields.set(`${flat[f]}`, `${flat[f + 1]}`)
+    const wrong = [...fields].filter(([name, value]) => hash[name] !== value)
+    if (wrong.length === 0) return false
+    return {
+      ...{ class: 'STATE_MISMATCH', ...about },
+      what: `the policy of the book: ${wrong.map(([name]) => name).join(', ')}`,
+      redis: Object.fromEntries(wrong.map(([name]) => [name, hash[name] ?? null])),
+      postgres: Object.fromEntries(wrong),
+    }
+  }
+  if (version < its.version && version >= its.pushed_version) return false
+  return {
+    ...{ class: 'STATE_MISMATCH', ...about, what: 'the version of the book' },
+    ...{ redis: version, postgres: { version: its.version, pushed: its.pushed_version } },
+  }
+}
+
+/**
+ * Entries and facts of a shard: Redis' meta, PostgreSQL's row, and what the ledger holds. `named`: shards
+ * whose ledger lacks facts, or has too many, as was said already.
+ */
+export const shardsLook = (run: Run, named: ReadonlySet<number>): Look<ShardItem, Differences> => ({
+  chunk: 1,
+  see: ([item]) => seeShard(run, item!.shard, (tx) => tx.hget(keys.meta(item!.shard), 'facts')),
+  judge: async ([item], seen, asOf) => {
+    const { shard, row: before, sequence } = item!
+    const { rows } = await run.database.query<{ facts: number; epoch: number; n: number }>(
+      `SELECT facts - (SELECT count(*) FROM (
+           SELECT shard, epoch, n, i FROM ledger UNION SELECT * FROM ${aside} AS a) AS f
+           WHERE f.shard = $1 AND (f.epoch, f.n) > ($2::bigint, $3::bigint) AND ${flushed('f')}) AS facts,
+         checkpoint_epoch AS epoch, checkpoint AS n
+       FROM shards WHERE shard = $1`,
+      since(seen, asOf),
+    )
+    const { facts, ...checkpoint } = rows[0]!
+    const inRedis = { facts: Number(seen.replies[0]), entry: entryId(seen.at) }
+    const known = { epoch: before.checkpointEpoch, n: before.checkpoint }
+    const lags = run.exact && entryId(seen.at) !== entryId(checkpoint)
+    const isAhead = seen.at.epoch === known.epoch && seen.at.n < known.n
+    const fits = sequence.stored <= before.facts && before.facts <= sequence.facts
+    const isSame = inRedis.facts === facts && !lags && !isAhead && (fits || named.has(shard))
+    const postgres = { facts, ledger: sequence.stored, entry: entryId(checkpoint) }
+    const what = 'facts and entries of the shard'
+    return [
+      verdict(
+        !isSame && {
+          ...{ class: 'COUNTER_MISMATCH', shard, book_id: null, what },
+          ...{ redis: inRedis, postgres },
+        },
+      ),
+    ]
+  },
+})

@@ -1,0 +1,225 @@
+import type { EntryId } from '../journal/entry.ts'
+import type { Book } from '../ledger/books.ts'
+import type { Database } from '../ledger/database.ts'
+import type { ShardRow } from '../ledger/shards.ts'
+import { aside, counts } from './reconcile-postgres.ts'
+import type { Difference } from './reconcile-report.ts'
+import type { Run } from './reconcile-settle.ts'
+import type { StoredFact } from './reconcile-story.ts'
+import type { Lacking } from './reconcile-suspects.ts'
+
+/** The ledger by itself, and against the coupons: each statement sees one moment, load or not. */
+const factsPerPage = 20_000
+const placesPerPage = 50_000
+
+type Place = Pick<StoredFact, 'epoch' | 'n' | 'i'>
+/** Places where facts are missing: all after one fact and before the next. */
+export type Gap = { shard: number; after: Place | null; before: Place | null }
+
+/** What the ledger holds of a shard up to its checkpoint. `facts`: with those that stand aside. */
+export type Sequence = { stored: number; facts: number; gaps: Gap[] }
+
+type PlacesPage = { stored: number; facts: number; last: Place | null; gaps: Place[][] }
+
+/** Reads the places of all facts of a shard up to its checkpoint, in order, and finds what is missing. */
+export async function readSequence(database: Database, row: ShardRow): Promise<Sequence> {
+  const { shard, checkpointEpoch, checkpoint } = row
+  const all: Sequence = { stored: 0, facts: 0, gaps: [] }
+  let last: Place = { epoch: -1, n: 0, i: 0 }
+  for (;;) {
+    const { rows } = await database.query<PlacesPage>(sequenceSql, [
+      ...[shard, last.epoch, last.n, last.i],
+      ...[checkpointEpoch, checkpoint],
+    ])
+    const page = rows[0]!
+    all.stored += page.stored
+    all.facts += page.facts
+    for (const [after, before] of page.gaps)
+      all.gaps.push({ shard, after: after!.epoch < 0 ? null : after!, before: before! })
+    if (page.last) last = page.last
+    if (page.facts < placesPerPage) break
+  }
+  const isWhole = checkpoint === 0 || (last.epoch === checkpointEpoch && last.n === checkpoint)
+  if (!isWhole) all.gaps.push({ shard, after: last.epoch < 0 ? null : last, before: null })
+  return all
+}
+
+const place = (of: string) => `json_build_object('epoch', ${of}epoch, 'n', ${of}n, 'i', ${of}i)`
+
+const sequenceSql = `WITH page AS (
+    SELECT * FROM (
+      (SELECT epoch, n, i, 1 AS stored FROM ledger
+       WHERE shard = $1 AND (epoch, n, i) > ($2::bigint, $3::bigint, $4::int)
+         AND (epoch, n) <= ($5::bigint, $6::bigint)
+       ORDER BY epoch, n, i LIMIT ${placesPerPage})
+      UNION ALL
+      (SELECT epoch, n, i, 0 FROM ${aside} AS a
+       WHERE shard = $1 AND (epoch, n, i) > ($2::bigint, $3::bigint, $4::int)
+         AND (epoch, n) <= ($5::bigint, $6::bigint) AND NOT EXISTS
+           (SELECT FROM ledger l WHERE l.shard = a.shard AND l.epoch = a.epoch AND l.n = a.n AND l.i = a.i)
+       ORDER BY epoch, n, i LIMIT ${placesPerPage})) AS places
+    ORDER BY epoch, n, i LIMIT ${placesPerPage}),
+  walk AS (
+    SELECT *, lag(epoch, 1, $2::bigint) OVER w AS its_epoch, lag(n, 1, $3::bigint) OVER w AS its_n,
+      lag(i, 1, $4::int) OVER w AS its_i
+    FROM page WINDOW w AS (ORDER BY epoch, n, i)),
+  gaps AS (
+    SELECT * FROM walk
+    WHERE NOT (CASE WHEN epoch <> its_epoch THEN n = 1 AND i = 0
+      ELSE (n = its_n AND i = its_i + 1) OR (n = its_n + 1 AND i = 0) END)
+    LIMIT 1000)
+  SELECT (SELECT count(*)::int FROM page) AS facts,
+    (SELECT coalesce(sum(stored), 0)::int FROM page) AS stored,
+    (SELECT ${place('')} FROM page ORDER BY epoch DESC, n DESC, i DESC LIMIT 1) AS last,
+    (SELECT coalesce(json_agg(json_build_array(${place('its_')}, ${place('')})), '[]') FROM gaps) AS gaps`
+
+/** A fact beyond the checkpoint: no flush has put it there. */
+export async function beyondCheckpoint(run: Run, shard: number): Promise<Difference[]> {
+  const { rows } = await run.database.query<Place & { code: string; book: string; end: EntryId }>(
+    `SELECT l.epoch, l.n, l.i, l.code, l.book_id AS book,
+       json_build_object('epoch', s.checkpoint_epoch, 'n', s.checkpoint) AS end
+     FROM shards s JOIN ledger l ON l.shard = s.shard
+       AND (l.epoch, l.n) > (s.checkpoint_epoch, s.checkpoint)
+     WHERE s.shard = $1 ORDER BY l.epoch, l.n, l.i LIMIT 1000`,
+    [shard],
+  )
+  return rows.map(({ epoch, n, i, code, book, end }) => ({
+    ...{ class: 'SEQUENCE_GAP', shard, book_id: book, code },
+    what: 'a fact beyond the checkpoint: no flush has put it there',
+    redis: null,
+    postgres: { fact: `${shard}/${epoch}-${n}/${i}`, checkpoint: `${end.epoch}-${end.n}` },
+  }))
+}
+
+/**
+ * Compares the last fact of every code with its row in coupons, and each fact with the one before it:
+ * codes where they do not fit become suspects. By ranges of codes, which no two books share.
+ */
+export async function compareLedger(run: Run, book: Book | undefined): Promise<void> {
+  const shards = new Map(run.books.map(({ book_id, shard }) => [book_id, shard]))
+  const range = book ? await rangeOf(run.database, book) : { first: '', last: null }
+  if (!range) return
+  for (let after = range.first; ; ) {
+    const { rows: bounds } = await run.database.query<{ upper: string | null; facts: number }>(
+      `SELECT max(code) AS upper, count(*)::int AS facts FROM
+         (SELECT code FROM ledger WHERE code > $1 AND ($2::text IS NULL OR code <= $2)
+          ORDER BY code LIMIT ${factsPerPage}) AS page`,
+      [after, range.last],
+    )
+    const { upper, facts } = bounds[0]!
+    const isLast = facts < factsPerPage || upper === null
+    const { rows } = await run.database.query<{ code: string; book: string }>(misfitsSql, [
+      ...[after, isLast ? range.last : upper, book?.book_id ?? null],
+    ])
+    for (const { code, book: home } of rows) {
+      const shard = shards.get(home)
+      if (shard !== undefined && run.serving.has(shard))
+        run.suspects.add({ shard, book: home, code, digested: true })
+    }
+    await run.suspects.relieve(run)
+    if (isLast) return
+    after = upper
+  }
+}
+
+/** Where the codes of a book lie among all codes: exclusive, inclusive. */
+async function rangeOf(database: Database, { book_id, code_prefix }: Book) {
+  const { rows } = await database.query<{ first: string | null; last: string | null }>(
+    `SELECT least(a.first, b.first, $2) AS first, greatest(a.last, b.last, $2 || chr(127)) AS last
+     FROM (SELECT min(code) AS first, max(code) AS last FROM codes WHERE book_id = $1) AS a,
+       (SELECT min(code) AS first, max(code) AS last FROM coupons WHERE book_id = $1) AS b`,
+    [book_id, code_prefix],
+  )
+  const { first, last } = rows[0]!
+  // Whatever begins as the first code does, but is shorter, comes before it.
+  return first === null ? undefined : { first: first.slice(0, -1), last }
+}
+
+const misfitsSql = `WITH facts AS MATERIALIZED (
+    SELECT f.*, lead(f.i) OVER w IS NULL AS newest,
+      CASE WHEN f.kind = 'assign'
+        THEN f.version = 1 AND coalesce(lag(f.kind) OVER w, 'release') = 'release'
+        ELSE f.version = lag(f.version) OVER w + 1 AND lag(f.kind) OVER w <> 'release'
+          AND f.assigned_at IS NOT DISTINCT FROM lag(f.assigned_at) OVER w END AS follows
+    FROM ledger f
+    WHERE f.code > $1 AND ($2::text IS NULL OR f.code <= $2)
+      AND ($3::uuid IS NULL OR f.book_id = $3) AND ${counts('f')}
+    WINDOW w AS (PARTITION BY f.code ORDER BY f.epoch, f.n, f.i))
+  SELECT code, book_id AS book FROM facts WHERE follows IS NOT TRUE
+  UNION
+  SELECT coalesce(f.code, k.code), coalesce(f.book_id, k.book_id)
+  FROM (SELECT * FROM facts WHERE newest) AS f
+  FULL JOIN (SELECT * FROM coupons WHERE code > $1 AND ($2::text IS NULL OR code <= $2)
+    AND ($3::uuid IS NULL OR book_id = $3)) AS k ON k.code = f.code
+  WHERE CASE WHEN f.code IS NULL THEN true
+    WHEN k.code IS NULL THEN f.kind <> 'release'
+    ELSE f.kind = 'release' OR (f.book_id, f.user_id, f.version, f.redemptions, f.max_redemptions,
+        f.lock_token, f.locked_until, f.at, f.assigned_at)
+      IS DISTINCT FROM (k.book_id, k.user_id, k.version, k.redemptions, k.max_redemptions,
+        k.lock_token, k.locked_until, k.updated_at, k.assigned_at) END`
+
+/** Parked facts: what Redis decided, and why PostgreSQL did not take it. */
+export async function parkedFacts(run: Run): Promise<Difference[]> {
+  const { rows } = await run.database.query<
+    Place & { shard: number; reason: string; fact: Parked }
+  >(
+    `SELECT * FROM parked_facts WHERE $1::text IS NULL OR fact->>'book' = $1
+     ORDER BY shard, epoch, n, i`,
+    [run.book ?? null],
+  )
+  return rows.map(({ shard, epoch, n, i, reason, fact: { kind, book, fact } }) => ({
+    ...{ class: 'PARKED', shard, book_id: book ?? null },
+    ...(fact?.code === undefined ? {} : { code: fact.code }),
+    what: `${kind ?? 'a fact'} is parked as ${shard}/${epoch}-${n}/${i}`,
+    redis: fact
+      ? { user_id: fact.user, version: fact.version, redemptions: fact.redemptions }
+      : null,
+    postgres: { parked: reason },
+  }))
+}
+type Parked = {
+  kind?: string
+  book?: string
+  fact?: { code: string; user: string; version: number; redemptions: number }
+}
+
+/**
+ * Brings together what the ledger's places and its codes say of missing facts: a gap between two
+ * places and a code that lacks a fact there are one difference, which names both. A code that was
+ * assigned twice without a gap between was assigned twice.
+ */
+export function explainGaps(run: Run, gaps: Gap[], lacking: Lacking[]): void {
+  const open = new Set(gaps)
+  for (const { shard, hole, difference } of lacking) {
+    const within = [...open].filter((gap) => gap.shard === shard && isWithin(gap, hole))
+    for (const gap of within.slice(0, hole.facts)) open.delete(gap)
+    const missing = within.slice(0, hole.facts).map(textOf)
+    if (hole.twice && missing.length === 0)
+      run.findings.add({
+        ...{ ...difference, class: 'DUPLICATE_FACT' },
+        what: 'assigned a second time while it was held',
+      })
+    else if (missing.length === 0) run.findings.add(difference)
+    else run.findings.add({ ...difference, what: `${difference.what}: ${missing.join(', ')}` })
+  }
+  for (const gap of open)
+    run.findings.add({
+      ...{ class: 'SEQUENCE_GAP', shard: gap.shard, book_id: null, what: textOf(gap) },
+      redis: null,
+      postgres: { after: gap.after && nameOf(gap.after), before: gap.before && nameOf(gap.before) },
+    })
+}
+
+const nameOf = ({ epoch, n, i }: Place) => `${epoch}-${n}/${i}`
+const textOf = ({ shard, after, before }: Gap) =>
+  `nothing between ${after ? `${shard}/${nameOf(after)}` : 'the beginning'} and ` +
+  (before ? `${shard}/${nameOf(before)}` : 'the checkpoint')
+
+const compare = (a: Place, b: Place) => a.epoch - b.epoch || a.n - b.n || a.i - b.i
+
+/** Whether the fact that a code lacks may have stood in a gap. */
+function isWithin({ after, before }: Gap, hole: { after?: Place; before?: Place }): boolean {
+  const endsLater = !before || !hole.after || compare(before, hole.after) > 0
+  const beginsEarlier = !after || !hole.before || compare(after, hole.before) < 0
+  return endsLater && beginsEarlier
+}

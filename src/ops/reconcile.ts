@@ -1,0 +1,235 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Book, getBook } from '../ledger/books.ts'
+import { type ShardRow, shardRow, shardRows } from '../ledger/shards.ts'
+import { booksOf } from '../ledger/state.ts'
+import { keys } from '../store/keys.ts'
+import type { Ops } from './ops.ts'
+import { compareCaps } from './reconcile-caps.ts'
+import {
+  booksLook,
+  type Differences,
+  redemptionsLook,
+  type ShardItem,
+  shardsLook,
+  usersLook,
+} from './reconcile-counters.ts'
+import { Digests } from './reconcile-digest.ts'
+import {
+  beyondCheckpoint,
+  compareLedger,
+  explainGaps,
+  type Gap,
+  parkedFacts,
+  readSequence,
+} from './reconcile-ledger.ts'
+import {
+  compareCodes,
+  compareGuards,
+  compareRedemptions,
+  compareRest,
+  compareUsers,
+  type Same,
+} from './reconcile-pages.ts'
+import { type Difference, Findings, Ripples } from './reconcile-report.ts'
+import { type Look, type Run, settle } from './reconcile-settle.ts'
+import { Suspects } from './reconcile-suspects.ts'
+
+export type { Difference, DifferenceClass } from './reconcile-report.ts'
+export { differenceClasses } from './reconcile-report.ts'
+export { Unsettled } from './reconcile-settle.ts'
+
+/** One book that was compared: by how many codes and coupons, and its digest by each store. */
+export type Compared = {
+  book_id: string
+  codes: number
+  coupons: number
+  /** 64 bits in hexadecimal, equal where the codes and coupons are. '': its shard does not serve. */
+  digest_redis: string
+  digest_postgres: string
+}
+
+/** What a comparison of both stores came to. `more`: differences beyond the thousand that are listed. */
+export type Reconciliation = {
+  verdict: 'equal' | 'different'
+  /** When it began, ISO 8601. */
+  at: string
+  exact: boolean
+  books: Compared[]
+  differences: Difference[]
+  more: number
+}
+
+export type Options = {
+  /** This book alone, and the ledger of its shard; left out: everything. */
+  book?: string
+  /** Promises that nothing is written meanwhile, as after a drain: everything is read once. */
+  exact: boolean
+  /** Codes that were compared, and how many there are about. */
+  onProgress?: (done: number, total: number) => void
+}
+
+/**
+ * Compares Redis and PostgreSQL, code by code, with each other and with the ledger. First everything is
+ * compared quickly, page by page, in bounded memory; what seems to differ, which under load means
+ * little, is then looked at carefully (`settle`), so that what is reported is so. Changes nothing, and
+ * keeps Redis busy for less than a millisecond or two at a time.
+ *
+ * Works with up to four connections of the pool at once. Throws Unsettled where the ledger does not
+ * follow or a shard is recovered again and again, an Error for a book that there is not, and whatever
+ * the stores throw when they are away.
+ */
+export async function reconcile(ops: Ops, options: Options): Promise<Reconciliation> {
+  const at = new Date().toISOString()
+  const all = await shardRows(ops.database)
+  const books = await booksToCompare(ops, all, options.book)
+  const run = await openRun(ops, options, books)
+  const { findings, suspects } = run
+  const rows = all.filter(({ shard }) => !options.book || shard === books[0]!.shard)
+  for (const { shard } of rows) await checkService(run, shard)
+
+  const [compared, ledger] = await Promise.all([compareBooks(run), readLedger(run, rows)])
+  await compareGuards(run, [...run.serving])
+  await suspects.settle(run)
+  explainGaps(run, ledger.gaps, suspects.lacking)
+  for (const { shard } of rows)
+    for (const difference of await beyondCheckpoint(run, shard)) findings.add(difference)
+  for (const difference of await parkedFacts(run)) findings.add(difference)
+  // Counters last: what follows from a coupon that was named is not named again.
+  await note(run, run.users, usersLook(run))
+  await note(run, run.redemptions, redemptionsLook(run))
+  const serving = run.books.filter(({ shard }) => run.serving.has(shard))
+  const items = serving.map((its) => ({ shard: its.shard, book: its.book_id, its }))
+  await note(run, items, booksLook(run))
+  await note(run, ledger.shards, shardsLook(run, findings.ledgers))
+  for (const book of serving)
+    for (const difference of await compareCaps(run, book, compared.over.get(book.book_id) ?? []))
+      findings.add(difference)
+  const { differences, more } = findings.list()
+  const verdict = differences.length === 0 ? 'equal' : 'different'
+  // Only now: what was looked at carefully is in the digests too.
+  const digested = compared.books.map((book) => ({ ...book, ...digestsOf(run, book.book_id) }))
+  return { verdict, at, exact: run.exact, books: digested, differences, more }
+}
+
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+
+async function booksToCompare(ops: Ops, rows: ShardRow[], id?: string): Promise<Book[]> {
+  if (id === undefined)
+    return (await Promise.all(rows.map(({ shard }) => booksOf(ops.database, shard)))).flat()
+  const book = uuid.test(id) ? await getBook(ops.database, id) : undefined
+  if (!book) throw new Error(`There is no book ${id}.`)
+  return [book]
+}
+
+async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> {
+  const { rows } = await ops.database.query<{ held: number }>(
+    `SELECT coalesce(sum(held), 0)::bigint AS held FROM book_counters WHERE book_id = ANY ($1)`,
+    [books.filter(({ kind }) => kind === 'counter').map(({ book_id }) => book_id)],
+  )
+  const codes = books.filter(({ kind }) => kind === 'codes')
+  const total = codes.reduce((sum, book) => sum + book.total_code_count, rows[0]!.held)
+  let done = 0
+  return {
+    ...ops,
+    ...{ exact: options.exact, book: options.book, books, serving: new Set() },
+    ...{ findings: new Findings(), ripples: new Ripples(), suspects: new Suspects() },
+    digests: new Map(books.map(({ book_id }) => [book_id, new Digests()])),
+    ...{ users: [], redemptions: [] },
+    progress(some) {
+      done += some
+      options.onProgress?.(done, Math.max(done, total))
+    },
+  }
+}
+
+async function note<Item extends { shard: number; book: string }>(
+  run: Run,
+  items: Item[],
+  look: Look<Item, Differences>,
+): Promise<void> {
+  for (const { differences } of (await settle(run, items, look)).values())
+    for (const difference of differences) run.findings.add(difference)
+}
+
+function digestsOf({ books, serving, digests }: Run, id: string) {
+  const { shard } = books.find(({ book_id }) => book_id === id)!
+  const of = (store: 'redis' | 'postgres') => (serving.has(shard) ? digests.get(id)!.of(store) : '')
+  return { digest_redis: of('redis'), digest_postgres: of('postgres') }
+}
+
+const serveMs = 10_000
+const pollMs = 100
+
+/**
+ * Whether a shard serves, and is whole. What lies on one that does not serve is not compared: a worker
+ * brings it level, or makes it anew, and a list of all that is missing would help nobody.
+ */
+async function checkService(run: Run, shard: number): Promise<void> {
+  for (const until = performance.now() + (run.exact ? 0 : serveMs); ; await sleep(pollMs)) {
+    const row = await shardRow(run.database, shard)
+    const [meta, kept, coupons, redemptions] = (await run.redis
+      .multi()
+      .hmget(keys.meta(shard), 'epoch', 'phase', 'kept')
+      .xlen(keys.journal(shard))
+      .hexists(keys.coupons(shard), '')
+      .hexists(keys.redemptions(shard), '')
+      .exec())!.map(([error, reply]) => {
+      if (error) throw error
+      return reply
+    }) as [(string | null)[], number, number, number]
+    const [epoch, phase] = meta
+    const redis = { epoch: epoch === null ? null : Number(epoch), phase }
+    const postgres = { epoch: row.epoch, phase: row.phase }
+    const serves = row.phase === 'active' && phase === 'active' && redis.epoch === row.epoch
+    const isWhole = kept === Number(meta[2]) && coupons === 1 && redemptions === 1
+    const about = { class: 'COUNTER_MISMATCH' as const, shard, book_id: null }
+    if (serves) run.serving.add(shard)
+    if (serves && isWhole) return
+    if (!serves && performance.now() < until) continue
+    const isEmpty = row.phase === 'new' && !run.books.some((book) => book.shard === shard)
+    if (serves)
+      run.findings.add({
+        ...{ ...about, what: 'the shard is damaged: its journal or a sentinel' },
+        ...{ redis: { kept: Number(meta[2]), entries: kept, coupons, redemptions }, postgres },
+      })
+    else if (!isEmpty)
+      run.findings.add({ ...about, what: 'the shard does not serve', redis, postgres })
+    return
+  }
+}
+
+/** Compares all books that can be compared, shard by shard; `over`: users over their book's limit. */
+async function compareBooks(run: Run) {
+  const books: Compared[] = []
+  const over = new Map<string, string[]>()
+  for (const [shard, some] of Map.groupBy(run.books, (book) => book.shard)) {
+    if (!run.serving.has(shard)) {
+      const nothing = { codes: 0, coupons: 0, digest_redis: '', digest_postgres: '' }
+      for (const { book_id } of some) books.push({ book_id, ...nothing })
+      continue
+    }
+    const same: Same = { coupons: 0, redemptions: 0 }
+    for (const book of some) {
+      const { book_id } = book
+      const counted = await compareCodes(run, book, same)
+      over.set(book_id, (await compareUsers(run, book)).over)
+      same.redemptions += await compareRedemptions(run, book)
+      books.push({ book_id, ...counted, digest_redis: '', digest_postgres: '' })
+    }
+    await compareRest(run, shard, same)
+  }
+  return { books, over }
+}
+
+/** Reads the ledger of these shards: what is missing in it, and what does not fit to the coupons. */
+async function readLedger(run: Run, rows: ShardRow[]) {
+  const gaps: Gap[] = []
+  const shards: ShardItem[] = []
+  for (const row of rows) {
+    const sequence = await readSequence(run.database, row)
+    gaps.push(...sequence.gaps)
+    if (run.serving.has(row.shard)) shards.push({ shard: row.shard, book: '', row, sequence })
+  }
+  await compareLedger(run, run.book === undefined ? undefined : run.books[0])
+  return { gaps, shards }
+}
