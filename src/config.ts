@@ -68,6 +68,10 @@ export const variables = {
     about: 'Facts per shard that may wait for the ledger before intake answers 503 `backlog`.',
     schema: count(1_000, 10_000_000).default(500_000),
   },
+  RECONCILE_MINUTES: {
+    about: 'How often a worker compares both stores by itself; 0: never.',
+    schema: count(0, 100_000).default(60),
+  },
   DATA_DIR: {
     about: '`npm start` only: where the private Redis and PostgreSQL keep their data.',
     schema: z.string().min(1).default('.stampede'),
@@ -141,7 +145,7 @@ const worker = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'HOST', 'METRICS
 
 /** What workers/main.ts needs. */
 export const workerConfig = (env?: Environment) =>
-  readConfig([...worker, 'REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL'], env)
+  readConfig([...worker, 'REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL', 'RECONCILE_MINUTES'], env)
 export type WorkerConfig = ReturnType<typeof workerConfig>
 
 const own = ['QUEUE_REDIS_URL', 'HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const

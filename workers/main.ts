@@ -20,6 +20,7 @@ import { version } from '../src/version.ts'
 import { Counts } from './counts.ts'
 import { jobOnce, sweepJobsOnce } from './jobs.ts'
 import { listen } from './listen.ts'
+import { reconcileOnce } from './reconcile.ts'
 import { flushShards } from './shards.ts'
 
 /** How often each sweep looks. */
@@ -28,12 +29,16 @@ const watchMs = 500
 const pushMs = 1_000
 const jobsMs = 2_000
 const forgetMs = 600_000
+const reconcileMs = 30_000
 const jobsAtOnce = 2
 const stopMs = 8_000
 /** BullMQ, told to close while its connection is down, waits for ever: it is left behind then. */
 const closeMs = 5_000
 
-type Settings = Omit<WorkerConfig, 'LOG_LEVEL' | 'HOST' | 'METRICS_PORT'>
+type Settings = Omit<WorkerConfig, 'LOG_LEVEL' | 'HOST' | 'METRICS_PORT' | 'RECONCILE_MINUTES'> & {
+  /** Left out: never. */
+  RECONCILE_MINUTES?: number
+}
 
 /**
  * A worker process: BullMQ says when to flush and which job to do, sweeps find what BullMQ lost, and
@@ -88,6 +93,11 @@ export async function startWorker(config: Settings, log: Logger) {
       place.gates.some((gate) => gate.open) ? pushOnce({ database, store }) : 0,
     ),
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
+    every(reconcileMs, 'reconciling', async () => {
+      const minutes = config.RECONCILE_MINUTES ?? 0
+      const ops = { redis: place.redis, database }
+      if (minutes > 0 && place.connected) await reconcileOnce(ops, minutes, log)
+    }),
     every(forgetMs, 'forgetting old keys and processes', () =>
       Promise.all([forgetCreations(database), forgetProcesses(database)]),
     ),

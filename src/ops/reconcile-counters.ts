@@ -7,7 +7,7 @@ import { keys } from '../store/keys.ts'
 import type { Sequence } from './reconcile-ledger.ts'
 import { aside, counts } from './reconcile-postgres.ts'
 import type { Difference } from './reconcile-report.ts'
-import { type Equal, type Look, type Run, type Seen, seeShard } from './reconcile-settle.ts'
+import { type Equal, type Look, type Run, type Seen, seeShard, slices } from './reconcile-settle.ts'
 
 export type UserItem = { shard: number; book: string; user: string }
 export type RedemptionItem = { shard: number; book: string; id: string }
@@ -139,22 +139,28 @@ const totalsSql = `WITH ${later('kind, redemptions, max_redemptions AS max', 'f.
       FROM later) AS later_redeemed
   FROM rows, books b LEFT JOIN book_counters c USING (book_id) WHERE b.book_id = $4`
 
-/** The numbers and the policy of a book: Redis' hash, book_counters, and the rows themselves. */
-export const booksLook = (run: Run): Look<BookItem, Differences> => ({
+type SeenBook = Seen & { before: Book }
+
+/**
+ * The numbers and the policy of a book: Redis' hash, book_counters, and the rows themselves. A policy is
+ * pushed and stands in no journal, so PostgreSQL is asked before Redis what Redis must have.
+ */
+export const booksLook = (run: Run): Look<BookItem, Differences, SeenBook> => ({
   chunk: 1,
-  see: ([item]) => {
-    const { shard, book } = item!
+  see: async ([item]) => {
+    const { shard, book, its } = item!
+    const before = (await getBook(run.database, book)) ?? its
     const [hash, stock] = [keys.book(shard, book), keys.stock(shard, book)]
-    return seeShard(run, shard, (tx) => tx.hgetall(hash).scard(stock))
+    return { ...(await seeShard(run, shard, (tx) => tx.hgetall(hash).scard(stock))), before }
   },
   judge: async ([item], seen, asOf) => {
     const { shard, book } = item!
+    const { before } = seen
     const [hash, stock] = seen.replies as [Record<string, string>, number]
-    const its = (await getBook(run.database, book)) ?? item!.its
     const about = { shard, book_id: book }
-    if (hash.version === undefined && its.pushed_version === 0) return [verdict()]
+    if (hash.version === undefined && before.pushed_version === 0) return [verdict()]
     if (hash.version === undefined) {
-      const postgres = { version: its.pushed_version }
+      const postgres = { version: before.pushed_version }
       const what = 'the book is not in Redis'
       return [verdict({ class: 'STATE_MISMATCH', ...about, what, redis: null, postgres })]
     }
@@ -164,13 +170,13 @@ export const booksLook = (run: Run): Look<BookItem, Differences> => ({
       verdict(
         wrongCounter(run, about, 'held', hash, totals),
         wrongCounter(run, about, 'redeemed', hash, totals),
-        wrongLeft(run, about, its, hash, stock),
-        its.kind === 'codes' &&
+        wrongLeft(run, about, before, hash, stock),
+        before.kind === 'codes' &&
           totals.codes !== totals.total && {
             ...{ class: 'COUNTER_MISMATCH', ...about, what: 'codes of the book', redis: null },
             postgres: { total_code_count: totals.total, codes: totals.codes },
           },
-        wrongPolicy(about, its, hash),
+        await wrongPolicy(run, about, before, hash),
       ),
     ]
   },
@@ -213,27 +219,31 @@ function wrongLeft(
   return { class: 'STOCK_MISMATCH', ...about, what, redis, postgres: null }
 }
 
-/** A policy is pushed: only the same version must be the same policy. */
-function wrongPolicy(about: About, its: Book, hash: Record<string, string>): Difference | false {
+/** Redis has a version that was pushed, or a newer one; the same version is the same policy. */
+async function wrongPolicy(
+  { database }: Run,
+  about: About,
+  before: Book,
+  hash: Record<string, string>,
+): Promise<Difference | false> {
   const version = Number(hash.version)
-  if (version === its.version) {
-    const policy = policyOf(its)
-    const fields = new Map<string, string>()
-    const flat = ['units', policy.units, ...policyFields(policy)]
-    for (let f = 0; f < flat.length; f += 2) fields.set(`${flat[f]}`, `${flat[f + 1]}`)
-    const wrong = [...fields].filter(([name, value]) => hash[name] !== value)
-    if (wrong.length === 0) return false
+  const now = (await getBook(database, about.book_id)) ?? before
+  const its = [before, now].find((book) => book.version === version)
+  if (!its && version >= before.pushed_version && version <= now.version) return false
+  if (!its)
     return {
-      ...{ class: 'STATE_MISMATCH', ...about },
-      what: `the policy of the book: ${wrong.map(([name]) => name).join(', ')}`,
-      redis: Object.fromEntries(wrong.map(([name]) => [name, hash[name] ?? null])),
-      postgres: Object.fromEntries(wrong),
+      ...{ class: 'STATE_MISMATCH', ...about, what: 'the version of the book', redis: version },
+      postgres: { pushed: before.pushed_version, version: now.version },
     }
-  }
-  if (version < its.version && version >= its.pushed_version) return false
+  const policy = policyOf(its)
+  const flat = ['units', policy.units, ...policyFields(policy)].map(String)
+  const wrong = slices(flat, 2).filter(([name, value]) => hash[name!] !== value)
+  if (wrong.length === 0) return false
   return {
-    ...{ class: 'STATE_MISMATCH', ...about, what: 'the version of the book' },
-    ...{ redis: version, postgres: { version: its.version, pushed: its.pushed_version } },
+    ...{ class: 'STATE_MISMATCH', ...about },
+    what: `the policy of the book: ${wrong.map(([name]) => name).join(', ')}`,
+    redis: Object.fromEntries(wrong.map(([name]) => [name, hash[name!] ?? null])),
+    postgres: Object.fromEntries(wrong),
   }
 }
 

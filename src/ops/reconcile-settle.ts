@@ -85,11 +85,11 @@ async function ledgerHas(database: Database, shard: number, { epoch, n }: EntryI
 }
 
 /** How one kind of thing is compared carefully: things of one shard and book, a few at a time. */
-export type Look<Item, Verdict> = {
+export type Look<Item, Verdict, S extends Seen = Seen> = {
   chunk: number
-  see: (items: Item[]) => Promise<Seen>
+  see: (items: Item[]) => Promise<S>
   /** What PostgreSQL had after entry `asOf`, and whether it is what was seen: a verdict per item. */
-  judge: (items: Item[], seen: Seen, asOf: EntryId) => Promise<Verdict[]>
+  judge: (items: Item[], seen: S, asOf: EntryId) => Promise<Verdict[]>
 }
 
 /** After each of these a difference is looked at once more; who still differs at the end, differs. */
@@ -104,16 +104,16 @@ const always: EntryId = { epoch: Number.MAX_SAFE_INTEGER, n: 0 }
  * everything is in the journal (loads and policies are pushed), a difference is believed once it
  * was there in all looks. Throws Unsettled.
  */
-export async function settle<Item extends { shard: number; book: string }, V extends Equal>(
+export async function settle<Item extends AtHome, V extends Equal, S extends Seen>(
   run: Run,
   items: Item[],
-  look: Look<Item, V>,
+  look: Look<Item, V, S>,
 ): Promise<Map<Item, V>> {
   const verdicts = new Map<Item, V>()
   let open = items
   for (const pause of run.exact ? [0] : pausesMs) {
     await sleep(pause)
-    const looks: { some: Item[]; seen: Seen }[] = []
+    const looks: { some: Item[]; seen: S }[] = []
     for (const some of chunksOf(open, look.chunk)) looks.push({ some, seen: await look.see(some) })
     open = []
     for (const { some, seen } of looks) {
@@ -131,9 +131,10 @@ export async function settle<Item extends { shard: number; book: string }, V ext
   return verdicts
 }
 export type Equal = { equal: boolean }
+type AtHome = { shard: number; book: string }
 
 /** In chunks of `size` that have one shard and book. */
-function chunksOf<Item extends { shard: number; book: string }>(items: Item[], size: number) {
+function chunksOf<Item extends AtHome>(items: Item[], size: number) {
   const homes = Map.groupBy(items, ({ shard, book }) => `${shard} ${book}`)
   return [...homes.values()].flatMap((some) => slices(some, size))
 }

@@ -31,7 +31,7 @@ import {
   type Same,
 } from './reconcile-pages.ts'
 import { type Difference, Findings, Ripples } from './reconcile-report.ts'
-import { type Look, type Run, settle } from './reconcile-settle.ts'
+import { type Look, type Run, type Seen, settle } from './reconcile-settle.ts'
 import { Suspects } from './reconcile-suspects.ts'
 
 export type { Difference, DifferenceClass } from './reconcile-report.ts'
@@ -142,10 +142,10 @@ async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> 
   }
 }
 
-async function note<Item extends { shard: number; book: string }>(
+async function note<Item extends { shard: number; book: string }, S extends Seen>(
   run: Run,
   items: Item[],
-  look: Look<Item, Differences>,
+  look: Look<Item, Differences, S>,
 ): Promise<void> {
   for (const { differences } of (await settle(run, items, look)).values())
     for (const difference of differences) run.findings.add(difference)

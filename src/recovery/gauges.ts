@@ -1,6 +1,7 @@
 import { inTime } from '../deadline.ts'
 import { decodeEntry } from '../journal/entry.ts'
 import type { Database } from '../ledger/database.ts'
+import { lastReconciled } from '../ledger/reconciled.ts'
 import type { Samples, Source } from '../metrics.ts'
 import type { Queues } from '../queues.ts'
 import { keys } from '../store/keys.ts'
@@ -75,12 +76,21 @@ export function gauges(place: Place, database: Database, queues: Pick<Queues, 'c
       database.query<{ shard: number; intake: string; flush: string }>(
         'SELECT shard, intake, flush FROM shards ORDER BY shard',
       ),
+      lastReconciled(database),
     ])
     // A silent PostgreSQL is down, and that must be told before the scrape gives this source up.
     const found = await inTime(asked, silentMs, () => new Error('silent')).catch(() => undefined)
     if (!found) return { stampede_postgres_up: [[{}, 0]] }
-    const [{ rows: counts }, { rows }] = found
+    const [{ rows: counts }, { rows }, last] = found
+    const reconciled: Samples = last
+      ? {
+          stampede_reconcile_differences: [[{}, last.differences]],
+          stampede_undersold_codes: [[{}, last.undersold]],
+          stampede_reconcile_age_seconds: [[{}, last.seconds]],
+        }
+      : {}
     return {
+      ...reconciled,
       stampede_postgres_up: [[{}, 1]],
       stampede_parked_facts: [[{}, counts[0]!.parked]],
       stampede_failed_jobs: [[{}, counts[0]!.failed]],

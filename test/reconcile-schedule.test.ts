@@ -1,0 +1,54 @@
+import pino from 'pino'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { claimReconcile, lastReconciled } from '../src/ledger/reconciled.ts'
+import { keys } from '../src/store/keys.ts'
+import { reconcileOnce } from '../workers/reconcile.ts'
+import { openWorld, type World } from './world.ts'
+
+/** The comparison that a worker makes by itself, and what it leaves for /metrics and the log. */
+let world: World
+let book: string
+const said: Record<string, unknown>[] = []
+const log = pino({}, { write: (line: string) => void said.push(JSON.parse(line)) })
+
+beforeAll(async () => {
+  world = await openWorld({ shards: 1 })
+  book = await world.makeBook({}, 20)
+  await world.level()
+})
+afterAll(() => world.close())
+
+const run = (minutes: number) =>
+  reconcileOnce({ redis: world.redis, database: world.database }, minutes, log)
+/** As if so many minutes had gone by since somebody took it. */
+const wait = (minutes: number) =>
+  world.database.query(
+    `UPDATE settings SET value = value || jsonb_build_object('claimed', now() - make_interval(mins => $1))
+     WHERE name = 'reconcile'`,
+    [minutes],
+  )
+
+test('reconcile on schedule: not at once, then by one worker, and only when it is due', async () => {
+  expect(await run(60)).toBe(false)
+  expect(await lastReconciled(world.database)).toBe(undefined)
+  await wait(61)
+  const taken = await Promise.all([1, 2, 3].map(() => claimReconcile(world.database, 60)))
+  expect(taken.filter(Boolean)).toHaveLength(1)
+  await wait(61)
+  expect(await run(60)).toBe(true)
+  expect(await run(60)).toBe(false)
+  expect(await lastReconciled(world.database)).toMatchObject({ differences: 0, undersold: 0 })
+  expect(said.at(-1)).toMatchObject({ level: 30, books: 1 })
+})
+
+test('reconcile on schedule: what differs is counted, and logged without a code', async () => {
+  const code = (await world.redis.spop(keys.stock(0, book)))!
+  await world.redis.hincrby(keys.book(0, book), 'left', -1)
+  await wait(61)
+  expect(await run(60)).toBe(true)
+  const last = await lastReconciled(world.database)
+  expect(last!.undersold).toBe(1)
+  expect(last!.differences).toBeGreaterThan(0)
+  expect(said.at(-1)).toMatchObject({ level: 50, book })
+  expect(JSON.stringify(said)).not.toContain(code)
+})
