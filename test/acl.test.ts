@@ -6,6 +6,12 @@ import { Redis } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { environmentOf } from '../src/config.ts'
 import { type AclUser, aclRules, aclUsers } from '../src/embedded/acl.ts'
+import { warmBook } from '../src/ops/books.ts'
+import { planRebuild } from '../src/ops/rebuild.ts'
+import { reconcile } from '../src/ops/reconcile.ts'
+import { replay } from '../src/ops/replay.ts'
+import { status } from '../src/ops/status.ts'
+import { timeline } from '../src/ops/timeline.ts'
 import { keys } from '../src/store/keys.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -88,6 +94,19 @@ describe('with ACL users', () => {
     }, 'both shards serve again')
     const shown = await world.call('GET', 'coupons/ACL-1', { as: world.admin })
     expect(shown.body).toMatchObject({ assigned_user_id: 'u1', redemption_count: 1 })
+  })
+
+  test('what operators ask is allowed to the worker user', async () => {
+    await world.level()
+    const ops = { redis: connections.worker, database: world.database }
+    expect(await reconcile(ops, { exact: false })).toMatchObject({ differences: [] })
+    expect((await status(ops, 1_000)).redis.up).toBe(true)
+    const { rows } = await world.database.query('SELECT code FROM coupons LIMIT 1')
+    expect(await timeline(ops, rows[0].code)).toBeDefined()
+    const books = await world.database.query('SELECT book_id FROM books LIMIT 1')
+    expect(await warmBook(ops, books.rows[0].book_id)).toHaveProperty('ready')
+    expect(await planRebuild(ops, {})).toHaveLength(2)
+    expect(await replay(ops, { by: { actor: 'x', reason: 'a test' } })).toHaveLength(2)
   })
 
   const refusals = /^NOPERM|DEBUG command not allowed|user executing the script can't/

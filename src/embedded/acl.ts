@@ -13,10 +13,11 @@ export const aclRules = {
   api:
     `-@all ~{s[0-9]*}:* &stampede:* ${connection} +subscribe +unsubscribe +evalsha +script|exists ` +
     `${reads} ${writes} (+set +del ~{s[0-9]*}:lock:* ~{s[0-9]*}:op:*) (+expire ~{s[0-9]*}:keys:*)`,
-  /** Brings the scripts, and makes a shard anew. */
+  /** Brings the scripts, makes a shard anew, compares both stores; operators' verbs use it too. */
   worker:
     `-@all ~{s[0-9]*}:* &stampede:* ${connection} +subscribe +unsubscribe +publish +evalsha ` +
-    `+script|exists +script|load +client|list ${reads} ${writes} +scan +del +unlink +set +expire +xtrim`,
+    `+script|exists +script|load +client|list ${reads} ${writes} +scan +del +unlink +set +expire +xtrim ` +
+    '+hscan +sscan +hgetall +smismember +pexpiretime +mget +multi +exec',
   /** BullMQ, of API and worker: it sends its scripts by their text when they are not there. */
   queue:
     '-@all ~{stampede}:* +@read +@write +@connection +@transaction -@dangerous ' +
