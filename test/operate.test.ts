@@ -84,6 +84,7 @@ describe('status', () => {
     ['parked', 'list'],
     ['jobs', 'list'],
     ['coupon', 'show', 'X'],
+    ['coupon', 'release', 'X', ...why],
   ])('%s %s ends with 69 where a store is down', async (...args) => {
     for (const down of ['REDIS_URL', 'DATABASE_URL'] as const) {
       const url = down === 'REDIS_URL' ? 'redis://127.0.0.1:1' : 'postgres://a@127.0.0.1:1/a'
@@ -360,5 +361,30 @@ describe('simulate', () => {
       "SELECT count(*)::int AS n FROM api_keys WHERE name = 'rehearsal' AND revoked_at IS NULL",
     )
     expect(rows).toEqual([{ n: 0 }])
+  })
+})
+
+describe('coupon release and rollback', () => {
+  test('go through the gate and the script like everything else', async () => {
+    const { code } = (await assign('rob')).body.coupons[0]
+    const body = { user_id: 'rob' }
+    const used = await world.call('POST', `coupons/redeem/${code}`, { as: world.service, body })
+    const { redemption_id } = used.body
+    const refused = await stampede(['coupon', 'release', code, ...why])
+    expect([refused.code, refused.err]).toEqual([1, 'Coupon in use\n'])
+    const undone = await asked('coupon', 'rollback', redemption_id, ...why)
+    expect(undone).toMatchObject({ code: code, durable: true })
+    const again = await stampede(['coupon', 'rollback', redemption_id, ...why])
+    expect([again.code, again.err]).toEqual([1, expect.stringMatching(/rolled back/i)])
+    expect(await asked('coupon', 'release', code, ...why)).toMatchObject({ durable: true })
+    const { facts, redis } = await asked('coupon', 'show', code)
+    expect(facts.map(({ kind }: { kind: string }) => kind)).toEqual([
+      ...['assign', 'redeem', 'rollback', 'release'],
+    ])
+    expect(facts.at(-1).actor).toMatch(/^cli:/)
+    expect(redis.in_stock).toBe(true)
+    const [deed] = await auditRows(world.database, { limit: 1 })
+    expect(deed).toMatchObject({ action: 'coupon.release', target: `coupon:${code}` })
+    expect((await stampede(['coupon', 'release', 'NOSUCH', ...why])).code).toBe(1)
   })
 })

@@ -1,6 +1,11 @@
 import type { Command } from 'commander'
+import { readConfig } from '../config.ts'
+import { openDatabase } from '../ledger/database.ts'
+import { actOnCoupon } from '../ops/coupon.ts'
 import { type Timeline, timeline } from '../ops/timeline.ts'
-import { withOps } from './ops.ts'
+import { problemDocument } from '../problems.ts'
+import { reason } from './arguments.ts'
+import { actor, stores, withOps } from './ops.ts'
 import { say } from './say.ts'
 
 export function couponVerbs(program: Command): void {
@@ -14,6 +19,51 @@ export function couponVerbs(program: Command): void {
     .argument('<code>')
     .addHelpText('before', 'Example:\n  $ npm run stampede -- coupon show SUMMER-QDJCC3L1-2026\n')
     .action(show)
+  const verb = (name: 'release' | 'rollback', argument: string, what: string, example: string) =>
+    coupon
+      .command(name)
+      .description(what)
+      .argument(argument)
+      .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
+      .addHelpText('before', `Example:\n  $ npm run stampede -- coupon ${name} ${example}\n`)
+      .addHelpText('after', '\nEnds with 4 if it is done in Redis and the ledger is late.')
+      .action((subject: string, options: { reason: string }, command: Command) =>
+        act(name, subject, options.reason, command),
+      )
+  verb(
+    'release',
+    '<code>',
+    "put an assigned coupon back into stock; a counter book's code becomes void",
+    'SUMMER-QDJCC3L1-2026 --reason "bought by mistake"',
+  )
+  verb(
+    'rollback',
+    '<redemption_id>',
+    'undo one redemption, once',
+    'a7751f2a-1d79-42d3-b608-b9f06142870e --reason "till was wrong"',
+  )
+}
+
+async function act(
+  name: 'release' | 'rollback',
+  subject: string,
+  why: string,
+  command: Command,
+): Promise<void> {
+  const { REDIS_MANAGED } = readConfig(['REDIS_MANAGED'])
+  const { redis: redisUrl, postgres } = stores()
+  const database = openDatabase(postgres, 2, 'cli')
+  try {
+    const what = name === 'release' ? { release: subject } : { rollback: subject }
+    const by = { actor, reason: why }
+    const done = await actOnCoupon({ redisUrl, database, managed: REDIS_MANAGED === '1' }, what, by)
+    if ('problem' in done) throw new Error(problemDocument(done, '', '').title)
+    if (!done.durable) process.exitCode = 4
+    const late = done.durable ? 'in the ledger' : 'in Redis, the ledger is late'
+    say(command, `${name} of ${done.code}: entry ${done.entry}, ${late}`, done)
+  } finally {
+    await database.end()
+  }
 }
 
 async function show(code: string, _: unknown, command: Command): Promise<void> {

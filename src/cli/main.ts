@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander'
 import { ConfigError } from '../config.ts'
 import { isOutage } from '../ledger/outage.ts'
+import { NotSent } from '../store/place.ts'
 import { acceptLossVerb } from './accept-loss.ts'
 import { adminVerbs } from './admin.ts'
 import { bookVerbs } from './books.ts'
@@ -60,7 +61,8 @@ function explain(error: Error): number {
   const message = isDown ? `PostgreSQL does not answer: ${reason}` : reason
   console.error(program.opts().json ? JSON.stringify({ error: message }) : message)
   if (error instanceof ConfigError) return exits.config
-  return isDown || error instanceof RedisDown ? exits.unavailable : exits.failed
+  const noRedis = error instanceof RedisDown || error instanceof NotSent
+  return isDown || noRedis ? exits.unavailable : exits.failed
 }
 
 /**

@@ -35,13 +35,13 @@ export class Unsettled extends Error {}
 /** What was read of Redis, and the last entry that it rests on. `now`: Redis' clock, in ms. */
 export type Seen = { shard: number; at: EntryId; now: number; replies: unknown[] }
 
-const serveMs = 10_000
+const serveMs = 30_000
 const ledgerMs = 20_000
 const pollMs = 25
 
 /**
  * Reads Redis in one transaction together with the shard's last entry: everything it says is so after
- * exactly that entry. Throws Unsettled where the shard is out of service for longer than 10 s.
+ * exactly that entry. Throws Unsettled where the shard is out of service for longer than 30 s.
  */
 export async function seeShard(
   { redis, exact }: Run,

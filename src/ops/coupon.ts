@@ -1,0 +1,85 @@
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { pino } from 'pino'
+import { audit } from '../ledger/audit.ts'
+import { confirmFacts } from '../ledger/confirm.ts'
+import type { Database } from '../ledger/database.ts'
+import { installationId, shardRows } from '../ledger/shards.ts'
+import { type Problem, problem } from '../problems.ts'
+import { openFitness } from '../recovery/fitness.ts'
+import { openGatesOnce } from '../recovery/gate.ts'
+import { NotSent, Place } from '../store/place.ts'
+import { openStore, type Store } from '../store/store.ts'
+import type { FactId } from '../store/verb.ts'
+import type { By } from './control.ts'
+
+/** How long to wait for a gate to open, and then for the ledger. */
+const openMs = 2_500
+const ledgerMs = 10_000
+const pollMs = 50
+
+/** `durable`: PostgreSQL holds it; otherwise it is done in Redis and the ledger is late. */
+export type Done = { code: string; entry: string; durable: boolean }
+
+type Where = { redisUrl: string; database: Database; managed: boolean }
+
+/**
+ * Does one verb of an administrator through the same gate and script as the API: puts an assigned
+ * coupon back into stock, or undoes a redemption. Under the fence like everything else, so it refuses
+ * where Redis cannot be vouched for.
+ */
+export async function actOnCoupon(
+  where: Where,
+  what: { release: string } | { rollback: string },
+  by: By,
+): Promise<Done | Problem> {
+  const { database } = where
+  const shards = await shardRows(database)
+  const place = new Place(where.redisUrl, shards.length, 'cli', await installationId(database))
+  try {
+    const log = pino({ level: 'silent' })
+    const fitness = openFitness(place, database, { managed: where.managed, log })
+    const until = performance.now() + openMs
+    while ((await openGatesOnce(place, database, fitness)) > 0 && performance.now() < until)
+      await sleep(pollMs)
+    if (!place.connected) throw new NotSent('Redis does not answer')
+    const store = openStore(place, { backlog: Number.MAX_SAFE_INTEGER }, () => {})
+    return await act(store, database, what, by)
+  } finally {
+    place.close()
+  }
+}
+
+async function act(
+  store: Store,
+  database: Database,
+  what: { release: string } | { rollback: string },
+  by: By,
+): Promise<Done | Problem> {
+  const isRelease = 'release' in what
+  const code = isRelease ? what.release : await store.findRedemption(what.rollback)
+  if (code === undefined) return problem('redemption-not-found')
+  const home = await store.findCode(code)
+  if (!home) return problem('coupon-not-found')
+  const context = JSON.stringify({ actor: by.actor, request_id: `cli-${randomUUID()}` })
+  const common = { code, key: '', hash: '', context }
+  const outcome = isRelease
+    ? await store.release(home, common)
+    : await store.rollback(home, { ...common, redemption: what.rollback })
+  if (!outcome.ok) return outcome
+  const fact = outcome.fact!
+  await audit(database, {
+    ...by,
+    ...{ action: `coupon.${isRelease ? 'release' : 'rollback'}`, target: `coupon:${code}` },
+  })
+  const entry = `${fact.shard}/${fact.epoch}-${fact.n}/${fact.i}`
+  return { code, entry, durable: await isDurable(database, fact) }
+}
+
+async function isDurable(database: Database, fact: FactId): Promise<boolean> {
+  for (const until = performance.now() + ledgerMs; performance.now() < until; await sleep(pollMs)) {
+    const [standing] = await confirmFacts(database, fact.shard, [fact])
+    if (standing === 'held') return true
+  }
+  return false
+}
