@@ -51,6 +51,8 @@ export type Ask = {
   hash: string
   context: string
   durability: Durability | undefined
+  /** When it came, by performance.now(). */
+  askedAt: number
 }
 
 /**
@@ -83,7 +85,8 @@ export async function readAsk(
   const durability = level ?? undefined
   const { actor } = who
   const text = JSON.stringify(context)
-  return { ok: true, ask: { verb, book, actor, key, hash, context: text, durability } }
+  const askedAt = performance.now()
+  return { ok: true, ask: { verb, book, actor, key, hash, context: text, durability, askedAt } }
 }
 
 /** Reads Idempotency-Key alone, for what is created in PostgreSQL. */
@@ -137,7 +140,10 @@ export async function answerEffect<V, B>(
   const { fact, entry, replayed } = outcome
   const { durable } = deps
   let reached: Reached = 'redis'
-  if (wanted === 'postgres') reached = await (fact ? durable.reach(fact) : durable.passed(entry))
+  if (wanted === 'postgres')
+    reached = await (fact
+      ? durable.reach(fact, performance.now() - ask.askedAt)
+      : durable.passed(entry))
   const operationOf = (known: FactId) =>
     operationUrl(deps.tokens, { ...known, at: outcome.at, request: requestId(c) }, ask.actor)
   if (reached === 'lost')

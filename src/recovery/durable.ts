@@ -18,6 +18,9 @@ export type Reached = Durability | 'lost'
 type Waiter = { fact: FactId; resolve: (reached: Reached) => void }
 type Reader = { epoch: number; n: number; resolve: (level: boolean) => void }
 
+/** What a request may take besides waiting for the ledger. */
+const graceMs = 1_000
+
 export type Durable = ReturnType<typeof openDurable>
 
 /** Waiting for the ledger: facts until PostgreSQL confirms them, readers until it has caught up. */
@@ -64,11 +67,12 @@ export function openDurable(
     }
   }
 
-  /** Puts `entry` into `set` until it is resolved or `waitMs` are over, which resolves it to `late`. */
+  /** Puts `entry` into `set` until it is resolved or `ms` are over, which resolves it to `late`. */
   function waitIn<E extends { resolve: (value: V) => void }, V>(
     set: Set<E>,
     late: V,
     entry: (resolve: (value: V) => void) => E,
+    ms = waitMs,
   ): Promise<V> {
     return new Promise((done) => {
       const member = entry((value) => {
@@ -76,7 +80,7 @@ export function openDurable(
         set.delete(member)
         done(value)
       })
-      const timer = setTimeout(() => member.resolve(late), waitMs)
+      const timer = setTimeout(() => member.resolve(late), ms)
       set.add(member)
       watermarks.follow()
     })
@@ -106,10 +110,14 @@ export function openDurable(
       if (books.get(book) !== known) books.set(book, known)
     },
 
-    /** Waits until PostgreSQL holds the fact. */
-    reach(fact: FactId): Promise<Reached> {
+    /**
+     * Waits until PostgreSQL holds the fact. `spentMs`: how long the request has taken already; one that
+     * had to ask Redis twice waits less here, so that nobody waits for an answer much over 3 s.
+     */
+    reach(fact: FactId, spentMs: number): Promise<Reached> {
       const late: Reached = 'redis'
-      return waitIn(waiters[fact.shard]!, late, (resolve) => ({ fact, resolve }))
+      const left = Math.max(0, Math.min(waitMs, waitMs + graceMs - spentMs))
+      return waitIn(waiters[fact.shard]!, late, (resolve) => ({ fact, resolve }), left)
     },
 
     /** Waits until the ledger has passed an entry: for answers that wrote nothing, but rest on it. */

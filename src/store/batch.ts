@@ -11,7 +11,7 @@ const factsMax = 400
 /** Calls of one verb and book under way at once; more would only make batches smaller. */
 const inFlightMax = 4
 /** How long a batch whose reply was lost waits for the gate before it is called unknown. */
-const retryWaitMs = 3_000
+const retryWaitMs = 2_000
 /** The op key is there for 2 minutes. A process that slept longer must not ask again: it would do. */
 const retryWithinMs = 30_000
 const dayMs = 86_400_000
