@@ -1,6 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
-import { type Difference, type Reconciliation, reconcile } from '../ops/reconcile.ts'
+import {
+  type Difference,
+  type Reconciliation,
+  reconcile,
+  shared,
+  Unsettled,
+} from '../ops/reconcile.ts'
 import { count, id } from './arguments.ts'
 import { withOps } from './ops.ts'
 import { say, tell } from './say.ts'
@@ -25,42 +31,50 @@ export function reconcileVerb(program: Command): void {
 async function run({ book, exact, watch }: Options, command: Command): Promise<void> {
   for (;;) {
     const begun = performance.now()
-    const found = await withOps((ops) =>
-      reconcile(ops, {
-        ...(book ? { book } : {}),
-        exact: exact === true,
-        onProgress: (done, total) => tell(`${number(done)} of ${number(total)} codes`),
-      }),
-    )
-    tell('')
-    process.exitCode = found.verdict === 'different' ? 3 : 0
-    say(command, text(found, performance.now() - begun), found)
+    try {
+      const found = await look(book, exact === true)
+      process.exitCode = found.verdict === 'different' ? 3 : 0
+      say(command, text(found, performance.now() - begun), found)
+    } catch (error) {
+      // A recovery, or a flush that somebody holds: the next look may be able to tell.
+      if (watch === undefined || !(error instanceof Unsettled)) throw error
+      console.error(error.message)
+    }
     if (watch === undefined) return
     await sleep((watch === true ? usualSeconds : watch) * 1000)
   }
 }
 
+async function look(book: string | undefined, exact: boolean): Promise<Reconciliation> {
+  const onProgress = (done: number, total: number) =>
+    tell(`${number(done)} of ${number(total)} codes`)
+  try {
+    return await withOps((ops) => reconcile(ops, { ...(book ? { book } : {}), exact, onProgress }))
+  } finally {
+    tell('')
+  }
+}
+
 const number = (value: number) => value.toLocaleString('en')
+const several = (count: number, noun: string) => `${number(count)} ${noun}${count === 1 ? '' : 's'}`
 
 /** What was compared, and the differences by class, each with both sides. */
-export function text(found: Reconciliation, ms: number): string {
-  const { verdict, at, books, differences, more } = found
-  const sum = (of: 'codes' | 'coupons') => number(books.reduce((all, book) => all + book[of], 0))
-  const what = `${number(books.length)} books, ${sum('codes')} codes, ${sum('coupons')} coupons`
-  const head = `${at} ${verdict}: ${what}, ${(ms / 1000).toFixed(1)} s`
-  const shown = differences.slice(0, shownMax)
-  const lines = [...Map.groupBy(shown, (difference) => difference.class)].flatMap(
-    ([name, some]) => [
-      `\n${name} (${number(differences.filter((difference) => difference.class === name).length)})`,
-      ...some.map(line),
-    ],
-  )
+function text({ verdict, at, books, differences, more }: Reconciliation, ms: number): string {
+  const sum = (of: 'codes' | 'coupons') => books.reduce((all, book) => all + book[of], 0)
+  const what = [
+    several(books.length, 'book'),
+    several(sum('codes'), 'code'),
+    several(sum('coupons'), 'coupon'),
+  ].join(', ')
+  const shown = shared(differences, shownMax)
+  const lines = [`${at} ${verdict}: ${what}, ${(ms / 1000).toFixed(1)} s`]
+  for (const [name, some] of Map.groupBy(shown, (difference) => difference.class)) {
+    const all = differences.filter((difference) => difference.class === name)
+    lines.push('', `${name} (${number(all.length)})`, ...some.map(line))
+  }
   const left = differences.length - shown.length + more
-  return [
-    head,
-    ...lines,
-    ...(left > 0 ? [`\n${number(left)} more; --json lists a thousand`] : []),
-  ].join('\n')
+  if (left > 0) lines.push('', `${number(left)} more: --json lists a thousand`)
+  return lines.join('\n')
 }
 
 function line({ shard, book_id, code, what, redis, postgres }: Difference): string {

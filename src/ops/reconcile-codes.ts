@@ -1,6 +1,6 @@
 import { keys } from '../store/keys.ts'
-import { type CouponRecord, unpackRecord } from '../store/record.ts'
 import { counts, packed } from './reconcile-postgres.ts'
+import { isSame, shownLock, sides, unpack } from './reconcile-record.ts'
 import type { Difference, DifferenceClass } from './reconcile-report.ts'
 import { type Equal, type Look, type Run, seeShard } from './reconcile-settle.ts'
 import {
@@ -10,6 +10,7 @@ import {
   parseFacts,
   placeOf,
   type StoredFact,
+  type Story,
   tell,
 } from './reconcile-story.ts'
 
@@ -94,14 +95,16 @@ export const codesLook = (run: Run): Look<Suspect, CodeVerdict> => ({
 
 async function readStored({ database }: Run, codes: string[]): Promise<InPostgres[]> {
   const { rows } = await database.query<Omit<InPostgres, 'facts'> & { facts: string | null }>(
-    `SELECT c.book_id AS home, c.max_redemptions AS own, l.state = 'pushed' AS pushed,
-       CASE WHEN k.code IS NOT NULL THEN ${packed('k', 'updated_at')} END AS record,
-       (SELECT string_agg(concat_ws(E'\\t', f.epoch, f.n, f.i, f.kind, ${packed('f', 'at')}), E'\\n'
-          ORDER BY f.epoch, f.n, f.i)
-        FROM ledger f WHERE f.code = w.code AND ${counts('f')}) AS facts
+    `WITH facts AS (
+       SELECT f.code, string_agg(concat_ws(E'\\t', f.epoch, f.n, f.i, f.kind, ${packed('f', 'at')}),
+         E'\\n' ORDER BY f.epoch, f.n, f.i) AS told
+       FROM ledger f WHERE f.code = ANY ($1) AND ${counts('f')} GROUP BY f.code)
+     SELECT c.book_id AS home, c.max_redemptions AS own, l.state = 'pushed' AS pushed,
+       CASE WHEN k.code IS NOT NULL THEN ${packed('k', 'updated_at')} END AS record, told AS facts
      FROM unnest($1::text[]) WITH ORDINALITY AS w(code, place)
      LEFT JOIN codes c ON c.code = w.code LEFT JOIN loads l ON l.load_id = c.load_id
-     LEFT JOIN coupons k ON k.code = w.code ORDER BY place`,
+     LEFT JOIN coupons k ON k.code = w.code LEFT JOIN facts ON facts.code = w.code
+     ORDER BY place`,
     [codes],
   )
   return rows.map((row) => ({ ...row, facts: parseFacts(row.facts) }))
@@ -123,41 +126,57 @@ function judgeCode(
   then: Then,
   now: number,
 ): CodeVerdict {
+  const found = compareStanding(redis, then, stored)
+  const story = tell(stored.facts)
+  const { contradicts, missing } = compareStory(story, stored, isSame(redis.record, then.record))
+  const lock = compareGuard(redis, then, now)
+  const { duplicates } = story
+  const equal = !found && !lock && !contradicts && missing.length + duplicates.length === 0
+  if (equal) return { equal, redis, postgres: then, differences: [], holes: [] }
+
+  const difference = describe(item, redis, stored, then)
+  const differences: Difference[] = []
+  if (found) differences.push(difference(...found))
+  if (contradicts)
+    differences.push(difference('STATE_MISMATCH', 'the ledger differs from coupons and Redis'))
+  for (const { first, again } of duplicates) {
+    const what = `version ${first.state.version} stands twice in the ledger`
+    const facts = [first, again].map((fact) => `${item.shard}/${placeOf(fact)}`)
+    differences.push(difference('DUPLICATE_FACT', what, { facts }))
+  }
+  if (lock) differences.push({ ...difference('LOCK_MISMATCH', lock), ...guardSides(redis, then) })
+  const holes = missing.map((hole) => {
+    return { hole, difference: difference('SEQUENCE_GAP', lackOf(hole, item.shard)) }
+  })
+  return { equal, redis, postgres: then, differences, holes }
+}
+
+/** Makes differences of one code: each shows where it is and who has it, by each store. */
+function describe(item: Suspect, redis: InRedis, stored: InPostgres, then: Then) {
   const { shard, book, code } = item
   const holder = redis.record ?? then.record
   const home = stored.home ?? (holder === null ? book : unpack(holder).book)
-  const [inRedis, inCoupons, inLedger] = sides(redis.record, then.record, then.ledger)
-  const difference = (of: DifferenceClass, what: string, more: object = {}): Difference => ({
+  const [coupon, coupons, ledger] = sides(redis.record, then.record, then.ledger)
+  return (of: DifferenceClass, what: string, more: object = {}): Difference => ({
     ...{ class: of, shard, book_id: home || null, code, what },
-    redis: { in_stock: redis.stock, coupon: inRedis },
-    postgres: { loaded: stored.home !== null, coupons: inCoupons, ledger: inLedger, ...more },
+    redis: { in_stock: redis.stock, coupon },
+    postgres: { loaded: stored.home !== null, coupons, ledger, ...more },
   })
-  const differences: Difference[] = []
-  const holes: CodeVerdict['holes'] = []
-  const found = compareStanding(redis, then, stored)
-  if (found) differences.push(difference(...found))
+}
 
-  const story = tell(stored.facts)
-  for (const { first, again } of story.duplicates) {
-    const what = `version ${first.state.version} stands twice in the ledger`
-    const places = [first, again].map((fact) => `${shard}/${placeOf(fact)}`)
-    differences.push(difference('DUPLICATE_FACT', what, { facts: places }))
-  }
+/**
+ * Compares the ledger with coupons, both as they are now: where facts are missing, and whether its end
+ * contradicts the row. Where Redis and coupons do not agree that has been said, and where a held code
+ * was assigned once more its end tells nothing.
+ */
+function compareStory(story: Story, stored: InPostgres, agree: boolean) {
   const missing = [...story.holes]
-  // Where Redis and coupons differ, that has been said; nor does an end that was assigned twice tell more.
-  const isOpen = isSame(redis.record, then.record) && !story.holes.some(({ twice }) => twice)
-  if (isOpen && !isSame(story.record, stored.record)) {
-    const facts = lacks(story, stored.record === null ? null : unpack(stored.record))
-    if (facts > 0) missing.push({ after: story.last, before: undefined, facts, twice: false })
-    else differences.push(difference('STATE_MISMATCH', 'the ledger differs from coupons and Redis'))
-  }
-  for (const hole of missing)
-    holes.push({ hole, difference: difference('SEQUENCE_GAP', lackOf(hole, shard)) })
-
-  const lock = compareGuard(redis, then, now)
-  if (lock) differences.push({ ...difference('LOCK_MISMATCH', lock), ...guardSides(redis, then) })
-  const equal = differences.length === 0 && holes.length === 0
-  return { equal, redis, postgres: then, differences, holes }
+  const isOpen = agree && !story.holes.some(({ twice }) => twice)
+  if (!isOpen || isSame(story.record, stored.record)) return { missing, contradicts: false }
+  const facts = lacks(story, stored.record === null ? null : unpack(stored.record))
+  if (facts === 0) return { missing, contradicts: true }
+  missing.push({ after: story.last, before: undefined, facts, twice: false })
+  return { missing, contradicts: false }
 }
 
 /** What is wrong with where a code is, by its record and its place in stock. */
@@ -216,47 +235,4 @@ function guardSides({ record, guard, guardUntil }: InRedis, then: Then) {
   }
   const shown = guard === null ? null : shownLock(guard, guardUntil)
   return { redis: { guard: shown, coupon: lock(record) }, postgres: { coupons: lock(then.record) } }
-}
-
-/** A token is its holder's alone: its beginning is enough to tell it from another. */
-const shownToken = (token: string) => (token === '' ? null : `${token.slice(0, 4)}...`)
-const shownTime = (ms: number) => (ms > 0 ? new Date(ms).toISOString() : null)
-const shownLock = (token: string, until: number) => ({
-  token: shownToken(token),
-  until: shownTime(until),
-})
-
-export const unpack = (packed: string): CouponRecord => unpackRecord(packed.split('\t'))
-
-const plain = (value: string | number) => value
-const columns: [keyof CouponRecord, string, (value: never) => unknown][] = [
-  ['user', 'user_id', plain],
-  ['version', 'version', plain],
-  ['redemptions', 'redemptions', plain],
-  ['book', 'book_id', plain],
-  ['max', 'max_redemptions', plain],
-  ['lockToken', 'lock_token', shownToken],
-  ['lockedUntil', 'locked_until', shownTime],
-  ['assignedAt', 'assigned_at', shownTime],
-  ['updatedAt', 'updated_at', shownTime],
-]
-const alwaysShown = 3
-
-const isSame = (a: string | null, b: string | null): boolean =>
-  a === b || (a !== null && b !== null && differing([unpack(a), unpack(b)]).length === 0)
-const differing = (records: CouponRecord[]) =>
-  columns.filter(([field]) => new Set(records.map((record) => record[field])).size > 1)
-
-/** Records as a report shows them: who has it, how far it is, and every field that they disagree on. */
-function sides(...packs: (string | null)[]): (object | null)[] {
-  const records = packs.map((pack) => (pack === null ? null : unpack(pack)))
-  const other = differing(records.filter((record) => record !== null))
-  const shown = new Set([...columns.slice(0, alwaysShown), ...other])
-  return records.map(
-    (record) =>
-      record &&
-      Object.fromEntries(
-        [...shown].map(([field, name, show]) => [name, show(record[field] as never)]),
-      ),
-  )
 }

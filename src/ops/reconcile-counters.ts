@@ -1,35 +1,32 @@
 import { type EntryId, entryId } from '../journal/entry.ts'
-import { type Book, getBook } from '../ledger/books.ts'
 import type { ShardRow } from '../ledger/shards.ts'
-import { policyOf } from '../recovery/push.ts'
-import { policyFields } from '../store/books.ts'
 import { keys } from '../store/keys.ts'
 import type { Sequence } from './reconcile-ledger.ts'
 import { aside, counts } from './reconcile-postgres.ts'
 import type { Difference } from './reconcile-report.ts'
-import { type Equal, type Look, type Run, type Seen, seeShard, slices } from './reconcile-settle.ts'
+import { type Equal, type Look, type Run, type Seen, seeShard } from './reconcile-settle.ts'
 
 export type UserItem = { shard: number; book: string; user: string }
 export type RedemptionItem = { shard: number; book: string; id: string }
-export type BookItem = { shard: number; book: string; its: Book }
 /** `row`: as it was when its sequence was read. */
 export type ShardItem = { shard: number; book: ''; row: ShardRow; sequence: Sequence }
 export type Differences = Equal & { differences: Difference[] }
 
-const verdict = (...found: (Difference | false)[]): Differences => {
+export const verdict = (...found: (Difference | false)[]): Differences => {
   const differences = found.filter((one) => one !== false)
   return { equal: differences.length === 0, differences }
 }
 
 const flushed = (of: string) =>
   `(${of}.epoch, ${of}.n) <= (SELECT checkpoint_epoch, checkpoint FROM shards WHERE shard = $1)`
-/** What later entries of a shard did, so that it can be taken off; `$1` to `$3`: shard, epoch, n. */
-const later = (columns: string, where: string) => `later AS MATERIALIZED (
+/** SQL: what later entries of a shard did, so that it can be taken off; `$1` to `$3`: shard, epoch, n. */
+export const later = (columns: string, where: string) => `later AS MATERIALIZED (
   SELECT ${columns} FROM ledger f
   WHERE f.shard = $1 AND (f.epoch, f.n) > ($2::bigint, $3::bigint) AND ${flushed('f')}
     AND ${where} AND ${counts('f')})`
-const since = ({ shard }: Seen, { epoch, n }: EntryId) => [shard, epoch, n]
-const given = `sum(CASE kind WHEN 'assign' THEN 1 WHEN 'release' THEN -1 ELSE 0 END)`
+export const since = ({ shard }: Seen, { epoch, n }: EntryId) => [shard, epoch, n]
+/** SQL: coupons that were given away, less those that came back. */
+export const given = `sum(CASE kind WHEN 'assign' THEN 1 WHEN 'release' THEN -1 ELSE 0 END)`
 
 /** How many coupons of a book its users hold: Redis' counters against the rows in coupons. */
 export const usersLook = (run: Run): Look<UserItem, Differences> => ({
@@ -114,137 +111,6 @@ function judgeRedemption(
     ...{ class: 'STATE_MISMATCH', shard, book_id: home, code: about, what: `redemption ${id}` },
     ...{ redis: shown(redis), postgres: shown(postgres) },
   })
-}
-
-type Totals = {
-  held: number
-  redeemed: number
-  counter_held: number
-  counter_redeemed: number
-  later_held: number
-  later_redeemed: number
-  total: number
-  codes: number
-}
-const totalsSql = `WITH ${later('kind, redemptions, max_redemptions AS max', 'f.book_id = $4')},
-  rows AS (SELECT count(*) AS held,
-      count(*) FILTER (WHERE max_redemptions > 0 AND redemptions >= max_redemptions) AS redeemed
-    FROM coupons WHERE book_id = $4)
-  SELECT rows.held, rows.redeemed, coalesce(c.held, 0) AS counter_held,
-    coalesce(c.redeemed, 0) AS counter_redeemed, b.total_code_count AS total,
-    (SELECT count(*) FROM codes WHERE book_id = $4) AS codes,
-    (SELECT coalesce(${given}, 0) FROM later) AS later_held,
-    (SELECT coalesce(sum(CASE WHEN kind = 'redeem' AND redemptions = max THEN 1
-      WHEN kind = 'rollback' AND redemptions + 1 = max THEN -1 ELSE 0 END), 0)
-      FROM later) AS later_redeemed
-  FROM rows, books b LEFT JOIN book_counters c USING (book_id) WHERE b.book_id = $4`
-
-type SeenBook = Seen & { before: Book }
-
-/**
- * The numbers and the policy of a book: Redis' hash, book_counters, and the rows themselves. A policy is
- * pushed and stands in no journal, so PostgreSQL is asked before Redis what Redis must have.
- */
-export const booksLook = (run: Run): Look<BookItem, Differences, SeenBook> => ({
-  chunk: 1,
-  see: async ([item]) => {
-    const { shard, book, its } = item!
-    const before = (await getBook(run.database, book)) ?? its
-    const [hash, stock] = [keys.book(shard, book), keys.stock(shard, book)]
-    return { ...(await seeShard(run, shard, (tx) => tx.hgetall(hash).scard(stock))), before }
-  },
-  judge: async ([item], seen, asOf) => {
-    const { shard, book } = item!
-    const { before } = seen
-    const [hash, stock] = seen.replies as [Record<string, string>, number]
-    const about = { shard, book_id: book }
-    if (hash.version === undefined && before.pushed_version === 0) return [verdict()]
-    if (hash.version === undefined) {
-      const postgres = { version: before.pushed_version }
-      const what = 'the book is not in Redis'
-      return [verdict({ class: 'STATE_MISMATCH', ...about, what, redis: null, postgres })]
-    }
-    const { rows } = await run.database.query<Totals>(totalsSql, [...since(seen, asOf), book])
-    const totals = rows[0]!
-    return [
-      verdict(
-        wrongCounter(run, about, 'held', hash, totals),
-        wrongCounter(run, about, 'redeemed', hash, totals),
-        wrongLeft(run, about, before, hash, stock),
-        before.kind === 'codes' &&
-          totals.codes !== totals.total && {
-            ...{ class: 'COUNTER_MISMATCH', ...about, what: 'codes of the book', redis: null },
-            postgres: { total_code_count: totals.total, codes: totals.codes },
-          },
-        await wrongPolicy(run, about, before, hash),
-      ),
-    ]
-  },
-})
-
-type About = { shard: number; book_id: string }
-
-function wrongCounter(
-  run: Run,
-  about: About,
-  name: 'held' | 'redeemed',
-  hash: Record<string, string>,
-  totals: Totals,
-): Difference | false {
-  const redis = Number(hash[name])
-  const after = Number(totals[`later_${name}`])
-  const rows = totals[name] - after
-  const book_counters = totals[`counter_${name}`] - after
-  const isSame =
-    book_counters === redis && [0, run.ripples.ofBook(about.book_id)[name]].includes(redis - rows)
-  if (isSame) return false
-  const postgres = { book_counters, coupons: rows }
-  return { class: 'COUNTER_MISMATCH', ...about, what: `${name} of the book`, redis, postgres }
-}
-
-function wrongLeft(
-  run: Run,
-  about: About,
-  { kind }: Book,
-  hash: Record<string, string>,
-  stock: number,
-): Difference | false {
-  const left = Number(hash.left)
-  const counted = kind === 'counter' ? Number(hash.units) - Number(hash.held) : stock
-  // Codes that are in stock and should not be, or the other way round, have been named themselves.
-  const isSame = [0, run.ripples.ofBook(about.book_id).stock].includes(counted - left)
-  if (isSame) return false
-  const redis = kind === 'counter' ? { left, units: hash.units, held: hash.held } : { left, stock }
-  const what = kind === 'counter' ? 'left is not units less held' : 'left is not the size of stock'
-  return { class: 'STOCK_MISMATCH', ...about, what, redis, postgres: null }
-}
-
-/** Redis has a version that was pushed, or a newer one; the same version is the same policy. */
-async function wrongPolicy(
-  { database }: Run,
-  about: About,
-  before: Book,
-  hash: Record<string, string>,
-): Promise<Difference | false> {
-  const version = Number(hash.version)
-  const now = (await getBook(database, about.book_id)) ?? before
-  const its = [before, now].find((book) => book.version === version)
-  if (!its && version >= before.pushed_version && version <= now.version) return false
-  if (!its)
-    return {
-      ...{ class: 'STATE_MISMATCH', ...about, what: 'the version of the book', redis: version },
-      postgres: { pushed: before.pushed_version, version: now.version },
-    }
-  const policy = policyOf(its)
-  const flat = ['units', policy.units, ...policyFields(policy)].map(String)
-  const wrong = slices(flat, 2).filter(([name, value]) => hash[name!] !== value)
-  if (wrong.length === 0) return false
-  return {
-    ...{ class: 'STATE_MISMATCH', ...about },
-    what: `the policy of the book: ${wrong.map(([name]) => name).join(', ')}`,
-    redis: Object.fromEntries(wrong.map(([name]) => [name, hash[name!] ?? null])),
-    postgres: Object.fromEntries(wrong),
-  }
 }
 
 /**

@@ -100,24 +100,17 @@ export async function compareLedger(run: Run, book: Book | undefined): Promise<v
   const range = book ? await rangeOf(run.database, book) : { first: '', last: null }
   if (!range) return
   for (let after = range.first; ; ) {
-    const { rows: bounds } = await run.database.query<{ upper: string | null; facts: number }>(
-      `SELECT max(code) AS upper, count(*)::int AS facts FROM
-         (SELECT code FROM ledger WHERE code > $1 AND ($2::text IS NULL OR code <= $2)
-          ORDER BY code LIMIT ${factsPerPage}) AS page`,
-      [after, range.last],
-    )
-    const { upper, facts } = bounds[0]!
-    const isLast = facts < factsPerPage || upper === null
-    const { rows } = await run.database.query<{ code: string; book: string }>(misfitsSql, [
-      ...[after, isLast ? range.last : upper, book?.book_id ?? null],
+    const { rows } = await run.database.query<MisfitsPage>(misfitsSql, [
+      ...[after, range.last, book?.book_id ?? null],
     ])
-    for (const { code, book: home } of rows) {
+    const { upper, misfits } = rows[0]!
+    for (const { code, book: home } of misfits) {
       const shard = shards.get(home)
       if (shard !== undefined && run.serving.has(shard))
         run.suspects.add({ shard, book: home, code, digested: true })
     }
     await run.suspects.relieve(run)
-    if (isLast) return
+    if (upper === null) return
     after = upper
   }
 }
@@ -135,28 +128,41 @@ async function rangeOf(database: Database, { book_id, code_prefix }: Book) {
   return first === null ? undefined : { first: first.slice(0, -1), last }
 }
 
-const misfitsSql = `WITH facts AS MATERIALIZED (
-    SELECT f.*, lead(f.i) OVER w IS NULL AS newest,
-      CASE WHEN f.kind = 'assign'
-        THEN f.version = 1 AND coalesce(lag(f.kind) OVER w, 'release') = 'release'
-        ELSE f.version = lag(f.version) OVER w + 1 AND lag(f.kind) OVER w <> 'release'
-          AND f.assigned_at IS NOT DISTINCT FROM lag(f.assigned_at) OVER w END AS follows
+/** `upper`: the last code of the page; null: no more follow. */
+type MisfitsPage = { upper: string | null; misfits: { code: string; book: string }[] }
+
+/** A page ends with the last fact of a code. Coupons without any fact belong to it, too. */
+const misfitsSql = `WITH page AS MATERIALIZED (
+    SELECT code, book_id, kind, user_id, version, redemptions, max_redemptions, lock_token,
+      locked_until, at, assigned_at, epoch, n, i
     FROM ledger f
-    WHERE f.code > $1 AND ($2::text IS NULL OR f.code <= $2)
-      AND ($3::uuid IS NULL OR f.book_id = $3) AND ${counts('f')}
-    WINDOW w AS (PARTITION BY f.code ORDER BY f.epoch, f.n, f.i))
-  SELECT code, book_id AS book FROM facts WHERE follows IS NOT TRUE
-  UNION
-  SELECT coalesce(f.code, k.code), coalesce(f.book_id, k.book_id)
-  FROM (SELECT * FROM facts WHERE newest) AS f
-  FULL JOIN (SELECT * FROM coupons WHERE code > $1 AND ($2::text IS NULL OR code <= $2)
-    AND ($3::uuid IS NULL OR book_id = $3)) AS k ON k.code = f.code
-  WHERE CASE WHEN f.code IS NULL THEN true
-    WHEN k.code IS NULL THEN f.kind <> 'release'
-    ELSE f.kind = 'release' OR (f.book_id, f.user_id, f.version, f.redemptions, f.max_redemptions,
-        f.lock_token, f.locked_until, f.at, f.assigned_at)
-      IS DISTINCT FROM (k.book_id, k.user_id, k.version, k.redemptions, k.max_redemptions,
-        k.lock_token, k.locked_until, k.updated_at, k.assigned_at) END`
+    WHERE code > $1 AND ($2::text IS NULL OR code <= $2)
+      AND ($3::uuid IS NULL OR book_id = $3) AND ${counts('f')}
+    ORDER BY code FETCH FIRST ${factsPerPage} ROWS WITH TIES),
+  ends AS (SELECT CASE WHEN count(*) >= ${factsPerPage} THEN max(code) END AS upper FROM page),
+  facts AS (
+    SELECT *, lead(i) OVER w IS NULL AS newest,
+      CASE WHEN kind = 'assign' THEN version = 1 AND coalesce(lag(kind) OVER w, 'release') = 'release'
+        ELSE version = lag(version) OVER w + 1 AND lag(kind) OVER w <> 'release'
+          AND assigned_at IS NOT DISTINCT FROM lag(assigned_at) OVER w END AS follows
+    FROM page WINDOW w AS (PARTITION BY code ORDER BY epoch, n, i)),
+  rows AS (SELECT * FROM coupons
+    WHERE code > $1 AND code <= coalesce((SELECT upper FROM ends), $2, repeat(chr(127), 51))
+      AND ($3::uuid IS NULL OR book_id = $3)),
+  misfits AS (
+    SELECT coalesce(f.code, k.code) AS code, coalesce(f.book_id, k.book_id) AS book
+    FROM (SELECT * FROM facts WHERE newest OR follows IS NOT TRUE) AS f
+    FULL JOIN rows AS k ON k.code = f.code
+    WHERE f.follows IS NOT TRUE OR CASE WHEN k.code IS NULL THEN f.kind <> 'release'
+      ELSE f.kind = 'release' OR f.version <> k.version OR f.user_id <> k.user_id
+        OR f.redemptions <> k.redemptions OR f.max_redemptions <> k.max_redemptions
+        OR f.at <> k.updated_at OR f.book_id <> k.book_id
+        OR f.assigned_at IS DISTINCT FROM k.assigned_at
+        OR f.lock_token IS DISTINCT FROM k.lock_token
+        OR f.locked_until IS DISTINCT FROM k.locked_until END)
+  SELECT (SELECT upper FROM ends),
+    (SELECT coalesce(json_agg(DISTINCT jsonb_build_object('code', code, 'book', book)), '[]')
+     FROM misfits) AS misfits`
 
 /** Parked facts: what Redis decided, and why PostgreSQL did not take it. */
 export async function parkedFacts(run: Run): Promise<Difference[]> {

@@ -1,7 +1,8 @@
 import type { Book } from '../ledger/books.ts'
 import { redemptionsOf, usersOf } from '../ledger/state.ts'
 import { keys } from '../store/keys.ts'
-import { lockMarginMs } from './reconcile-codes.ts'
+import { Met } from './reconcile-digest.ts'
+import { type Lock, liveLock, misguarded, openClock } from './reconcile-locks.ts'
 import {
   heldPages,
   notInStock,
@@ -10,23 +11,28 @@ import {
   withoutCoupon,
   withoutHolding,
 } from './reconcile-postgres.ts'
-import { type Run, readAhead, slices } from './reconcile-settle.ts'
+import { perStep, type Run, readAhead, slices } from './reconcile-settle.ts'
 
-/** Redis is busy with so many for about half a millisecond; one step is under way at a time. */
-const perStep = 1_000
+/** Fields that PostgreSQL knows, and how many of them are the same in Redis. */
+class Compared {
+  readonly met = new Met()
+  same = 0
+}
+/** Of the hashes that all books of a shard share. */
+export class Shared {
+  readonly coupons = new Compared()
+  readonly redemptions = new Compared()
+}
 
-/** What of a shard was found to be the same in both: a hash that has no more holds nothing else. */
-export type Same = { coupons: number; redemptions: number }
-
-/** Compares a hash in Redis with PostgreSQL's pages of its fields and values; how many are the same. */
+/** Compares a hash in Redis with PostgreSQL's pages of its fields and values. */
 async function compareHash(
   { redis }: Run,
   key: string,
   pages: AsyncIterable<string[]>,
+  compared: Compared,
   visit: (field: string, value: string, isSame: boolean) => void,
   afterStep: () => Promise<void> = async () => {},
-): Promise<number> {
-  let same = 0
+): Promise<void> {
   for await (const page of readAhead(pages))
     for (const flat of slices(page, 2 * perStep)) {
       const fields = flat.filter((_, f) => f % 2 === 0)
@@ -34,53 +40,58 @@ async function compareHash(
       for (const [f, field] of fields.entries()) {
         const value = flat[2 * f + 1]!
         const isSame = values[f] === value
-        if (isSame) same++
+        if (isSame) compared.same++
+        compared.met.add(field)
         visit(field, value, isSame)
       }
       await afterStep()
     }
-  return same
 }
 
-/** Goes through a hash in Redis for fields that PostgreSQL does not know, sentinel aside. */
-async function scanHash(
-  { redis }: Run,
+/**
+ * Goes through a hash in Redis for fields that PostgreSQL does not know, sentinel aside: it is asked for
+ * those alone that were not met. Not at all where nothing is written meanwhile and a hash has no more
+ * fields than were found to be the same.
+ */
+async function compareRest(
+  { redis, exact }: Run,
   key: string,
+  { met, same }: Compared,
   unknown: (fields: string[]) => Promise<string[]>,
   found: (field: string, value: string) => void,
+  concerns: (value: string) => boolean = () => true,
 ): Promise<void> {
+  if (exact && (await redis.hlen(key)) - (await redis.hexists(key, '')) === same) return
   let cursor = '0'
   do {
     const [next, flat] = await redis.hscan(key, cursor, 'COUNT', perStep)
     cursor = next
-    const values = new Map(slices(flat, 2).map(([field, value]) => [field!, value!]))
-    values.delete('')
-    if (values.size === 0) continue
-    for (const field of await unknown([...values.keys()])) found(field, values.get(field)!)
+    const values = new Map<string, string>()
+    for (const [field, value] of slices(flat, 2) as [string, string][])
+      if (field !== '' && concerns(value) && !met.has(field)) values.set(field, value)
+    const fields = [...values.keys()]
+    if (fields.length > 0)
+      for (const field of await unknown(fields)) found(field, values.get(field)!)
   } while (cursor !== '0')
 }
 
-/** Whether a hash has exactly `count` fields beside its sentinel. */
-async function hasFields({ redis }: Run, key: string, count: number): Promise<boolean> {
-  return (await redis.hlen(key)) - (await redis.hexists(key, '')) === count
-}
-
 /** Compares all coupons and codes of a book; what seems to differ becomes a suspect. */
-export async function compareCodes(run: Run, book: Book, same: Same) {
-  const coupons = await compareCoupons(run, book, same)
+export async function compareCodes(run: Run, book: Book, shared: Shared) {
+  const coupons = await compareCoupons(run, book, shared)
   const codes = book.kind === 'codes' ? await compareStock(run, book) : coupons
   return { codes, coupons }
 }
 
-async function compareCoupons(run: Run, { shard, book_id }: Book, same: Same): Promise<number> {
+async function compareCoupons(run: Run, { shard, book_id }: Book, shared: Shared): Promise<number> {
   const digests = run.digests.get(book_id)!
   const clock = await openClock(run)
   let coupons = 0
   let locked: Lock[] = []
-  same.coupons += await compareHash(
+  await compareHash(
     run,
     keys.coupons(shard),
     heldPages(run.database, book_id),
+    shared.coupons,
     (code, record, isSame) => {
       coupons++
       run.progress(1)
@@ -99,36 +110,6 @@ async function compareCoupons(run: Run, { shard, book_id }: Book, same: Same): P
   return coupons
 }
 
-/** Redis' clock, asked once: close enough where what is close to its deadline is left out. */
-async function openClock({ redis }: Run): Promise<() => number> {
-  const [seconds] = await redis.time()
-  const ahead = Number(seconds) * 1000 - performance.now()
-  return () => performance.now() + ahead
-}
-
-type Lock = { code: string; token: string; until: number }
-
-function liveLock(code: string, record: string, now: number): Lock | undefined {
-  if (record.endsWith('\t')) return undefined // no deadline, no lock
-  const [token, until] = record.split('\t').slice(-2) as [string, string]
-  const lock = { code, token, until: Number(until) }
-  return lock.until > now + 2 * lockMarginMs ? lock : undefined
-}
-
-/** Codes whose live lock is not guarded as it should be. */
-async function misguarded({ redis }: Run, shard: number, locks: Lock[]): Promise<string[]> {
-  if (locks.length === 0) return []
-  const asked = redis.pipeline().mget(...locks.map(({ code }) => keys.lock(shard, code)))
-  for (const { code } of locks) asked.pexpiretime(keys.lock(shard, code))
-  const [tokens, ...deadlines] = (await asked.exec())!.map(([error, reply]) => {
-    if (error) throw error
-    return reply
-  }) as [(string | null)[], ...number[]]
-  return locks.flatMap(({ code, token, until }, l) =>
-    tokens[l] === token && deadlines[l] === until ? [] : [code],
-  )
-}
-
 /** How many codes the book has. */
 async function compareStock(run: Run, { shard, book_id }: Book): Promise<number> {
   const { redis, database, exact } = run
@@ -137,8 +118,8 @@ async function compareStock(run: Run, { shard, book_id }: Book): Promise<number>
   const suspect = (code: string, digested: boolean) =>
     run.suspects.add({ shard, book: book_id, code, digested })
   const isMixed = (await redis.exists(uses)) === 1
+  const compared = new Compared()
   let codes = 0
-  let same = 0
   for await (const { count, pairs } of readAhead(stockPages(database, book_id, exact))) {
     codes += count
     for (const flat of slices(pairs, 2 * perStep)) {
@@ -148,112 +129,75 @@ async function compareStock(run: Run, { shard, book_id }: Book): Promise<number>
       for (const [c, code] of some.entries()) {
         const isThere = there[c] === 1
         if (isThere) digests.addBoth(code, '')
-        if (isThere) same++
+        if (isThere) compared.same++
+        compared.met.add(code)
         if (!isThere || (limits[c] ?? '') !== flat[2 * c + 1]) suspect(code, isThere)
       }
       run.progress(some.length)
       await run.suspects.relieve(run)
     }
   }
-  if (exact && (await redis.scard(stock)) === same) return codes
-  let cursor = '0'
-  do {
-    const [next, some] = await redis.sscan(stock, cursor, 'COUNT', perStep)
-    cursor = next
-    for (const code of await notInStock(database, book_id, some)) suspect(code, true)
-    await run.suspects.relieve(run)
-  } while (cursor !== '0')
+  if (!exact || (await redis.scard(stock)) !== compared.same)
+    for await (const some of strays(run, stock, compared))
+      for (const code of await notInStock(database, book_id, some)) suspect(code, true)
   return codes
 }
 
-/** Looks for coupons and redemptions that Redis alone knows of. */
-export async function compareRest(run: Run, shard: number, same: Same): Promise<void> {
-  const { database, exact } = run
-  const isAll = exact && run.book === undefined
-  const coupons = keys.coupons(shard)
-  if (!isAll || !(await hasFields(run, coupons, same.coupons)))
-    await scanHash(
-      run,
-      coupons,
-      (codes) => withoutCoupon(database, codes),
-      (code, record) => {
-        const book = record.slice(0, record.indexOf('\t'))
-        if (run.book === undefined || run.book === book)
-          run.suspects.add({ shard, book, code, digested: true })
-      },
-    )
-  const redemptions = keys.redemptions(shard)
-  if (!isAll || !(await hasFields(run, redemptions, same.redemptions)))
-    await scanHash(
-      run,
-      redemptions,
-      (ids) => notRedemptions(database, ids),
-      (id) => run.redemptions.push({ shard, book: '', id }),
-    )
-}
-
-/** Compares the redemptions of a book; how many are the same. */
-export function compareRedemptions(run: Run, { shard, book_id }: Book): Promise<number> {
-  const pages = redemptionsOf(run.database, book_id)
-  return compareHash(run, keys.redemptions(shard), pages, (id, _, isSame) => {
-    if (!isSame) run.redemptions.push({ shard, book: book_id, id })
-  })
-}
-
-/** Compares how many coupons of a book each user holds; `over`: who holds more than the book allows. */
-export async function compareUsers(run: Run, book: Book): Promise<{ over: string[] }> {
-  const { shard, book_id, max_assignments_per_user: limit } = book
-  const users = keys.users(shard, book_id)
-  const over: string[] = []
-  const suspect = (user: string) => run.users.push({ shard, book: book_id, user })
-  const same = await compareHash(
-    run,
-    users,
-    usersOf(run.database, book_id),
-    (user, held, isSame) => {
-      if (!isSame) suspect(user)
-      if (limit !== null && Number(held) > limit) over.push(user)
-    },
-  )
-  if (!run.exact || !(await hasFields(run, users, same)))
-    await scanHash(run, users, (some) => withoutHolding(run.database, book_id, some), suspect)
-  return { over }
-}
-
-/** Goes through all keys for guards of locks that no coupon has. */
-export async function compareGuards(run: Run, shards: number[]): Promise<void> {
-  const { redis } = run
-  const homes = new Map(shards.map((shard) => [keys.lock(shard, ''), shard]))
-  const clock = await openClock(run)
-  const mark = keys.lock(0, '').slice(keys.lock(0, '').indexOf(':'))
+/** Members of a set in Redis that were not met. */
+async function* strays({ redis }: Run, key: string, { met }: Compared) {
   let cursor = '0'
   do {
-    const [next, found] = await redis.scan(cursor, 'MATCH', `*${mark}*`, 'COUNT', perStep)
+    const [next, members] = await redis.sscan(key, cursor, 'COUNT', perStep)
     cursor = next
-    const guards = found.flatMap((key) => {
-      const prefix = key.slice(0, key.indexOf(mark) + mark.length)
-      const shard = homes.get(prefix)
-      return shard === undefined ? [] : [{ shard, code: key.slice(prefix.length) }]
-    })
-    for (const [shard, some] of Map.groupBy(guards, (guard) => guard.shard)) {
-      const codes = some.map(({ code }) => code)
-      const records = await redis.hmget(keys.coupons(shard), ...codes)
-      for (const [c, record] of records.entries()) {
-        const code = codes[c]!
-        if (record && liveLock(code, record, clock())) continue
-        const book = record?.slice(0, record.indexOf('\t')) ?? (await homeOf(run, code))
-        run.suspects.add({ shard, book, code, digested: true })
-      }
-    }
+    const some = members.filter((member) => !met.has(member))
+    if (some.length > 0) yield some
   } while (cursor !== '0')
 }
 
-/** The book of a code of which Redis has no record; '': nobody knows. */
-async function homeOf({ database }: Run, code: string): Promise<string> {
-  const { rows } = await database.query<{ book_id: string }>(
-    `SELECT book_id FROM codes WHERE code = $1
-     UNION ALL SELECT book_id FROM ledger WHERE code = $1 LIMIT 1`,
-    [code],
+/** Looks for coupons and redemptions that Redis alone knows of. */
+export async function compareShared(run: Run, shard: number, shared: Shared): Promise<void> {
+  const { database, book } = run
+  await compareRest(
+    run,
+    keys.coupons(shard),
+    shared.coupons,
+    (codes) => withoutCoupon(database, codes),
+    (code, record) => {
+      const its = record.slice(0, record.indexOf('\t'))
+      run.suspects.add({ shard, book: its, code, digested: true })
+    },
+    (record) => book === undefined || record.startsWith(`${book}\t`),
   )
-  return rows[0]?.book_id ?? ''
+  await compareRest(
+    run,
+    keys.redemptions(shard),
+    shared.redemptions,
+    (ids) => notRedemptions(database, ids),
+    (id) => run.redemptions.set(id, { shard, book: '', id }),
+  )
+}
+
+/** Compares the redemptions of a book. */
+export async function compareRedemptions(run: Run, { shard, book_id }: Book, shared: Shared) {
+  const pages = redemptionsOf(run.database, book_id)
+  await compareHash(run, keys.redemptions(shard), pages, shared.redemptions, (id, _, isSame) => {
+    if (!isSame) run.redemptions.set(id, { shard, book: book_id, id })
+  })
+}
+
+/** Compares how many coupons of a book each user holds; returns who holds more than it allows. */
+export async function compareUsers(run: Run, book: Book): Promise<string[]> {
+  const { shard, book_id, max_assignments_per_user: limit } = book
+  const key = keys.users(shard, book_id)
+  const over: string[] = []
+  const suspect = (user: string) =>
+    run.users.set(`${book_id} ${user}`, { shard, book: book_id, user })
+  const compared = new Compared()
+  await compareHash(run, key, usersOf(run.database, book_id), compared, (user, held, isSame) => {
+    if (!isSame) suspect(user)
+    if (limit !== null && Number(held) > limit) over.push(user)
+  })
+  const unknown = (users: string[]) => withoutHolding(run.database, book_id, users)
+  await compareRest(run, key, compared, unknown, suspect)
+  return over
 }

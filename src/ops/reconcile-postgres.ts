@@ -16,11 +16,14 @@ export const packed = (of: string, updated: 'updated_at' | 'at') =>
  * were, and for nothing in the coupons.
  */
 export const aside = `(SELECT shard, epoch, n, i FROM parked_facts
-  UNION SELECT p[1]::int, p[2]::bigint, p[3]::bigint, p[4]::int
+  UNION ALL SELECT p[1]::int, p[2]::bigint, p[3]::bigint, p[4]::int
   FROM audit_log, regexp_match(target, '^fact:(\\d+)/(\\d+)-(\\d+)/(\\d+)$') AS p
   WHERE action = 'parked.discard' AND p IS NOT NULL)`
 /** A row of the ledger, by its alias, that the coupons rest on. */
-export const counts = (of: string) => `(${of}.shard, ${of}.epoch, ${of}.n, ${of}.i) NOT IN ${aside}`
+export const counts = (
+  of: string,
+) => `NOT EXISTS (SELECT FROM ${aside} AS a WHERE a.shard = ${of}.shard
+  AND a.epoch = ${of}.epoch AND a.n = ${of}.n AND a.i = ${of}.i)`
 
 type Page = { text: string | null; last: string | null; rows: number }
 
@@ -53,61 +56,57 @@ export async function* heldPages(database: Database, book: string): AsyncGenerat
  * of loads that Redis does not have yet. `count`: codes of the book that were looked at.
  */
 export async function* stockPages(database: Database, book: string, all: boolean) {
-  const sql = `SELECT string_agg(c.code || E'\\t' || coalesce(c.max_redemptions::text, ''), E'\\n')
-        FILTER (WHERE NOT EXISTS (SELECT FROM coupons k WHERE k.code = c.code)
-          AND ($3 OR c.load_id NOT IN
-            (SELECT load_id FROM loads WHERE book_id = $2 AND state <> 'pushed'))) AS text,
-      max(c.code) AS last, count(*)::int AS rows
-    FROM (SELECT code, load_id, max_redemptions FROM codes WHERE book_id = $2 AND code > $1
-      ORDER BY code LIMIT ${pageSize}) AS c`
+  const sql = `WITH page AS MATERIALIZED (
+      SELECT code, load_id, max_redemptions FROM codes WHERE book_id = $2 AND code > $1
+      ORDER BY code LIMIT ${pageSize}),
+    held AS (SELECT code FROM coupons
+      WHERE book_id = $2 AND code > $1 AND code <= (SELECT max(code) FROM page))
+    SELECT string_agg(page.code || E'\\t' || coalesce(max_redemptions::text, ''), E'\\n')
+        FILTER (WHERE held.code IS NULL AND ($3 OR load_id NOT IN
+          (SELECT load_id FROM loads WHERE book_id = $2 AND state <> 'pushed'))) AS text,
+      max(page.code) AS last, count(*)::int AS rows
+    FROM page LEFT JOIN held USING (code)`
   for await (const { count, lines } of pages(database, sql, [book, all]))
     yield { count, pairs: lines.flatMap((line) => line.split('\t')) }
 }
 
 /** Those of `codes` that nobody has, by the coupons table. */
-export async function withoutCoupon(database: Database, codes: string[]): Promise<string[]> {
-  return keysOf(
-    database,
-    `SELECT w.key FROM unnest($1::text[]) AS w(key)
-     WHERE NOT EXISTS (SELECT FROM coupons k WHERE k.code = w.key)`,
-    [codes],
-  )
+export function withoutCoupon(database: Database, codes: string[]): Promise<string[]> {
+  return unknown(database, 'SELECT code AS key FROM coupons WHERE code = ANY ($1)', codes)
 }
 
-/** Those of `codes` that are not codes of this book that nobody has. */
+/** Those of `codes` that are not codes of this book, or that somebody has. */
 export async function notInStock(database: Database, book: string, codes: string[]) {
-  return keysOf(
-    database,
-    `SELECT w.key FROM unnest($1::text[]) AS w(key) LEFT JOIN codes c ON c.code = w.key
-     WHERE c.book_id IS DISTINCT FROM $2 OR EXISTS (SELECT FROM coupons k WHERE k.code = w.key)`,
-    [codes, book],
-  )
+  const sql = 'SELECT code AS key FROM codes WHERE book_id = $2 AND code = ANY ($1)'
+  const strays = await unknown(database, sql, codes, book)
+  const free = new Set(await withoutCoupon(database, codes))
+  return [...strays, ...codes.filter((code) => !free.has(code))]
 }
 
 /** Those of `users` who hold nothing of this book. */
-export async function withoutHolding(database: Database, book: string, users: string[]) {
-  return keysOf(
-    database,
-    `SELECT w.key FROM unnest($1::text[]) AS w(key) WHERE NOT EXISTS
-       (SELECT FROM coupons k WHERE k.user_id = w.key AND k.book_id = $2)`,
-    [users, book],
-  )
+export function withoutHolding(database: Database, book: string, users: string[]) {
+  const sql = 'SELECT user_id AS key FROM coupons WHERE book_id = $2 AND user_id = ANY ($1)'
+  return unknown(database, sql, users, book)
 }
 
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
 /** Those of `ids` that are no redemptions. */
 export async function notRedemptions(database: Database, ids: string[]): Promise<string[]> {
+  const sql = 'SELECT redemption_id::text AS key FROM redemptions WHERE redemption_id = ANY ($1)'
   const possible = ids.filter((id) => uuid.test(id))
-  const unknown = await keysOf(
-    database,
-    `SELECT w.key FROM unnest($1::uuid[]) AS w(key)
-     WHERE NOT EXISTS (SELECT FROM redemptions r WHERE r.redemption_id = w.key)`,
-    [possible],
-  )
-  return [...unknown, ...ids.filter((id) => !uuid.test(id))]
+  return [...(await unknown(database, sql, possible)), ...ids.filter((id) => !uuid.test(id))]
 }
 
-async function keysOf(database: Database, sql: string, values: unknown[]): Promise<string[]> {
-  return (await database.query<{ key: string }>(sql, values)).rows.map(({ key }) => key)
+/**
+ * Those of `keys` that `sql` does not find. By an index, key for key: asked for what is missing instead,
+ * PostgreSQL may read the whole table each time. No key has a line break.
+ */
+async function unknown(database: Database, sql: string, keys: string[], ...values: string[]) {
+  const { rows } = await database.query<{ found: string | null }>(
+    `SELECT string_agg(key, E'\n') AS found FROM (${sql}) AS known`,
+    [keys, ...values],
+  )
+  const found = new Set(rows[0]!.found?.split('\n'))
+  return keys.filter((key) => !found.has(key))
 }

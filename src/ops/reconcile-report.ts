@@ -49,17 +49,22 @@ export class Findings {
     if (kept.length < listedMax) kept.push(difference)
   }
 
-  /** Each class gets its share of the list, so that a flood of one does not hide the others. */
   list(): { differences: Difference[]; more: number } {
-    const share = Math.floor(listedMax / Math.max(1, this.#kept.size))
-    const first = new Set([...this.#kept.values()].flatMap((kept) => kept.slice(0, share)))
-    const rest = [...this.#kept.values()].flatMap((kept) => kept.slice(share))
-    for (const difference of rest.slice(0, listedMax - first.size)) first.add(difference)
-    const differences = differenceClasses.flatMap((name) =>
-      (this.#kept.get(name) ?? []).filter((difference) => first.has(difference)),
-    )
+    const differences = shared([...this.#kept.values()].flat(), listedMax)
     return { differences, more: this.#count - differences.length }
   }
+}
+
+/** At most `max` of them, by class: each class gets its share, so that a flood of one hides no other. */
+export function shared(differences: readonly Difference[], max: number): Difference[] {
+  const classes = Map.groupBy(differences, (difference) => difference.class)
+  const share = Math.floor(max / Math.max(1, classes.size))
+  const first = [...classes.values()].flatMap((some) => some.slice(0, share))
+  const rest = [...classes.values()].flatMap((some) => some.slice(share))
+  const chosen = new Set([...first, ...rest.slice(0, max - first.length)])
+  return differenceClasses.flatMap((name) =>
+    (classes.get(name) ?? []).filter((difference) => chosen.has(difference)),
+  )
 }
 
 type Held = Pick<CouponRecord, 'user' | 'redemptions' | 'max'>

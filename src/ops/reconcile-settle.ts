@@ -24,8 +24,9 @@ export type Run = Ops & {
   ripples: Ripples
   digests: Map<string, Digests>
   suspects: Suspects
-  users: UserItem[]
-  redemptions: RedemptionItem[]
+  /** By a name that is theirs alone: scans may meet them twice. */
+  users: Map<string, UserItem>
+  redemptions: Map<string, RedemptionItem>
   progress: (codes: number) => void
 }
 
@@ -138,6 +139,9 @@ function chunksOf<Item extends AtHome>(items: Item[], size: number) {
   const homes = Map.groupBy(items, ({ shard, book }) => `${shard} ${book}`)
   return [...homes.values()].flatMap((some) => slices(some, size))
 }
+
+/** Redis is busy with so many for about half a millisecond; one step is under way at a time. */
+export const perStep = 1_000
 
 export function slices<T>(all: readonly T[], size: number): T[][] {
   const some: T[][] = []

@@ -1,16 +1,14 @@
-import {
-  type CodeVerdict,
-  codesLook,
-  type Standing,
-  type Suspect,
-  unpack,
-} from './reconcile-codes.ts'
+import { type CodeVerdict, codesLook, type Standing, type Suspect } from './reconcile-codes.ts'
+import { unpack } from './reconcile-record.ts'
 import type { Difference } from './reconcile-report.ts'
 import { type Run, settle } from './reconcile-settle.ts'
 import type { Hole } from './reconcile-story.ts'
 
 /** More than this are not kept: they are looked at carefully before the comparison goes on. */
 const enough = 20_000
+
+/** Of more codes than this it is not told which gap in the ledger is theirs. */
+const explained = 1_000
 
 /** Facts of a code that the ledger lacks, and the difference that says so. */
 export type Lacking = { shard: number; hole: Hole; difference: Difference }
@@ -56,7 +54,9 @@ export class Suspects {
     const all = [...differences, ...holes.map(({ difference }) => difference)]
     if (run.book !== undefined && all[0]!.book_id !== run.book) return
     for (const difference of differences) run.findings.add(difference)
-    for (const hole of holes) this.lacking.push({ shard: item.shard, ...hole })
+    for (const { hole, difference } of holes)
+      if (this.lacking.length >= explained) run.findings.add(difference)
+      else this.lacking.push({ shard: item.shard, hole, difference })
     const coupon = (record: string | null) => (record === null ? null : unpack(record))
     run.ripples.note(
       all[0]!.book_id ?? '',

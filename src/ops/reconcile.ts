@@ -1,12 +1,10 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { type Book, getBook } from '../ledger/books.ts'
-import { type ShardRow, shardRow, shardRows } from '../ledger/shards.ts'
+import { type ShardRow, shardRows } from '../ledger/shards.ts'
 import { booksOf } from '../ledger/state.ts'
-import { keys } from '../store/keys.ts'
 import type { Ops } from './ops.ts'
+import { booksLook } from './reconcile-books.ts'
 import { compareCaps } from './reconcile-caps.ts'
 import {
-  booksLook,
   type Differences,
   redemptionsLook,
   type ShardItem,
@@ -22,20 +20,21 @@ import {
   parkedFacts,
   readSequence,
 } from './reconcile-ledger.ts'
+import { compareGuards } from './reconcile-locks.ts'
 import {
   compareCodes,
-  compareGuards,
   compareRedemptions,
-  compareRest,
+  compareShared,
   compareUsers,
-  type Same,
+  Shared,
 } from './reconcile-pages.ts'
 import { type Difference, Findings, Ripples } from './reconcile-report.ts'
+import { checkService } from './reconcile-service.ts'
 import { type Look, type Run, type Seen, settle } from './reconcile-settle.ts'
 import { Suspects } from './reconcile-suspects.ts'
 
 export type { Difference, DifferenceClass } from './reconcile-report.ts'
-export { differenceClasses } from './reconcile-report.ts'
+export { shared } from './reconcile-report.ts'
 export { Unsettled } from './reconcile-settle.ts'
 
 /** One book that was compared: by how many codes and coupons, and its digest by each store. */
@@ -85,9 +84,9 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
   const run = await openRun(ops, options, books)
   const { findings, suspects } = run
   const rows = all.filter(({ shard }) => !options.book || shard === books[0]!.shard)
-  for (const { shard } of rows) await checkService(run, shard)
+  await Promise.all(rows.map(({ shard }) => checkService(run, shard)))
 
-  const [compared, ledger] = await Promise.all([compareBooks(run), readLedger(run, rows)])
+  const [counted, ledger] = await Promise.all([compareBooks(run), readLedger(run, rows)])
   await compareGuards(run, [...run.serving])
   await suspects.settle(run)
   explainGaps(run, ledger.gaps, suspects.lacking)
@@ -95,22 +94,35 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
     for (const difference of await beyondCheckpoint(run, shard)) findings.add(difference)
   for (const difference of await parkedFacts(run)) findings.add(difference)
   // Counters last: what follows from a coupon that was named is not named again.
-  await note(run, run.users, usersLook(run))
-  await note(run, run.redemptions, redemptionsLook(run))
+  await note(run, [...run.users.values()], usersLook(run))
+  await note(run, [...run.redemptions.values()], redemptionsLook(run))
   const serving = run.books.filter(({ shard }) => run.serving.has(shard))
   const items = serving.map((its) => ({ shard: its.shard, book: its.book_id, its }))
   await note(run, items, booksLook(run))
   await note(run, ledger.shards, shardsLook(run, findings.ledgers))
-  for (const book of serving)
-    for (const difference of await compareCaps(run, book, compared.over.get(book.book_id) ?? []))
-      findings.add(difference)
+  for (const book of serving) {
+    const { over } = counted.find(({ book_id }) => book_id === book.book_id)!
+    for (const difference of await compareCaps(run, book, over)) findings.add(difference)
+  }
   const { differences, more } = findings.list()
   const verdict = differences.length === 0 ? 'equal' : 'different'
-  // Only now: what was looked at carefully is in the digests too.
-  const digested = compared.books.map((book) => ({ ...book, ...digestsOf(run, book.book_id) }))
-  return { verdict, at, exact: run.exact, books: digested, differences, more }
+  return { verdict, at, exact: run.exact, books: comparedBooks(run, counted), differences, more }
 }
 
+/** What was compared of each book; only at the end, for what was looked at carefully is in the digests. */
+function comparedBooks({ books, digests }: Run, counted: Counted[]): Compared[] {
+  return books.map(({ book_id }) => {
+    const its = counted.find((one) => one.book_id === book_id)
+    const of = (store: 'redis' | 'postgres') => (its ? digests.get(book_id)!.of(store) : '')
+    return {
+      ...{ book_id, codes: its?.codes ?? 0, coupons: its?.coupons ?? 0 },
+      ...{ digest_redis: of('redis'), digest_postgres: of('postgres') },
+    }
+  })
+}
+
+/** Codes between two reports of how far it is. */
+const toldEvery = 5_000
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
 async function booksToCompare(ops: Ops, rows: ShardRow[], id?: string): Promise<Book[]> {
@@ -134,10 +146,11 @@ async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> 
     ...{ exact: options.exact, book: options.book, books, serving: new Set() },
     ...{ findings: new Findings(), ripples: new Ripples(), suspects: new Suspects() },
     digests: new Map(books.map(({ book_id }) => [book_id, new Digests()])),
-    ...{ users: [], redemptions: [] },
+    ...{ users: new Map(), redemptions: new Map() },
     progress(some) {
+      const told = Math.floor(done / toldEvery)
       done += some
-      options.onProgress?.(done, Math.max(done, total))
+      if (Math.floor(done / toldEvery) > told) options.onProgress?.(done, Math.max(done, total))
     },
   }
 }
@@ -151,74 +164,23 @@ async function note<Item extends { shard: number; book: string }, S extends Seen
     for (const difference of differences) run.findings.add(difference)
 }
 
-function digestsOf({ books, serving, digests }: Run, id: string) {
-  const { shard } = books.find(({ book_id }) => book_id === id)!
-  const of = (store: 'redis' | 'postgres') => (serving.has(shard) ? digests.get(id)!.of(store) : '')
-  return { digest_redis: of('redis'), digest_postgres: of('postgres') }
-}
+type Counted = Pick<Compared, 'book_id' | 'codes' | 'coupons'> & { over: string[] }
 
-const serveMs = 10_000
-const pollMs = 100
-
-/**
- * Whether a shard serves, and is whole. What lies on one that does not serve is not compared: a worker
- * brings it level, or makes it anew, and a list of all that is missing would help nobody.
- */
-async function checkService(run: Run, shard: number): Promise<void> {
-  for (const until = performance.now() + (run.exact ? 0 : serveMs); ; await sleep(pollMs)) {
-    const row = await shardRow(run.database, shard)
-    const [meta, kept, coupons, redemptions] = (await run.redis
-      .multi()
-      .hmget(keys.meta(shard), 'epoch', 'phase', 'kept')
-      .xlen(keys.journal(shard))
-      .hexists(keys.coupons(shard), '')
-      .hexists(keys.redemptions(shard), '')
-      .exec())!.map(([error, reply]) => {
-      if (error) throw error
-      return reply
-    }) as [(string | null)[], number, number, number]
-    const [epoch, phase] = meta
-    const redis = { epoch: epoch === null ? null : Number(epoch), phase }
-    const postgres = { epoch: row.epoch, phase: row.phase }
-    const serves = row.phase === 'active' && phase === 'active' && redis.epoch === row.epoch
-    const isWhole = kept === Number(meta[2]) && coupons === 1 && redemptions === 1
-    const about = { class: 'COUNTER_MISMATCH' as const, shard, book_id: null }
-    if (serves) run.serving.add(shard)
-    if (serves && isWhole) return
-    if (!serves && performance.now() < until) continue
-    const isEmpty = row.phase === 'new' && !run.books.some((book) => book.shard === shard)
-    if (serves)
-      run.findings.add({
-        ...{ ...about, what: 'the shard is damaged: its journal or a sentinel' },
-        ...{ redis: { kept: Number(meta[2]), entries: kept, coupons, redemptions }, postgres },
-      })
-    else if (!isEmpty)
-      run.findings.add({ ...about, what: 'the shard does not serve', redis, postgres })
-    return
-  }
-}
-
-/** Compares all books that can be compared, shard by shard; `over`: users over their book's limit. */
-async function compareBooks(run: Run) {
-  const books: Compared[] = []
-  const over = new Map<string, string[]>()
+/** Compares all books of shards that serve; `over`: users who hold more than the book allows. */
+async function compareBooks(run: Run): Promise<Counted[]> {
+  const books: Counted[] = []
   for (const [shard, some] of Map.groupBy(run.books, (book) => book.shard)) {
-    if (!run.serving.has(shard)) {
-      const nothing = { codes: 0, coupons: 0, digest_redis: '', digest_postgres: '' }
-      for (const { book_id } of some) books.push({ book_id, ...nothing })
-      continue
-    }
-    const same: Same = { coupons: 0, redemptions: 0 }
+    if (!run.serving.has(shard)) continue
+    const shared = new Shared()
     for (const book of some) {
-      const { book_id } = book
-      const counted = await compareCodes(run, book, same)
-      over.set(book_id, (await compareUsers(run, book)).over)
-      same.redemptions += await compareRedemptions(run, book)
-      books.push({ book_id, ...counted, digest_redis: '', digest_postgres: '' })
+      const counted = await compareCodes(run, book, shared)
+      const over = await compareUsers(run, book)
+      await compareRedemptions(run, book, shared)
+      books.push({ book_id: book.book_id, ...counted, over })
     }
-    await compareRest(run, shard, same)
+    await compareShared(run, shard, shared)
   }
-  return { books, over }
+  return books
 }
 
 /** Reads the ledger of these shards: what is missing in it, and what does not fit to the coupons. */
