@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import pg from 'pg'
+import { from as copyFrom } from 'pg-copy-streams'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { startRedis } from '../src/embedded/redis.ts'
 import { keys } from '../src/store/keys.ts'
 import { audit } from './audit.ts'
@@ -222,3 +224,36 @@ test('a pool that is busy is no outage', async () => {
   expect(word(await redeem({ durability: 'redis' }))).toBe('200')
   await Promise.all(busy)
 })
+
+test('a redemption that only Redis knows is never called unknown while Redis cannot be asked', async () => {
+  await world.stopWorker()
+  const used = await redeem({ durability: 'redis' })
+  const { redemption_id } = used.body
+  const { redis } = world.house.place
+  const hget = vi.spyOn(redis, 'hget').mockRejectedValue(new Error('Connection is closed.'))
+  const back = () => post(`redemptions/${redemption_id}/rollback`, {}, { durability: 'redis' })
+  expect(word(await back())).toBe('503 not-ready')
+  hget.mockRestore()
+  expect(word(await back())).toBe('200')
+  await world.startWorker()
+})
+
+test('a transaction whose worker went silent in the middle of a COPY is ended, and its locks with it', async () => {
+  const { Client } = pg
+  const gone = new Client({
+    connectionString: world.settings.DATABASE_URL,
+    application_name: 'stampede-worker',
+  })
+  gone.on('error', () => {})
+  await gone.connect()
+  await gone.query('BEGIN')
+  await gone.query('SELECT 1 FROM shards FOR UPDATE')
+  const copying = gone.query(copyFrom('COPY codes FROM STDIN'))
+  copying.on('error', () => {})
+  copying.write('\n'.slice(1)) // opened, and then not a word
+  const begun = performance.now()
+  await assign()
+  await world.level(12_000)
+  expect(performance.now() - begun).toBeGreaterThan(3_000)
+  await gone.end().catch(() => {})
+}, 30_000)

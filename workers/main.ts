@@ -3,7 +3,7 @@ import { Worker } from 'bullmq'
 import closeWithGrace from 'close-with-grace'
 import { type Logger, pino } from 'pino'
 import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
-import { openDatabase } from '../src/ledger/database.ts'
+import { endAbandoned, openDatabase } from '../src/ledger/database.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
 import { watchPresence } from '../src/ledger/presence.ts'
 import { beat, forgetProcesses } from '../src/ledger/processes.ts'
@@ -28,6 +28,7 @@ const recoverMs = 100
 const watchMs = 500
 const pushMs = 1_000
 const jobsMs = 2_000
+const abandonedMs = 1_000
 const forgetMs = 600_000
 const reconcileMs = 30_000
 const jobsAtOnce = 2
@@ -92,6 +93,7 @@ export async function startWorker(config: Settings, log: Logger) {
     every(pushMs, 'pushing books and loads', async () =>
       place.gates.some((gate) => gate.open) ? pushOnce({ database, store }) : 0,
     ),
+    every(abandonedMs, 'ending abandoned transactions', () => endAbandoned(database)),
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
     every(reconcileMs, 'reconciling', async () => {
       const minutes = config.RECONCILE_MINUTES ?? 0

@@ -112,7 +112,7 @@ export function redeemRoutes(deps: Deps) {
     async (c, { params }, who) => {
       const redemption = params.redemption_id
       const its = await directory.codeOfRedemption(redemption)
-      if (!its) return problemResponse(c, problem('redemption-not-found'))
+      if (typeof its !== 'string') return problemResponse(c, its)
       const place = await directory.bookOfCode(its)
       if ('problem' in place) return problemResponse(c, problem('redemption-not-found'))
       const asked = await readAsk(c, deps, who, 'rollback', place, params)

@@ -81,6 +81,25 @@ function endSilent(pool: Database, silentMs: number): void {
   look.unref()
 }
 
+/** In the middle of a COPY no transaction of ours hears nothing of its client for so long. */
+const abandonedSeconds = 6
+
+/**
+ * Ends transactions that wait in the middle of a COPY for a client that is gone without a word, and
+ * hold their locks meanwhile: PostgreSQL's own time-outs end idle transactions and long statements, but
+ * not one that waits for data. Returns how many there were.
+ */
+export async function endAbandoned(database: Database): Promise<number> {
+  const { rowCount } = await database.query(
+    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+     WHERE datname = current_database() AND usename = current_user
+       AND application_name IN ('stampede-worker', 'stampede-api')
+       AND state = 'active' AND wait_event = 'ClientRead'
+       AND query_start < now() - interval '${abandonedSeconds} s'`,
+  )
+  return rowCount ?? 0
+}
+
 /** The reply to COMMIT did not come: the transaction took place, or it did not. */
 export class CommitUnknown extends Error {}
 

@@ -75,14 +75,18 @@ export function openDirectory(store: Store, database: Database) {
     learn(code: string, place: BookPlace): void {
       codes.set(code, since(place))
     },
-    async codeOfRedemption(id: string): Promise<string | undefined> {
-      const code = await store.findRedemption(id).catch(() => undefined)
+    /** PostgreSQL may not have it yet: where Redis cannot be asked, nobody can say that there is none. */
+    async codeOfRedemption(id: string): Promise<string | Problem> {
+      const shut = store.place.gates.some((gate) => !gate.open)
+      const code = await store.findRedemption(id).catch(() => null)
       if (code) return code
       const { rows } = await database.query<{ code: string }>(
         'SELECT code FROM redemptions WHERE redemption_id = $1',
         [id],
       )
-      return rows[0]?.code
+      if (rows[0]) return rows[0].code
+      if (shut || code === null) return { ...problem('not-ready'), retryAfter: 1 }
+      return problem('redemption-not-found')
     },
   }
 }
