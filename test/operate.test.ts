@@ -74,22 +74,27 @@ describe('status', () => {
     for (const { ms } of [redis, postgres, both]) expect(ms).toBeLessThan(5_000)
   })
 
-  test.each([
-    ['doctor'],
-    ['drain'],
-    ['reconcile'],
-    ['pause', '--intake', ...why],
-    ['replay'],
-    ['rebuild', '--all'],
-    ['parked', 'list'],
-    ['jobs', 'list'],
-    ['coupon', 'show', 'X'],
-    ['coupon', 'release', 'X', ...why],
-  ])('%s %s ends with 69 where a store is down', async (...args) => {
-    for (const down of ['REDIS_URL', 'DATABASE_URL'] as const) {
-      const url = down === 'REDIS_URL' ? 'redis://127.0.0.1:1' : 'postgres://a@127.0.0.1:1/a'
-      const { code, err } = await stampede(args, { [down]: url })
-      expect([down, code, err]).toEqual([down, 69, expect.stringMatching(/does not answer/)])
+  test('every verb ends with 69 where a store is down', async () => {
+    const verbs = [
+      ['doctor'],
+      ['drain'],
+      ['reconcile'],
+      ['pause', '--intake', ...why],
+      ['replay'],
+      ['rebuild', '--all'],
+      ['parked', 'list'],
+      ['jobs', 'list'],
+      ['coupon', 'show', 'X'],
+      ['coupon', 'release', 'X', ...why],
+    ]
+    // Two at a time: each is a process, and there are two cores.
+    for (const verb of verbs) {
+      const ended = await Promise.all([
+        stampede(verb, { REDIS_URL: 'redis://127.0.0.1:1' }),
+        stampede(verb, { DATABASE_URL: 'postgres://a@127.0.0.1:1/a' }),
+      ])
+      for (const { code, err } of ended)
+        expect([verb, code, err]).toEqual([verb, 69, expect.stringMatching(/does not answer/)])
     }
   })
 })

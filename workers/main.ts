@@ -97,8 +97,12 @@ export async function startWorker(config: Settings, log: Logger) {
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
     every(reconcileMs, 'reconciling', async () => {
       const minutes = config.RECONCILE_MINUTES ?? 0
-      const ops = { redis: place.redis, database }
-      if (minutes > 0 && place.connected) await reconcileOnce(ops, minutes, log)
+      if (minutes === 0 || !place.connected) return
+      // Connections of its own: a comparison takes several for a while, and the flush must not wait.
+      const own = openDatabase(config.DATABASE_URL, 4, 'reconcile')
+      await reconcileOnce({ redis: place.redis, database: own }, minutes, log).finally(() =>
+        own.end(),
+      )
     }),
     every(forgetMs, 'forgetting old keys and processes', () =>
       Promise.all([forgetCreations(database), forgetProcesses(database)]),

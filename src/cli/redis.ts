@@ -33,8 +33,8 @@ export async function withRedis<T>(url: string, work: (redis: Redis) => Promise<
     await redis.connect()
     return await work(redis)
   } catch (error) {
-    // Redis' own no, such as NOPERM, is not an outage.
-    if ((error as Error).name === 'ReplyError') throw error
+    // Redis' own no, such as NOPERM, is not an outage, nor is what went wrong elsewhere.
+    if ((error as Error).name === 'ReplyError' || redis.status === 'ready') throw error
     throw new RedisDown(`Redis does not answer: ${(reason ?? (error as Error)).message}`)
   } finally {
     redis.disconnect()

@@ -76,11 +76,14 @@ const sequenceSql = `WITH page AS (
 /** A fact beyond the checkpoint: no flush has put it there. */
 export async function beyondCheckpoint(run: Run, shard: number): Promise<Difference[]> {
   const { rows } = await run.database.query<Place & { code: string; book: string; end: EntryId }>(
-    `SELECT l.epoch, l.n, l.i, l.code, l.book_id AS book,
-       json_build_object('epoch', s.checkpoint_epoch, 'n', s.checkpoint) AS end
-     FROM shards s JOIN ledger l ON l.shard = s.shard
-       AND (l.epoch, l.n) > (s.checkpoint_epoch, s.checkpoint)
-     WHERE s.shard = $1 ORDER BY l.epoch, l.n, l.i LIMIT 1000`,
+    // Two scalars instead of one row: only those can be looked up in the index.
+    `SELECT epoch, n, i, code, book_id AS book,
+       (SELECT json_build_object('epoch', checkpoint_epoch, 'n', checkpoint)
+        FROM shards WHERE shard = $1) AS end
+     FROM ledger WHERE shard = $1 AND (epoch, n) > (
+       (SELECT checkpoint_epoch FROM shards WHERE shard = $1),
+       (SELECT checkpoint FROM shards WHERE shard = $1))
+     ORDER BY epoch, n, i LIMIT 1000`,
     [shard],
   )
   return rows.map(({ epoch, n, i, code, book, end }) => ({
