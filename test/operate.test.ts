@@ -74,7 +74,7 @@ describe('status', () => {
     for (const { ms } of [redis, postgres, both]) expect(ms).toBeLessThan(5_000)
   })
 
-  test('every verb ends with 69 where a store is down', async () => {
+  test('every verb ends with 69 where a store is down', { timeout: 90_000 }, async () => {
     const verbs = [
       ['doctor'],
       ['drain'],

@@ -172,7 +172,8 @@ const full: Row = {
       () => false,
       (error: Error) => error.message.startsWith('OOM'),
     )
-    const wrong = isFull ? [] : ['Redis was never full']
+    // A light load does not fill it in that time.
+    const wrong = isFull || load.perSecond < 2_000 ? [] : ['Redis was never full']
     await town.cluster.start()
     await until(() => load.servedSince(since) !== undefined, 'it serves by itself').catch(
       (error: Error) => void wrong.push(error.message),
