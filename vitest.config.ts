@@ -7,7 +7,7 @@ export default defineConfig({
     testTimeout: 30_000,
     hookTimeout: 60_000,
     pool: 'forks',
-    maxWorkers: 2, // each brings a Redis of its own, and PostgreSQL wants a core too
+    maxWorkers: 3, // on two cores: most tests wait for a server for most of their time
     coverage: {
       provider: 'v8',
       include: ['src/**/*.ts', 'workers/**/*.ts'],

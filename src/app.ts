@@ -26,7 +26,7 @@ import { userRoutes } from './http/users.ts'
 import type { Accounts } from './ledger/accounts.ts'
 import { outageOf } from './ledger/database.ts'
 import type { Holdings } from './ledger/holdings.ts'
-import type { Ops } from './ops/ops.ts'
+import type { OperatorVerbs } from './ops/open.ts'
 import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
@@ -43,8 +43,7 @@ export type Deps = {
   durable: Durable
   operations: Operations
   holdingsOf: Holdings
-  /** Both stores, for operators' verbs; `backlog`: BACKLOG_FACTS. */
-  ops: Ops & { backlog: number }
+  ops: OperatorVerbs
   books: Books
   log: Logger
   readiness(): Promise<Readiness>

@@ -12,6 +12,7 @@ import { watchPresence } from './ledger/presence.ts'
 import { beat } from './ledger/processes.ts'
 import { installationId, shardRows } from './ledger/shards.ts'
 import { metricsText, type Samples } from './metrics.ts'
+import { openOps } from './ops/open.ts'
 import type { Queues } from './queues.ts'
 import { openBooks } from './recovery/books.ts'
 import { openDirectory } from './recovery/directory.ts'
@@ -105,7 +106,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
-    ops: { redis: place.redis, database, backlog: settings.BACKLOG_FACTS },
+    ops: openOps({ redis: place.redis, database }, settings.BACKLOG_FACTS),
     log,
     readiness,
     meters,

@@ -103,9 +103,15 @@ describe('drain', () => {
   })
 
   test('of one book lets the others go on', async () => {
-    const other = await world.makeBook({}, 5)
+    const other = await world.makeBook({}, 5_000)
+    let over = false
+    const neighbours = Array.from({ length: 4 }, async (_, n) => {
+      while (!over) await post('coupons/assign', { book_id: other, user_id: `neighbour-${n}` })
+    })
     const drained = await drain(ops, { book, timeoutMs: 20_000, by })
-    expect(drained).toMatchObject({ state: 'drained', certificate: { verdict: 'equal' } })
+    over = true
+    await Promise.all(neighbours)
+    expect(drained).toMatchObject({ state: 'drained', certificate: { book, verdict: 'equal' } })
     expect((await post('coupons/assign', { book_id: book, user_id: 'x' })).body.code).toBe(
       'book-inactive',
     )

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { policyFields } from '../src/store/books.ts'
 import { keys } from '../src/store/keys.ts'
 import { scriptSha } from '../src/store/lua.ts'
+import { random as seeded } from './chaos/mind.ts'
 import { copyShards, digest } from './script.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -16,7 +17,6 @@ const seed = Math.floor(Math.random() * 2 ** 32)
 let world: World
 let codes: string
 let counter: string
-let state = seed
 const shard = 0
 const { meta, journal, coupons, redemptions } = {
   meta: keys.meta(shard),
@@ -42,13 +42,7 @@ beforeAll(async () => {
 })
 afterAll(() => world.close())
 
-/** mulberry32: small, and the same everywhere. */
-function random(): number {
-  state = (state + 0x6d2b79f5) | 0
-  let t = Math.imul(state ^ (state >>> 15), 1 | state)
-  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-}
+const random = seeded(seed)
 const below = (n: number) => Math.floor(random() * n)
 const pick = <T>(from: readonly T[]): T => from[below(from.length)]!
 

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { BookPlace } from '../src/store/store.ts'
 import { audit } from './audit.ts'
+import { random as seeded } from './chaos/mind.ts'
 import { openClient, placeOf } from './client.ts'
 import { type Call, callScript, copyShards, digest, type VerbName } from './script.ts'
 import { openWorld, type World } from './world.ts'
@@ -11,7 +12,6 @@ const seed = Math.floor(Math.random() * 2 ** 32)
 
 let world: World
 let books: string[]
-let state = seed
 beforeAll(async () => {
   world = await openWorld({ shards: 1 })
   const codes = Array.from({ length: 30 }, (_, i) => `H-${i}`)
@@ -22,13 +22,7 @@ beforeAll(async () => {
 })
 afterAll(() => world.close())
 
-/** mulberry32: small, and the same everywhere. */
-function random(): number {
-  state = (state + 0x6d2b79f5) | 0
-  let t = Math.imul(state ^ (state >>> 15), 1 | state)
-  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-}
+const random = seeded(seed)
 const below = (n: number) => Math.floor(random() * n)
 const pick = <T>(from: readonly T[]): T => from[below(from.length)]!
 /** How much nonsense there is in a call, and which kind comes in it again and again. */

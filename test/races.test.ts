@@ -237,8 +237,9 @@ test('race  against cut connections to Redis: what was answered stands, and noth
   const cut = async () => {
     const list = (await world().redis.client('LIST')) as string
     const [, id] = /^id=(\d+) .*name=stampede-api /m.exec(list) ?? []
-    if (id) await world().redis.client('KILL', 'ID', id)
+    if (id) cuts += Number(await world().redis.client('KILL', 'ID', id))
   }
+  let cuts = 0
   // By what was answered rather than by the clock: a machine that is busy elsewhere takes its time.
   for (let i = 1; i <= 8; i++) {
     await until(() => (tally(came).done ?? 0) >= 20 * i, `${20 * i} answers`)
@@ -248,8 +249,9 @@ test('race  against cut connections to Redis: what was answered stands, and noth
   await Promise.all(clients)
   line.close()
   await world().ready()
-  const { done, 'not-ready': refused, 'outcome-unknown': unknown = 0, ...rest } = tally(came)
+  // Whoever was sent once more under the batch's id was answered: there may be no refusal at all.
+  const { done, 'not-ready': _, 'outcome-unknown': __, ...rest } = tally(came)
   expect(rest).toEqual({})
   expect(done).toBeGreaterThan(100)
-  expect(refused! + unknown).toBeGreaterThan(0)
+  expect(cuts).toBeGreaterThan(3)
 })

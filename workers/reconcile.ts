@@ -1,7 +1,7 @@
 import type { Logger } from 'pino'
 import { claimReconcile, noteReconcile } from '../src/ledger/reconciled.ts'
 import type { Ops } from '../src/ops/ops.ts'
-import { reconcile, Unsettled } from '../src/ops/reconcile.ts'
+import { reconcile, Unsettled } from '../src/ops/reconcile/reconcile.ts'
 
 /**
  * Compares both stores if nobody has for `minutes`, and keeps what came of it for /metrics. Of all

@@ -1,8 +1,9 @@
 import { type Command, InvalidArgumentError } from 'commander'
+import { audit } from '../ledger/audit.ts'
 import { openDatabase } from '../ledger/database.ts'
 import { acceptLoss, shardRows } from '../ledger/shards.ts'
 import { type Loss, lossOf } from '../recovery/loss.ts'
-import { stores } from './ops.ts'
+import { actor, stores } from './ops.ts'
 import { withRedis } from './redis.ts'
 import { say } from './say.ts'
 
@@ -40,7 +41,13 @@ async function run({ shard, yes }: Options, command: Command): Promise<void> {
       say(command, 'PostgreSQL lacks nothing that Redis knows of.', { losses, accepted: false })
       return
     }
-    if (yes) for (const loss of losses) await acceptLoss(database, loss.shard)
+    if (yes)
+      for (const loss of losses) {
+        await acceptLoss(database, loss.shard)
+        await audit(database, {
+          ...{ actor, action: 'accept-loss', target: `shard:${loss.shard}`, detail: { ...loss } },
+        })
+      }
     else process.exitCode = 3
     const next = yes
       ? 'The loss is accepted: a worker makes the shards anew from what PostgreSQL has.'

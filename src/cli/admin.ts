@@ -2,8 +2,10 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { readConfig } from '../config.ts'
 import { email, line, password } from '../http/schemas.ts'
 import { createUser } from '../ledger/accounts.ts'
+import { audit } from '../ledger/audit.ts'
 import { openDatabase } from '../ledger/database.ts'
 import { problemDocument } from '../problems.ts'
+import { actor } from './ops.ts'
 import { readPassword } from './password.ts'
 import { say } from './say.ts'
 
@@ -54,6 +56,9 @@ async function create(address: string, { name, role: wanted }: Options, command:
     })
     if ('problem' in user) throw new Error(problemDocument(user, '', '').title)
     const { user_id, email, role } = user
+    await audit(database, {
+      ...{ actor, action: 'admin.create', target: `user:${user_id}`, detail: { role } },
+    })
     const what = { admin: 'an administrator', operator: 'an operator', viewer: 'a viewer' }[wanted]
     say(command, `${email} is ${what} now (user_id ${user_id}).`, { user_id, email, role })
   } finally {

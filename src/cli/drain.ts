@@ -64,7 +64,7 @@ async function run(options: Options, command: Command): Promise<void> {
     command,
     [
       `drained at ${certificate.at}: ${certificate.books.length} books, ${coupons} coupons, ${certificate.verdict}`,
-      `no fact has an entry beyond ${ends.join(' ')}`,
+      `no fact${certificate.book ? ' of this book' : ''} has an entry beyond ${ends.join(' ')}`,
       ...reconciliation.differences.slice(0, 20).map((one) => `! ${one.class} ${one.what}`),
       options.certificate ? `certificate: ${options.certificate}` : JSON.stringify(certificate),
     ].join('\n'),

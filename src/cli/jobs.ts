@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander'
-import { getJob, type Job } from '../ledger/jobs.ts'
-import { changeJob, type JobState, jobStates, listJobs } from '../ops/jobs.ts'
+import { getJob, type Job, type JobState, jobStates } from '../ledger/jobs.ts'
+import { changeJob, listJobs } from '../ops/jobs.ts'
 import { count, id, reason } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
 import { say } from './say.ts'

@@ -3,25 +3,7 @@ import { Command, CommanderError } from 'commander'
 import { ConfigError } from '../config.ts'
 import { isOutage } from '../ledger/outage.ts'
 import { NotSent } from '../store/place.ts'
-import { acceptLossVerb } from './accept-loss.ts'
-import { adminVerbs } from './admin.ts'
-import { bookVerbs } from './books.ts'
-import { configVerbs } from './config.ts'
-import { controlVerbs } from './control.ts'
-import { couponVerbs } from './coupon.ts'
-import { doctorVerb } from './doctor.ts'
-import { drainVerbs } from './drain.ts'
-import { jobVerbs } from './jobs.ts'
-import { keyVerbs } from './keys.ts'
-import { migrateVerb } from './migrate.ts'
-import { parkedVerbs } from './parked.ts'
-import { queueVerbs } from './queues.ts'
-import { rebuildVerb } from './rebuild.ts'
-import { reconcileVerb } from './reconcile.ts'
 import { RedisDown } from './redis.ts'
-import { replayVerb } from './replay.ts'
-import { simulateVerb } from './simulate.ts'
-import { statusVerb } from './status.ts'
 
 /**
  * The ops command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is something to see to, 4 not
@@ -40,12 +22,36 @@ const program = new Command('stampede')
     '\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 something to see to, 4 not in time, 69 a server is down, 78 bad configuration',
   )
   .exitOverride()
-const verbs = [
-  ...[statusVerb, doctorVerb, controlVerbs, drainVerbs, reconcileVerb, replayVerb, rebuildVerb],
-  ...[bookVerbs, couponVerbs, parkedVerbs, jobVerbs, queueVerbs, keyVerbs],
-  ...[simulateVerb, acceptLossVerb, adminVerbs, migrateVerb, configVerbs],
-]
-for (const add of verbs) add(program)
+/** Where each verb is defined, in the order of --help. */
+const verbs: Record<string, () => Promise<(program: Command) => void>> = {
+  status: async () => (await import('./status.ts')).statusVerb,
+  doctor: async () => (await import('./doctor.ts')).doctorVerb,
+  'pause resume': async () => (await import('./control.ts')).controlVerbs,
+  'drain verify-certificate': async () => (await import('./drain.ts')).drainVerbs,
+  reconcile: async () => (await import('./reconcile.ts')).reconcileVerb,
+  replay: async () => (await import('./replay.ts')).replayVerb,
+  rebuild: async () => (await import('./rebuild.ts')).rebuildVerb,
+  books: async () => (await import('./books.ts')).bookVerbs,
+  coupon: async () => (await import('./coupon.ts')).couponVerbs,
+  parked: async () => (await import('./parked.ts')).parkedVerbs,
+  jobs: async () => (await import('./jobs.ts')).jobVerbs,
+  queues: async () => (await import('./queues.ts')).queueVerbs,
+  keys: async () => (await import('./keys.ts')).keyVerbs,
+  simulate: async () => (await import('./simulate.ts')).simulateVerb,
+  'accept-loss': async () => (await import('./accept-loss.ts')).acceptLossVerb,
+  admin: async () => (await import('./admin.ts')).adminVerbs,
+  migrate: async () => (await import('./migrate.ts')).migrateVerb,
+  config: async () => (await import('./config.ts')).configVerbs,
+}
+// Only what the verb at hand needs is loaded: that is 0.4 s less of 0.6 for most of them. Without one,
+// or with one that is none, --help and the error need all of them.
+const asked = process.argv.slice(2).find((word) => !word.startsWith('-'))
+const names = Object.keys(verbs)
+const needed = names.filter((name) => asked && name.split(' ').includes(asked))
+for (const name of needed.length > 0 ? needed : names) {
+  const define = await verbs[name]!()
+  define(program)
+}
 
 try {
   await program.parseAsync()

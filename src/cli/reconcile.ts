@@ -6,7 +6,7 @@ import {
   reconcile,
   shared,
   Unsettled,
-} from '../ops/reconcile.ts'
+} from '../ops/reconcile/reconcile.ts'
 import { count, id } from './arguments.ts'
 import { withOps } from './ops.ts'
 import { say, tell } from './say.ts'

@@ -31,11 +31,11 @@ async function run(options: Options, command: Command): Promise<void> {
     }),
   )
   tell('')
-  if (shards.some(({ parked }) => parked > 0)) process.exitCode = 3
+  if (shards.some(({ refused }) => refused > 0)) process.exitCode = 3
   const lines = shards.map(
     (one) =>
       `shard ${one.shard}: ${one.applied} facts applied, ${one.already_there} already there, ` +
-      `${one.parked} do not fit, ${one.waiting} wait for their flush`,
+      `${one.parked} parked, ${one.refused} refused, ${one.waiting} wait for their flush`,
   )
   say(command, lines.join('\n'), { shards })
 }

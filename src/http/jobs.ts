@@ -1,6 +1,6 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
-import type { Job } from '../ledger/jobs.ts'
+import { type Job, jobStates } from '../ledger/jobs.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { bookId, instant, strict, uuid } from './schemas.ts'
@@ -10,7 +10,7 @@ export const JobResponse = z
     job_id: uuid,
     kind: z.string(),
     book_id: bookId.nullable(),
-    state: z.enum(['queued', 'running', 'done', 'failed', 'cancelled']),
+    state: z.enum(jobStates),
     total: z.number(),
     done: z.number(),
     result: z.record(z.string(), z.unknown()).nullable(),

@@ -1,12 +1,6 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
-import { auditRows } from '../ledger/audit.ts'
-import { setFlush, setIntake } from '../ops/control.ts'
-import { changeJob, jobStates, listJobs } from '../ops/jobs.ts'
-import { discardParked, parkedFacts, retryParked } from '../ops/parked.ts'
-import { planRebuild, requestRebuild } from '../ops/rebuild.ts'
-import { status } from '../ops/status.ts'
-import { timeline } from '../ops/timeline.ts'
+import { jobStates } from '../ledger/jobs.ts'
 import { problem } from '../problems.ts'
 import type { Principal } from './context.ts'
 import { JobResponse, jobView } from './jobs.ts'
@@ -81,9 +75,8 @@ export function opsRoutes(deps: Deps) {
       answers: { 200: StatusResponse },
     },
     async (c) => {
-      const found = await status(ops, ops.backlog)
-      // Dates as text, as JSON would have them.
-      return answer(c, 200, JSON.parse(JSON.stringify(found)) as z.input<typeof StatusResponse>)
+      // Its dates become text on the way out.
+      return answer(c, 200, (await ops.status()) as unknown as z.input<typeof StatusResponse>)
     },
   )
 
@@ -97,7 +90,7 @@ export function opsRoutes(deps: Deps) {
       answers: { 200: Switched },
     },
     async (c, { body }, who) =>
-      answer(c, 200, await setIntake(ops, body.state, by(who, body.reason))),
+      answer(c, 200, await ops.setIntake(body.state, by(who, body.reason))),
   )
 
   route(
@@ -110,7 +103,7 @@ export function opsRoutes(deps: Deps) {
       answers: { 200: Switched },
     },
     async (c, { body }, who) =>
-      answer(c, 200, await setFlush(ops, body.state, by(who, body.reason))),
+      answer(c, 200, await ops.setFlush(body.state, by(who, body.reason))),
   )
 
   route(
@@ -124,9 +117,9 @@ export function opsRoutes(deps: Deps) {
       problems: ['coupon-not-found'],
     },
     async (c, { params }) => {
-      const found = await timeline(ops, params.code)
+      const found = await ops.timeline(params.code)
       if (!found) return problemResponse(c, problem('coupon-not-found'))
-      return answer(c, 200, JSON.parse(JSON.stringify(found)) as Record<string, unknown>)
+      return answer(c, 200, { ...found })
     },
   )
 
@@ -140,7 +133,7 @@ export function opsRoutes(deps: Deps) {
       answers: { 200: z.object({ facts: z.array(ParkedFact) }) },
     },
     async (c, { query }) => {
-      const facts = await parkedFacts(ops, query.limit)
+      const facts = await ops.parkedFacts(query.limit)
       return answer(c, 200, {
         facts: facts.map((fact) => ({ ...fact, parked_at: fact.parked_at.toISOString() })),
       })
@@ -163,7 +156,7 @@ export function opsRoutes(deps: Deps) {
       },
     },
     async (c, { body }, who) =>
-      answer(c, 200, { retried: await retryParked(ops, body.facts, by(who, body.reason)) }),
+      answer(c, 200, { retried: await ops.retryParked(body.facts, by(who, body.reason)) }),
   )
 
   route(
@@ -177,7 +170,7 @@ export function opsRoutes(deps: Deps) {
       problems: ['fact-not-parked'],
     },
     async (c, { body }, who) => {
-      const gone = await discardParked(ops, body.fact, by(who, body.reason))
+      const gone = await ops.discardParked(body.fact, by(who, body.reason))
       return gone ? answer(c, 204, null) : problemResponse(c, problem('fact-not-parked'))
     },
   )
@@ -195,9 +188,9 @@ export function opsRoutes(deps: Deps) {
     },
     async (c, { params, body }, who) => {
       const shard = Number(params.shard)
-      const [plan] = await planRebuild(ops, { shard })
+      const [plan] = await ops.planRebuild({ shard })
       if (!plan) return problemResponse(c, problem('shard-not-found'))
-      const [before] = await requestRebuild(ops, [shard], by(who, body.reason))
+      const [before] = await ops.requestRebuild([shard], by(who, body.reason))
       return answer(c, 202, { ...plan, epoch_before: before!.epoch })
     },
   )
@@ -212,7 +205,7 @@ export function opsRoutes(deps: Deps) {
       answers: { 200: z.object({ jobs: z.array(JobResponse) }) },
     },
     async (c, { query }) =>
-      answer(c, 200, { jobs: (await listJobs(ops, query)).map((job) => jobView(job)) }),
+      answer(c, 200, { jobs: (await ops.listJobs(query)).map((job) => jobView(job)) }),
   )
 
   for (const [name, wanted] of [
@@ -234,7 +227,7 @@ export function opsRoutes(deps: Deps) {
         problems: ['job-not-found'],
       },
       async (c, { params, body }, who) => {
-        const job = await changeJob(ops, params.job_id, wanted, by(who, body.reason))
+        const job = await ops.changeJob(params.job_id, wanted, by(who, body.reason))
         return job ? answer(c, 200, jobView(job)) : problemResponse(c, problem('job-not-found'))
       },
     )
@@ -254,7 +247,7 @@ export function opsRoutes(deps: Deps) {
       answers: { 200: z.object({ deeds: z.array(Deed) }) },
     },
     async (c, { query }) => {
-      const deeds = await auditRows(deps.ops.database, {
+      const deeds = await ops.deeds({
         limit: query.limit,
         ...(query.before === undefined ? {} : { before: query.before }),
       })

@@ -12,7 +12,7 @@ export type Deed = {
   detail?: Record<string, unknown>
 }
 
-/** Adds to the audit log, which nobody can change afterwards: in the transaction of the deed itself. */
+/** Adds to the audit log, which nobody can change afterwards: in the deed's own transaction, if it has one. */
 export async function audit(on: Database | Transaction, deed: Deed): Promise<void> {
   await on.query(
     `INSERT INTO audit_log (actor, action, target, reason, detail) VALUES ($1, $2, $3, $4, $5)`,

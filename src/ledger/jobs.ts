@@ -9,6 +9,8 @@ import type { jobs } from './schema.ts'
  *   queued -> running -> done | failed | cancelled
  */
 export type Job = typeof jobs.$inferSelect
+export const jobStates = ['queued', 'running', 'done', 'failed', 'cancelled'] as const
+export type JobState = (typeof jobStates)[number]
 export type NewJob = Pick<Job, 'kind' | 'book_id' | 'total' | 'input' | 'created_by'>
 
 /** Made in the transaction of what it is about: neither ever stands there alone. */

@@ -28,11 +28,8 @@ export async function applyCarefully(
   return parked
 }
 
-/**
- * Brings one fact into ledger and fold if it is not there yet; the reason if it does not fit. A fact
- * that the ledger has and the fold is past stays as it is.
- */
-export async function applyAgain(
+/** Brings one fact into the ledger if it is not there; the reason if it does not fit. */
+export async function recordAgain(
   tx: Transaction,
   shard: number,
   entry: Entry,
@@ -42,7 +39,17 @@ export async function applyAgain(
     'SELECT FROM ledger WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4',
     [shard, entry.epoch, entry.n, fact.i],
   )
-  const recorded = rowCount ? undefined : await attempt(tx, () => record(tx, shard, entry, fact))
+  return rowCount ? undefined : attempt(tx, () => record(tx, shard, entry, fact))
+}
+
+/** The same, and into the fold: for a fact that stood aside, and so changed nothing yet. */
+export async function applyAgain(
+  tx: Transaction,
+  shard: number,
+  entry: Entry,
+  fact: Fact,
+): Promise<string | undefined> {
+  const recorded = await recordAgain(tx, shard, entry, fact)
   if (recorded) return recorded
   return attempt(tx, () => writeFold(tx, foldEntries([{ ...entry, facts: [fact] }])))
 }

@@ -58,7 +58,7 @@ type CouponRow = {
 
 const ms = (column: string) => `(extract(epoch FROM ${column}) * 1000)::bigint`
 /** A coupon as lua/include/record.lua packs it. */
-const packed = (updated: string) =>
+export const packed = (updated: string) =>
   `concat_ws(E'\\t', book_id, user_id, version, ${ms('assigned_at')}, ${ms(updated)}, redemptions,
     max_redemptions, coalesce(lock_token, ''), coalesce(${ms('locked_until')}::text, ''))`
 

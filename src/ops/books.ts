@@ -57,7 +57,7 @@ export type Warm = {
 
 /**
  * Looks a book over before its sale: its policy and loads are in Redis, the numbers add up, the scripts
- * are there, and memory is enough for all of it to be given away (some 240 bytes a coupon).
+ * are there, and memory is enough for all of it to be given away.
  */
 export async function warmBook({ redis, database }: Ops, bookId: string): Promise<Warm | Problem> {
   const book = await getBook(database, bookId)
@@ -96,5 +96,5 @@ export async function warmBook({ redis, database }: Ops, bookId: string): Promis
   return { book_id: bookId, ready: whyNot.length === 0, why_not: whyNot, left, memory }
 }
 
-/** A coupon with a user's id of 36 characters, its journal entry not counted: measured. */
+/** About what a coupon takes whose user's id has 36 characters, its journal entry not counted. */
 const bytesPerCoupon = 240

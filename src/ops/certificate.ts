@@ -5,7 +5,9 @@ import type { Database } from '../ledger/database.ts'
 export type Attested = {
   installation: string
   at: string
-  /** Where each shard ended: no fact of it has a higher entry. */
+  /** The one book that was drained; null: all of it was. */
+  book: string | null
+  /** Where each shard ended: no fact has a higher entry, of one book no fact of that book. */
   shards: { shard: number; epoch: number; entry: number; facts: number }[]
   books: { book_id: string; codes: number; coupons: number; digest: string }[]
   parked_facts: number

@@ -1,12 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { audit } from '../ledger/audit.ts'
-import { installationId, shardRows } from '../ledger/shards.ts'
+import { getBook } from '../ledger/books.ts'
+import { installationId, shardRow, shardRows } from '../ledger/shards.ts'
 import type { Problem } from '../problems.ts'
 import { keys } from '../store/keys.ts'
 import { type Attested, type Certificate, signCertificate } from './certificate.ts'
 import { type By, setBook, setIntake } from './control.ts'
 import type { Ops } from './ops.ts'
-import { type Reconciliation, reconcile } from './reconcile.ts'
+import { type Reconciliation, reconcile } from './reconcile/reconcile.ts'
 
 const pollMs = 100
 
@@ -31,21 +32,22 @@ export async function drain(
   const switched = book ? await setBook(ops, book, false, by) : await setIntake(ops, 'stopped', by)
   if ('problem' in switched) return switched
   await audit(ops.database, { ...by, action: 'drain', target: book ? `book:${book}` : 'intake' })
+  let last: Last | undefined
   for (;;) {
-    const waits = [
-      ...(switched.in_force ? [] : await notStopped(ops, book)),
-      ...(await notLevel(ops)),
-      ...(await openJobs(ops, book)),
-    ]
+    const waits = await notStopped(ops, book)
+    // Of one book nothing comes after this; its neighbours go on, so their shard is never level.
+    if (waits.length === 0 && book) last ??= await lastOf(ops, book)
+    waits.push(...(last ? await notReached(ops, last) : await notLevel(ops)))
+    waits.push(...(await openJobs(ops, book)))
     if (waits.length === 0) break
     options.onWaiting?.(waits)
     if (performance.now() > until) return { state: 'timed-out', waits }
     await sleep(pollMs)
   }
-  const ends = await endsOf(ops)
+  const ends = await endsOf(ops, last?.shard)
   // Other books of the shards go on where one alone is drained.
   const reconciliation = await reconcile(ops, { ...(book ? { book } : {}), exact: !book })
-  const certificate = await attest(ops, ends, reconciliation)
+  const certificate = await attest(ops, book, ends, reconciliation)
   return { state: 'drained', certificate, reconciliation }
 }
 
@@ -87,9 +89,29 @@ async function openJobs({ database }: Ops, book: string | undefined): Promise<st
   return rows.map(({ job_id, kind, state }) => `job ${job_id} (${kind}) is ${state}`)
 }
 
-/** Where each shard ended, by PostgreSQL's word. */
-async function endsOf({ database }: Ops): Promise<Attested['shards']> {
-  const rows = await shardRows(database)
+/** The last entry there was when a book had been paused: all of its facts are up to here. */
+type Last = { shard: number; epoch: number; n: number }
+
+async function lastOf({ redis, database }: Ops, book: string): Promise<Last> {
+  const { shard } = (await getBook(database, book))!
+  const [epoch, n] = (await redis.hmget(keys.meta(shard), 'epoch', 'n')).map(Number)
+  return { shard, epoch: epoch!, n: n! }
+}
+
+/** A later epoch began with all that its journal held in the ledger. */
+async function notReached({ database }: Ops, { shard, epoch, n }: Last): Promise<string[]> {
+  const row = await shardRow(database, shard)
+  if (row.phase !== 'active') return [`shard ${shard} is being recovered`]
+  if (row.epoch > epoch || row.checkpoint >= n) return []
+  if (row.flush === 'paused') return [`shard ${shard}: the flush is paused`]
+  return [`shard ${shard}: ${n - row.checkpoint} entries wait for the ledger`]
+}
+
+/** Where each shard ended, or the one of a book stood, by PostgreSQL's word. */
+async function endsOf({ database }: Ops, shard: number | undefined): Promise<Attested['shards']> {
+  const rows = (await shardRows(database)).filter(
+    (row) => shard === undefined || row.shard === shard,
+  )
   return rows.map(({ shard, checkpointEpoch, checkpoint, facts }) => ({
     ...{ shard, epoch: checkpointEpoch, entry: checkpoint, facts },
   }))
@@ -97,12 +119,13 @@ async function endsOf({ database }: Ops): Promise<Attested['shards']> {
 
 async function attest(
   { database }: Ops,
+  book: string | undefined,
   shards: Attested['shards'],
   { books, verdict, at }: Reconciliation,
 ): Promise<Certificate> {
   const parked = await database.query<{ n: number }>('SELECT count(*)::int AS n FROM parked_facts')
   return signCertificate(database, {
-    ...{ installation: await installationId(database), at, shards, verdict },
+    ...{ installation: await installationId(database), at, book: book ?? null, shards, verdict },
     books: books.map(({ book_id, codes, coupons, digest_postgres }) => ({
       ...{ book_id, codes, coupons, digest: digest_postgres },
     })),

@@ -1,11 +1,8 @@
 import { audit } from '../ledger/audit.ts'
 import { transaction } from '../ledger/database.ts'
-import type { Job } from '../ledger/jobs.ts'
+import type { Job, JobState } from '../ledger/jobs.ts'
 import type { By } from './control.ts'
 import type { Ops } from './ops.ts'
-
-export const jobStates = ['queued', 'running', 'done', 'failed', 'cancelled'] as const
-export type JobState = (typeof jobStates)[number]
 
 /** The newest jobs first. */
 export async function listJobs(
@@ -20,8 +17,9 @@ export async function listJobs(
 }
 
 /**
- * Cancels a job that is not over, or has one that failed done again: the sweep of the workers finds its
- * row. What a cancelled one did stays. Undefined: there is no such job, or it is not in such a state.
+ * Cancels a job that is not over, or has one that failed or was cancelled done again. Cancelling cuts its
+ * load: whoever is writing it finds it moved and stops, and the sweep brings what was written into
+ * stock. Undefined: there is no such job, or it is in no such state.
  */
 export async function changeJob(
   { database }: Ops,
@@ -31,14 +29,29 @@ export async function changeJob(
 ): Promise<Job | undefined> {
   const from = wanted === 'cancelled' ? ['queued', 'running'] : ['failed', 'cancelled']
   return transaction(database, async (tx) => {
+    // The load first, as whoever writes it does: the other way round the two could wait for each other.
+    await tx.query('SELECT FROM loads WHERE job_id = $1 FOR UPDATE', [jobId])
     const { rows } = await tx.query<Job>(
       `UPDATE jobs SET state = $2, error = NULL, updated_at = to_timestamp(0),
          finished_at = CASE WHEN $2 = 'cancelled' THEN now() END
        WHERE job_id = $1 AND state = ANY ($3) RETURNING *`,
       [jobId, wanted, from],
     )
+    const job = rows[0]
+    if (!job) return undefined
+    if (wanted === 'cancelled')
+      await tx.query(
+        `UPDATE loads SET total = written,
+           state = CASE state WHEN 'writing' THEN 'written' ELSE state END WHERE job_id = $1`,
+        [jobId],
+      )
+    else
+      await tx.query(
+        `UPDATE loads SET total = $2, state = 'writing' WHERE job_id = $1 AND written < $2`,
+        [jobId, job.total],
+      )
     const action = wanted === 'cancelled' ? 'jobs.cancel' : 'jobs.retry'
-    if (rows[0]) await audit(tx, { ...by, action, target: `job:${jobId}` })
-    return rows[0]
+    await audit(tx, { ...by, action, target: `job:${jobId}` })
+    return job
   })
 }

@@ -1,7 +1,7 @@
 import { decodeEntry, type Entry, type EntryId, entryId } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
 import { transaction } from '../ledger/database.ts'
-import { applyAgain } from '../ledger/park.ts'
+import { recordAgain } from '../ledger/park.ts'
 import { shardRows } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
 import type { By } from './control.ts'
@@ -9,12 +9,16 @@ import type { Ops } from './ops.ts'
 
 const entriesPerPage = 500
 
-/** What came of a shard's journal, in facts. `waiting`: not flushed yet, a worker does that. */
+/**
+ * What came of a shard's journal, in facts. `parked`: stand aside, see `parked`; `refused`: the ledger
+ * did not take them now; `waiting`: not flushed yet, a worker does that.
+ */
 export type Replayed = {
   shard: number
   applied: number
   already_there: number
   parked: number
+  refused: number
   waiting: number
 }
 
@@ -33,14 +37,13 @@ export async function replay(
   const all: Replayed[] = []
   let done = 0
   for (const { shard, checkpointEpoch, checkpoint } of rows) {
-    const sum: Replayed = { shard, applied: 0, already_there: 0, parked: 0, waiting: 0 }
+    const sum: Replayed = { shard, applied: 0, already_there: 0, parked: 0, refused: 0, waiting: 0 }
     const isFlushed = ({ epoch, n }: EntryId) =>
       epoch < checkpointEpoch || (epoch === checkpointEpoch && n <= checkpoint)
     for await (const entries of pages(ops, shard, options.from)) {
       const flushed = entries.filter(isFlushed)
       sum.waiting += factsOf(entries) - factsOf(flushed)
-      const missing = await lacking(ops, shard, flushed)
-      sum.already_there += factsOf(flushed) - factsOf(missing)
+      const missing = await lacking(ops, shard, flushed, sum)
       for (const entry of missing) await applyEntry(ops, shard, entry, sum)
       done += entries.length
       options.onProgress?.(done)
@@ -67,34 +70,44 @@ async function* pages({ redis }: Ops, shard: number, from: EntryId | undefined) 
   }
 }
 
-/** The facts of these entries that neither the ledger nor the parked ones hold, in their entries. */
-async function lacking({ database }: Ops, shard: number, entries: Entry[]): Promise<Entry[]> {
+/** The facts of these entries that neither the ledger nor the parked ones hold; counts the others. */
+async function lacking(
+  { database }: Ops,
+  shard: number,
+  entries: Entry[],
+  sum: Replayed,
+): Promise<Entry[]> {
   if (entries.length === 0) return []
-  const { rows } = await database.query<{ place: string }>(
-    `SELECT epoch || '-' || n || '/' || i AS place FROM (
-       SELECT epoch, n, i FROM ledger l JOIN unnest($2::bigint[], $3::bigint[]) AS e(epoch, n)
-         USING (epoch, n) WHERE l.shard = $1
-       UNION SELECT epoch, n, i FROM parked_facts WHERE shard = $1) AS held`,
+  const { rows } = await database.query<{ place: string; aside: boolean }>(
+    `SELECT epoch || '-' || n || '/' || i AS place, bool_or(aside) AS aside FROM (
+       SELECT epoch, n, i, false AS aside
+       FROM ledger l JOIN unnest($2::bigint[], $3::bigint[]) AS e(epoch, n) USING (epoch, n)
+       WHERE l.shard = $1
+       UNION ALL SELECT epoch, n, i, true FROM parked_facts WHERE shard = $1) AS held GROUP BY 1`,
     [shard, entries.map(({ epoch }) => epoch), entries.map(({ n }) => n)],
   )
-  const held = new Set(rows.map(({ place }) => place))
+  const held = new Map(rows.map(({ place, aside }) => [place, aside]))
   return entries.flatMap((entry) => {
-    const facts = entry.facts.filter(({ i }) => !held.has(`${entryId(entry)}/${i}`))
+    const facts = entry.facts.filter(({ i }) => {
+      const aside = held.get(`${entryId(entry)}/${i}`)
+      if (aside === true) sum.parked++
+      if (aside === false) sum.already_there++
+      return aside === undefined
+    })
     return facts.length > 0 ? [{ ...entry, facts }] : []
   })
 }
 
+/**
+ * A fact that only its row is missing of: the checkpoint is past it, so the coupons have long been
+ * changed by it, and by what came after. To fold it once more could bring back what was released.
+ */
 async function applyEntry({ database }: Ops, shard: number, entry: Entry, sum: Replayed) {
   await transaction(database, async (tx) => {
     for (const fact of entry.facts) {
-      await applyAgain(tx, shard, entry, fact)
-      const { rowCount } = await tx.query(
-        'SELECT FROM ledger WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4',
-        [shard, entry.epoch, entry.n, fact.i],
-      )
-      // The ledger has it now. Whether the fold is past it, or it does not fit, reconcile tells.
-      if (rowCount) sum.applied++
-      else sum.parked++
+      const reason = await recordAgain(tx, shard, entry, fact)
+      if (reason) sum.refused++
+      else sum.applied++
     }
   })
 }

@@ -1,4 +1,5 @@
 import type { Redis } from 'ioredis'
+import { inTime } from '../deadline.ts'
 import { decodeEntry } from '../journal/entry.ts'
 import type { Database } from '../ledger/database.ts'
 import { type ProcessRow, processRows } from '../ledger/processes.ts'
@@ -43,7 +44,7 @@ export type Status = {
  * like another. `backlog`: BACKLOG_FACTS, the facts a shard may be ahead of the ledger.
  */
 export async function status({ redis, database }: Ops, backlog: number): Promise<Status> {
-  const [memory, ledger] = await Promise.all([inTime(ofRedis(redis)), inTime(ofPostgres(database))])
+  const [memory, ledger] = await Promise.all([asked(ofRedis(redis)), asked(ofPostgres(database))])
   const shards = await shardsOf(redis, ledger, memory, backlog)
   const found = {
     redis: {
@@ -62,15 +63,12 @@ export async function status({ redis, database }: Ops, backlog: number): Promise
 
 type Answer<T> = { value: T } | { why: string }
 
-async function inTime<T>(answer: Promise<T>): Promise<Answer<T>> {
-  const { promise, resolve } = Promise.withResolvers<Answer<T>>()
-  const timer = setTimeout(() => resolve({ why: `no answer in ${patienceMs} ms` }), patienceMs)
-  answer.then(
-    (value) => resolve({ value }),
-    (error: Error) => resolve({ why: error.message || String(error) }),
+/** The answer, or why there is none. */
+const asked = <T>(answer: Promise<T>): Promise<Answer<T>> =>
+  inTime(answer, patienceMs, () => new Error(`no answer in ${patienceMs} ms`)).then(
+    (value) => ({ value }),
+    (error: Error) => ({ why: error.message || String(error) }),
   )
-  return promise.finally(() => clearTimeout(timer))
-}
 
 async function ofRedis(redis: Redis) {
   const info = await redis.info()
@@ -105,9 +103,7 @@ async function shardsOf(
   const { rows } = ledger.value
   const unknown = rows.map((row) => ({ ...row, lag: 0, oldest: 0, perSecond: 0, seen: false }))
   const seen =
-    'value' in memory
-      ? await inTime(Promise.all(rows.map(({ shard }) => look(redis, shard))))
-      : null
+    'value' in memory ? await asked(Promise.all(rows.map(({ shard }) => look(redis, shard)))) : null
   const looks = seen && 'value' in seen ? seen.value : unknown
   return rows.map(({ shard, epoch, phase, intake, flush }, r) => {
     const { lag, oldest, perSecond } = looks[r]!

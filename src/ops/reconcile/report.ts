@@ -1,4 +1,4 @@
-import type { CouponRecord } from '../store/record.ts'
+import type { CouponRecord } from '../../store/record.ts'
 
 export const differenceClasses = [
   'STATE_MISMATCH',

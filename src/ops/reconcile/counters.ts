@@ -1,10 +1,10 @@
-import { type EntryId, entryId } from '../journal/entry.ts'
-import type { ShardRow } from '../ledger/shards.ts'
-import { keys } from '../store/keys.ts'
-import type { Sequence } from './reconcile-ledger.ts'
-import { aside, counts } from './reconcile-postgres.ts'
-import type { Difference } from './reconcile-report.ts'
-import { type Equal, type Look, type Run, type Seen, seeShard } from './reconcile-settle.ts'
+import { type EntryId, entryId } from '../../journal/entry.ts'
+import type { ShardRow } from '../../ledger/shards.ts'
+import { keys } from '../../store/keys.ts'
+import type { Sequence } from './ledger.ts'
+import { aside, counts } from './postgres.ts'
+import type { Difference } from './report.ts'
+import { type Equal, type Look, type Run, type Seen, seeShard } from './settle.ts'
 
 export type UserItem = { shard: number; book: string; user: string }
 export type RedemptionItem = { shard: number; book: string; id: string }

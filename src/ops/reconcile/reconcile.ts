@@ -1,17 +1,17 @@
-import { type Book, getBook } from '../ledger/books.ts'
-import { type ShardRow, shardRows } from '../ledger/shards.ts'
-import { booksOf } from '../ledger/state.ts'
-import type { Ops } from './ops.ts'
-import { booksLook } from './reconcile-books.ts'
-import { compareCaps } from './reconcile-caps.ts'
+import { type Book, getBook } from '../../ledger/books.ts'
+import { type ShardRow, shardRows } from '../../ledger/shards.ts'
+import { booksOf } from '../../ledger/state.ts'
+import type { Ops } from '../ops.ts'
+import { booksLook } from './books.ts'
+import { compareCaps } from './caps.ts'
 import {
   type Differences,
   redemptionsLook,
   type ShardItem,
   shardsLook,
   usersLook,
-} from './reconcile-counters.ts'
-import { Digests } from './reconcile-digest.ts'
+} from './counters.ts'
+import { Digests } from './digest.ts'
 import {
   beyondCheckpoint,
   compareLedger,
@@ -19,23 +19,17 @@ import {
   type Gap,
   parkedFacts,
   readSequence,
-} from './reconcile-ledger.ts'
-import { compareGuards } from './reconcile-locks.ts'
-import {
-  compareCodes,
-  compareRedemptions,
-  compareShared,
-  compareUsers,
-  Shared,
-} from './reconcile-pages.ts'
-import { type Difference, Findings, Ripples } from './reconcile-report.ts'
-import { checkService } from './reconcile-service.ts'
-import { type Look, type Run, type Seen, settle } from './reconcile-settle.ts'
-import { Suspects } from './reconcile-suspects.ts'
+} from './ledger.ts'
+import { compareGuards } from './locks.ts'
+import { compareCodes, compareRedemptions, compareShared, compareUsers, Shared } from './pages.ts'
+import { type Difference, Findings, Ripples } from './report.ts'
+import { checkService } from './service.ts'
+import { type Look, type Run, type Seen, settle } from './settle.ts'
+import { Suspects } from './suspects.ts'
 
-export type { Difference, DifferenceClass } from './reconcile-report.ts'
-export { shared } from './reconcile-report.ts'
-export { Unsettled } from './reconcile-settle.ts'
+export type { Difference, DifferenceClass } from './report.ts'
+export { shared } from './report.ts'
+export { Unsettled } from './settle.ts'
 
 /** One book that was compared: by how many codes and coupons, and its digest by each store. */
 export type Compared = {

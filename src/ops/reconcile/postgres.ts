@@ -1,4 +1,4 @@
-import type { Database } from '../ledger/database.ts'
+import type { Database } from '../../ledger/database.ts'
 
 /** PostgreSQL's side in bulk: pages by key, each a statement of its own, packed into one text. */
 const pageSize = 20_000

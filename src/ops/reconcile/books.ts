@@ -1,10 +1,10 @@
-import { type Book, getBook } from '../ledger/books.ts'
-import { policyOf } from '../recovery/push.ts'
-import { policyFields } from '../store/books.ts'
-import { keys } from '../store/keys.ts'
-import { type Differences, given, later, since, verdict } from './reconcile-counters.ts'
-import type { Difference } from './reconcile-report.ts'
-import { type Look, type Run, type Seen, seeShard, slices } from './reconcile-settle.ts'
+import { type Book, getBook } from '../../ledger/books.ts'
+import { policyOf } from '../../recovery/push.ts'
+import { policyFields } from '../../store/books.ts'
+import { keys } from '../../store/keys.ts'
+import { type Differences, given, later, since, verdict } from './counters.ts'
+import type { Difference } from './report.ts'
+import { type Look, type Run, type Seen, seeShard, slices } from './settle.ts'
 
 export type BookItem = { shard: number; book: string; its: Book }
 

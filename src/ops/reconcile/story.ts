@@ -1,5 +1,5 @@
-import type { EntryId, FactKind } from '../journal/entry.ts'
-import { type CouponRecord, unpackRecord } from '../store/record.ts'
+import type { EntryId, FactKind } from '../../journal/entry.ts'
+import { type CouponRecord, unpackRecord } from '../../store/record.ts'
 
 /** A fact as the ledger holds it. `record`: the coupon after it, packed as Redis packs it. */
 export type StoredFact = EntryId & {

@@ -1,6 +1,6 @@
-import { keys } from '../store/keys.ts'
-import { lockMarginMs } from './reconcile-codes.ts'
-import { perStep, type Run } from './reconcile-settle.ts'
+import { keys } from '../../store/keys.ts'
+import { lockMarginMs } from './codes.ts'
+import { perStep, type Run } from './settle.ts'
 
 /** Redis' clock, asked once: close enough where what is close to its deadline is left out. */
 export async function openClock({ redis }: Run): Promise<() => number> {

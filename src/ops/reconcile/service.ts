@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { shardRow } from '../ledger/shards.ts'
-import { keys } from '../store/keys.ts'
-import type { Run } from './reconcile-settle.ts'
+import { shardRow } from '../../ledger/shards.ts'
+import { keys } from '../../store/keys.ts'
+import type { Run } from './settle.ts'
 
 /** A shard that is being recovered is waited for. */
 const serveMs = 10_000

@@ -1,7 +1,7 @@
-import type { Book } from '../ledger/books.ts'
-import { keys } from '../store/keys.ts'
-import type { Difference } from './reconcile-report.ts'
-import type { Run } from './reconcile-settle.ts'
+import type { Book } from '../../ledger/books.ts'
+import { keys } from '../../store/keys.ts'
+import type { Difference } from './report.ts'
+import type { Run } from './settle.ts'
 
 /**
  * Limits of a book that were passed. A limit may have been lowered since, and then whoever was given
@@ -27,7 +27,8 @@ async function overHeld(run: Run, book: Book, over: string[]): Promise<Differenc
   const { rows } = await run.database.query<{ user_id: string; held: number }>(
     `SELECT k.user_id, count(*)::int AS held FROM coupons k JOIN books b USING (book_id)
      WHERE k.book_id = $1 AND k.user_id = ANY ($2) GROUP BY k.user_id, b.updated_at
-     HAVING count(*) > $3 AND ${changedBefore('max(k.assigned_at)', book)} LIMIT ${listedMax}`,
+     HAVING count(*) > $3 AND ${changedBefore('max(k.assigned_at)', book)}
+     ORDER BY k.user_id LIMIT ${listedMax}`,
     [book_id, over, limit],
   )
   // Whoever is over it only by a coupon that Redis knows to be another's has been named with that.
@@ -53,7 +54,7 @@ async function overRedeemed(run: Run, book: Book): Promise<Difference[]> {
      WHERE k.book_id = $1 AND (k.max_redemptions > 0 AND k.redemptions > k.max_redemptions
        OR k.redemptions > $2::int AND (SELECT ${changedBefore('max(r.redeemed_at)', book)}
          FROM redemptions r WHERE r.book_id = $1 AND r.code = k.code AND r.rolled_back_at IS NULL))
-     LIMIT ${listedMax}`,
+     ORDER BY k.code LIMIT ${listedMax}`,
     [book_id, perUser],
   )
   const open = rows.filter(({ code }) => !run.findings.codes.has(code))

@@ -1,8 +1,8 @@
-import { keys } from '../store/keys.ts'
-import { counts, packed } from './reconcile-postgres.ts'
-import { isSame, shownLock, sides, unpack } from './reconcile-record.ts'
-import type { Difference, DifferenceClass } from './reconcile-report.ts'
-import { type Equal, type Look, type Run, seeShard } from './reconcile-settle.ts'
+import { keys } from '../../store/keys.ts'
+import { counts, packed } from './postgres.ts'
+import { isSame, shownLock, sides, unpack } from './record.ts'
+import type { Difference, DifferenceClass } from './report.ts'
+import { type Equal, type Look, type Run, seeShard } from './settle.ts'
 import {
   type Hole,
   isAfter,
@@ -12,7 +12,7 @@ import {
   type StoredFact,
   type Story,
   tell,
-} from './reconcile-story.ts'
+} from './story.ts'
 
 /** A code that is to be looked at carefully. */
 export type Suspect = {

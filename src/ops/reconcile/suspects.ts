@@ -1,8 +1,8 @@
-import { type CodeVerdict, codesLook, type Standing, type Suspect } from './reconcile-codes.ts'
-import { unpack } from './reconcile-record.ts'
-import type { Difference } from './reconcile-report.ts'
-import { type Run, settle } from './reconcile-settle.ts'
-import type { Hole } from './reconcile-story.ts'
+import { type CodeVerdict, codesLook, type Standing, type Suspect } from './codes.ts'
+import { unpack } from './record.ts'
+import type { Difference } from './report.ts'
+import { type Run, settle } from './settle.ts'
+import type { Hole } from './story.ts'
 
 /** More than this are not kept: they are looked at carefully before the comparison goes on. */
 const enough = 20_000

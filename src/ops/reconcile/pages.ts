@@ -1,8 +1,8 @@
-import type { Book } from '../ledger/books.ts'
-import { redemptionsOf, usersOf } from '../ledger/state.ts'
-import { keys } from '../store/keys.ts'
-import { Met } from './reconcile-digest.ts'
-import { type Lock, liveLock, misguarded, openClock } from './reconcile-locks.ts'
+import type { Book } from '../../ledger/books.ts'
+import { redemptionsOf, usersOf } from '../../ledger/state.ts'
+import { keys } from '../../store/keys.ts'
+import { Met } from './digest.ts'
+import { type Lock, liveLock, misguarded, openClock } from './locks.ts'
 import {
   heldPages,
   notInStock,
@@ -10,8 +10,8 @@ import {
   stockPages,
   withoutCoupon,
   withoutHolding,
-} from './reconcile-postgres.ts'
-import { perStep, type Run, readAhead, slices } from './reconcile-settle.ts'
+} from './postgres.ts'
+import { perStep, type Run, readAhead, slices } from './settle.ts'
 
 /** Fields that PostgreSQL knows, and how many of them are the same in Redis. */
 class Compared {

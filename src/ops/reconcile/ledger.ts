@@ -1,12 +1,12 @@
-import type { EntryId } from '../journal/entry.ts'
-import type { Book } from '../ledger/books.ts'
-import type { Database } from '../ledger/database.ts'
-import type { ShardRow } from '../ledger/shards.ts'
-import { aside, counts } from './reconcile-postgres.ts'
-import type { Difference } from './reconcile-report.ts'
-import type { Run } from './reconcile-settle.ts'
-import type { StoredFact } from './reconcile-story.ts'
-import type { Lacking } from './reconcile-suspects.ts'
+import type { EntryId } from '../../journal/entry.ts'
+import type { Book } from '../../ledger/books.ts'
+import type { Database } from '../../ledger/database.ts'
+import type { ShardRow } from '../../ledger/shards.ts'
+import { aside, counts } from './postgres.ts'
+import type { Difference } from './report.ts'
+import type { Run } from './settle.ts'
+import type { StoredFact } from './story.ts'
+import type { Lacking } from './suspects.ts'
 
 /** The ledger by itself, and against the coupons: each statement sees one moment, load or not. */
 const factsPerPage = 20_000

@@ -1,4 +1,4 @@
-import { type CouponRecord, unpackRecord } from '../store/record.ts'
+import { type CouponRecord, unpackRecord } from '../../store/record.ts'
 
 /** A token is its holder's alone: its beginning is enough to tell it from another. */
 const shownToken = (token: string) => (token === '' ? null : `${token.slice(0, 4)}...`)
