@@ -41,15 +41,16 @@ export function readAnswers(sample: Sample) {
   }
 
   return {
-    /** Takes the body of one answer; autocannon wants to hear true. */
-    read(text: string): boolean {
+    /** Takes one answer and says whether it was an acknowledgement; late: not as durable as was asked. */
+    read(text: string, status: number): boolean {
       answers++
-      if (text.length === length && text.startsWith(head)) keep(text)
+      const accepted = status === 200 && text.length === length && text.startsWith(head)
+      if (accepted) keep(text)
       else {
-        const why = problemOf(text)
+        const why = status === 202 ? 'late' : problemOf(text)
         refused[why] = (refused[why] ?? 0) + 1
       }
-      return true
+      return accepted
     },
     counts: () => ({ answers, accepted, refused }),
     acknowledged: (): Uint8Array => rows.subarray(0, accepted * row),

@@ -55,7 +55,7 @@ export async function assignRound(
   return round
 }
 
-function orderOf(
+export function orderOf(
   { client }: Bench,
   book_id: string,
   sample: Sample,

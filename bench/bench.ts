@@ -10,6 +10,7 @@ export type Bench = {
   client: Client
   stores: Stores
   pids: Installation['pids']
+  urls: { redis: string; postgres: string }
   versions: { redis: string; postgres: string }
   say(line: string): void
 }
@@ -28,7 +29,8 @@ async function onInstallation<T>(
   const client = await openClient(installation)
   const versions = await stores.versions()
   const say = (line: string) => console.log(`  ${line}`)
-  return scenario({ options, client, stores, pids: installation.pids, versions, say })
+  const { pids, redis, postgres } = installation
+  return scenario({ options, client, stores, pids, urls: { redis, postgres }, versions, say })
 }
 
 /** Runs a scenario on a fresh installation, and takes that down whatever happens. */

@@ -29,6 +29,8 @@ export type LoadResult = {
   timeouts: number
   seconds: number
   latencyMs: { p50: number; p95: number; p99: number; max: number; mean: number }
+  /** The longest time without an acknowledgement, from the first answer to the last one. */
+  pauseMs: number
   /** The accepted answers' codes and users: see answers.ts. */
   acknowledged: Uint8Array
 }
@@ -53,6 +55,9 @@ function run(order: LoadOrder): void {
   const started = performance.now()
   let sent = 0
   let last = started
+  let status = 0
+  let acceptedAt = started
+  let pauseMs = 0
 
   /**
    * Every request is one prepared buffer with the next user's number written into it: the server
@@ -83,7 +88,14 @@ function run(order: LoadOrder): void {
       ...(amount ? { amount } : { duration: seconds! + backstopSeconds }),
       timeout: timeoutSeconds,
       sampleInt: 100,
-      verifyBody: (text) => answers.read(text as string),
+      // Autocannon tells the status just before, and wants to hear true.
+      verifyBody: (text) => {
+        if (answers.read(text as string, status)) {
+          if (acceptedAt !== started) pauseMs = Math.max(pauseMs, last - acceptedAt)
+          acceptedAt = last
+        }
+        return true
+      },
     },
     (error, result) => {
       if (error) throw error
@@ -99,6 +111,7 @@ function run(order: LoadOrder): void {
           ...{ p50: ms(50), p95: ms(95), p99: ms(99) },
           ...{ max: latency.max / 1000, mean: latency.mean / 1000 },
         },
+        pauseMs: Math.max(pauseMs, last - acceptedAt),
         acknowledged: answers.acknowledged(),
       }
       process.send!(report)
@@ -106,7 +119,8 @@ function run(order: LoadOrder): void {
   )
   // Autocannon's own histogram counts whole milliseconds. A connection's first answer is left out:
   // its time is that of the connect.
-  load.on('response', (client, _status, _bytes, ms) => {
+  load.on('response', (client, code, _bytes, ms) => {
+    status = code
     last = performance.now()
     if ((client as Connection).reqsMade > 1) latency.record(Math.max(1, Math.round(ms * 1000)))
   })

@@ -1,7 +1,15 @@
 import { parseArgs } from 'node:util'
 
 /** What `npm run bench` can measure; each is a file of that name. */
-export const scenarios = ['assign', 'keys', 'drive', 'lookup-size'] as const
+export const scenarios = [
+  'assign',
+  'keys',
+  'drive',
+  'lookup-size',
+  'flushall',
+  'drains',
+  'compare',
+] as const
 export type Scenario = (typeof scenarios)[number]
 
 export const usage = `npm run bench -- [options]
@@ -24,6 +32,13 @@ export type Options = {
   warmUpSeconds: number
   /** Assignments of one drive. */
   driven: number
+  /** Length of a round with a FLUSHALL after a quarter of it. */
+  flushedSeconds: number
+  /** How often a sale is drained. */
+  drains: number
+  /** Assignments a second, and seconds, of the sale beside which both stores are compared. */
+  salePace: number
+  saleSeconds: number
   /** Codes of the large book, and how many small books of how many codes it is compared with. */
   large: number
   small: number
@@ -38,6 +53,10 @@ const full = {
   connections: 256,
   warmUpSeconds: 3,
   driven: 100_000,
+  flushedSeconds: 20,
+  drains: 20,
+  salePace: 5_000,
+  saleSeconds: 40,
   large: 1_000_000,
   small: 1_000,
   smallBooks: 20,
@@ -49,6 +68,10 @@ const short: typeof full = {
   connections: 64,
   warmUpSeconds: 0.5,
   driven: 5_000,
+  flushedSeconds: 4,
+  drains: 2,
+  salePace: 200,
+  saleSeconds: 6,
   large: 20_000,
   small: 100,
   smallBooks: 3,

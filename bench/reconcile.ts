@@ -6,9 +6,9 @@ import type { Stores } from './stores.ts'
 /** What the client counted: of `undecided` requests nobody told it whether they happened. */
 export type Claims = { acknowledged: Acknowledged[]; undecided: number }
 
-/** No answer at all, or the one that says so. */
+/** No answer at all, or one that says so, or that the ledger may not have it yet. */
 export const undecided = (unanswered: number, refused: Record<string, number>): number =>
-  unanswered + (refused['outcome-unknown'] ?? 0)
+  unanswered + (refused['outcome-unknown'] ?? 0) + (refused.late ?? 0)
 
 const levelMs = 30_000
 
@@ -45,6 +45,20 @@ export async function reconcile(stores: Stores, book: Book, claims: Claims): Pro
 }
 
 type Row = [code: string, user: string]
+
+/** An acknowledgement that the ledger does not have, and who has the code now. */
+export type Lost = Acknowledged & { now: string | null }
+
+/** Tells what the ledger has of the acknowledged from what was lost. */
+export async function keptOf(stores: Stores, book: Book, acknowledged: Acknowledged[]) {
+  const owner = new Map(await ledgerOf(stores, book.id))
+  const kept: Acknowledged[] = []
+  const lost: Lost[] = []
+  for (const one of acknowledged)
+    if (owner.get(one.code) === one.user) kept.push(one)
+    else lost.push({ ...one, now: owner.get(one.code) ?? null })
+  return { kept, lost }
+}
 
 async function ledgerOf({ database }: Stores, book: string): Promise<Row[]> {
   const { rows } = await database.query<Row>({

@@ -1,7 +1,10 @@
 import { writeFileSync } from 'node:fs'
 import { assign, keys } from './assign.ts'
 import { type Bench, Interrupted, withBench } from './bench.ts'
+import { compare } from './compare.ts'
+import { drains } from './drains.ts'
 import { drive } from './drive.ts'
+import { flushall } from './flushall.ts'
 import { type LookupSizeReport, lookupSize } from './lookup-size.ts'
 import { machine } from './machine.ts'
 import { readOptions, type Scenario, usage } from './options.ts'
@@ -9,7 +12,7 @@ import { faultsOf, roundsTable, targetsTable, timesTable } from './report.ts'
 import type { Round } from './round.ts'
 import type { Target } from './targets.ts'
 
-/** `npm run bench`: every scenario on a fresh installation of its own.. */
+/** `npm run bench`: every scenario on a fresh installation of its own. */
 type Report = {
   targets: Target[]
   rounds?: Round[]
@@ -23,6 +26,9 @@ const scenarios: Record<Scenario, (bench: Bench) => Promise<Report>> = {
   keys,
   drive,
   'lookup-size': lookupSize,
+  flushall,
+  drains,
+  compare,
 }
 
 /** What both stores and the client do not agree on: none of it may ever be. */

@@ -15,7 +15,7 @@ const field = (info: string, name: string) =>
 /** Looks at both stores past the service, to hold against each other what it says. */
 export function openStores({ redis: url, postgres }: Pick<Installation, 'redis' | 'postgres'>) {
   const redis = new Redis(url)
-  const database = openDatabase(postgres, 2, 'bench')
+  const database = openDatabase(postgres, 4, 'bench')
 
   /** Whether PostgreSQL has every entry that any journal has. */
   async function isLevel(): Promise<boolean> {

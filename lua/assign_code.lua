@@ -11,6 +11,8 @@
   Replies to a request, first match wins
     again                   entry at op line  -- same Idempotency-Key, same body
     idempotency-key-reused
+    intake-stopped
+    backlog
     already-assigned  -- to this very user
     coupon-not-found  -- also when someone else has it
     book-archived

@@ -14,6 +14,8 @@
   Replies to a request, first match wins
     again                   entry at op line  -- same Idempotency-Key, same body
     idempotency-key-reused
+    intake-stopped
+    backlog
     coupon-not-found  -- also for someone else's coupon
     book-archived
     coupon-redeemed

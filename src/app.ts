@@ -1,8 +1,10 @@
 import { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
+import type { Board } from './board.ts'
 import { apiKeyRoutes } from './http/api-keys.ts'
 import { assignRoutes } from './http/assign.ts'
 import { authRoutes } from './http/auth.ts'
+import { boardPages } from './http/board.ts'
 import { bookListRoutes } from './http/book-lists.ts'
 import { bookRoutes } from './http/books.ts'
 import { codeRoutes } from './http/codes.ts'
@@ -16,6 +18,7 @@ import { lockRoutes } from './http/lock.ts'
 import type { Meters } from './http/meter.ts'
 import { operationRoutes } from './http/operations.ts'
 import { opsRoutes } from './http/ops.ts'
+import { opsJobRoutes } from './http/ops-jobs.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import { releaseRoutes } from './http/release.ts'
@@ -44,6 +47,8 @@ export type Deps = {
   operations: Operations
   holdingsOf: Holdings
   ops: OperatorVerbs
+  /** Bull Board, loaded when somebody looks. */
+  board(): Promise<Board>
   books: Books
   log: Logger
   readiness(): Promise<Readiness>
@@ -69,6 +74,7 @@ const v1 = [
   jobRoutes,
   operationRoutes,
   opsRoutes,
+  opsJobRoutes,
 ]
 
 /** The API: routes, and what happens when none fits. It never listens. */
@@ -78,6 +84,6 @@ export function createApp(deps: Deps): OpenAPIHono<Env> {
   app.route('/', healthRoutes(deps))
   for (const routes of v1) app.route('/api/v1', routes(deps))
   documentation(app, deps.version)
-  fallbacks(app, deps.log, deps.meters, outageOf)
+  fallbacks(app, deps.log, deps.meters, outageOf, boardPages(deps))
   return app
 }

@@ -96,6 +96,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     }
   }
 
+  let board: ReturnType<Deps['board']> | undefined
   const deps: Deps = {
     accounts,
     tokens,
@@ -106,7 +107,8 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
-    ops: openOps({ redis: place.redis, database }, settings.BACKLOG_FACTS),
+    ops: openOps({ redis: place.redis, database }, settings.BACKLOG_FACTS, queues),
+    board: () => (board ??= import('./board.ts').then(({ openBoard }) => openBoard(queues))),
     log,
     readiness,
     meters,

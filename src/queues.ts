@@ -45,6 +45,8 @@ export type Queues = {
   enqueue(jobId: string): Promise<boolean>
   /** How many jobs there are, by queue and state. Throws if BullMQ does not answer. */
   counts(): Promise<{ queue: string; state: string; count: number }[]>
+  /** The queues as BullMQ has them, for whoever shows them; one is replaced when its Redis was away. */
+  all(): Queue[]
   close(): Promise<void>
 }
 
@@ -94,6 +96,8 @@ export function openQueues(url: string): Queues {
       })
       return (await Promise.all(all)).flat()
     },
+
+    all: () => [flush.queue(), jobs.queue()],
 
     async close() {
       await Promise.allSettled([flush.close(), jobs.close()])

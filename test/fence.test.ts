@@ -221,6 +221,27 @@ test.concurrent('fence  stops intake where meta says so, and goes on reading', a
   await audit(world, { book, history: client.history })
 })
 
+test.concurrent('fence  answers a repeat under its key while it refuses what is new', async (context) => {
+  const { world } = await open(context)
+  const book = await world.makeBook({}, 9)
+  const ask = (key: string) =>
+    world.call('POST', 'coupons/assign', {
+      as: world.service,
+      body: { book_id: book, user_id: 'cyd' },
+      headers: { 'idempotency-key': key },
+    })
+  const first = await ask('once')
+  await world.database.query("UPDATE shards SET intake = 'stopped'")
+  await until(
+    async () => (await world.redis.hget(meta, 'intake')) === 'stopped',
+    'intake is stopped',
+  )
+  const repeat = await ask('once')
+  expect([repeat.status, repeat.body]).toEqual([200, first.body])
+  expect(repeat.headers.get('idempotent-replayed')).toBe('true')
+  expectProblem(await ask('third'), 'intake-stopped')
+})
+
 test.concurrent('fence  refuses while the ledger is too far behind, and serves again when it is not', async (context) => {
   const { world, client } = await open(context)
   const book = await world.makeBook({}, 20)

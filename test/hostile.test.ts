@@ -183,7 +183,8 @@ async function sendAll(calls: Sent[], before: string): Promise<string> {
     const { verb, requests, its } = calls[c]!
     const [first, ...lines] = reply.split('\n')
     const done = first!.startsWith('done') && lines.some((line) => effect.test(line))
-    const kind = done ? 'done' : first!.startsWith('done') ? 'refused' : first!.split('\t')[0]!
+    const refused = lines.includes('backlog') ? 'backlog' : 'refused'
+    const kind = done ? 'done' : first!.startsWith('done') ? refused : first!.split('\t')[0]!
     came[kind] = (came[kind] ?? 0) + 1
     tuples += requests.length
     if (done) {

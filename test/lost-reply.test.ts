@@ -18,15 +18,22 @@ const decisions = /^done\t/m
 
 /**
  * A wire to Redis on which every command arrives, and replies that `swallows` fits are lost: with all
- * that would follow on that connection, for a stream has no holes.
+ * that would follow on that connection, for a stream has no holes. Commands that `delays` fits, and
+ * what follows, are on their way until `arrive`, whatever becomes of whoever sent them.
  */
 async function makeWire(target: string) {
   const { hostname, port } = new URL(target)
   const sockets = new Set<Socket>()
-  const wire = { url: '', swallows: nothing, close }
+  const wire = { url: '', swallows: nothing, delays: nothing, arrive, close }
+  const late: (() => void)[] = []
   const server = createServer((near) => {
     const far = connect(Number(port), hostname)
-    near.on('data', (chunk) => far.write(chunk))
+    let slow = false
+    near.on('data', (chunk) => {
+      slow ||= wire.delays.test(chunk.toString())
+      if (slow) late.push(() => far.write(chunk))
+      else far.write(chunk)
+    })
     let silent = false
     far.on('data', (chunk) => {
       silent ||= wire.swallows.test(chunk.toString())
@@ -38,12 +45,15 @@ async function makeWire(target: string) {
     ] as const) {
       sockets.add(one)
       one.on('error', () => {})
-      one.on('close', () => other.destroy())
+      one.on('close', () => (one === near && slow) || other.destroy())
     }
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   wire.url = `redis://127.0.0.1:${(server.address() as AddressInfo).port}`
+  function arrive() {
+    for (const write of late.splice(0)) write()
+  }
   function close() {
     for (const socket of sockets) socket.destroy()
     server.close()
@@ -74,6 +84,29 @@ async function open({ onTestFinished }: TestContext) {
   const entries = async () => Number(await world.redis.hget(keys.meta(0), 'n'))
   return { world, wire, house, gate, serves, book, assign, entries }
 }
+
+test.concurrent('lost reply  a refusal of the second copy is not undone by the first one, which arrives late', async (context) => {
+  const { world, wire, gate, serves, assign, book, entries } = await open(context)
+  const buy = (user: string, count: number) =>
+    world.call('POST', 'coupons/assign', {
+      as: world.service,
+      body: { book_id: book, user_id: user, count },
+    })
+  wire.delays = /ann/
+  const asked = assign('ann')
+  await until(() => !gate.open, 'the connection was given up')
+  const sold = await buy('ben', 9)
+  wire.delays = nothing
+  await serves()
+  expect(word(await asked)).toBe('sold-out')
+  const { code } = sold.body.coupons[0]
+  await world.call('POST', `coupons/release/${code}`, { as: world.admin })
+  const before = await entries()
+  wire.arrive()
+  await sleep(200)
+  expect(await entries()).toBe(before)
+  expect((await buy('cyd', 1)).status).toBe(200)
+})
 
 const unknown = (book: string, user: string): Act => ({
   ...{

@@ -59,6 +59,27 @@ describe('operations', () => {
     expect(told.body.facts[0].entry).toMatch(/^0\/\d+-\d+\/0$/)
   })
 
+  test('what is parked is not called durable, although its row is in the ledger', async () => {
+    await world.stopWorker()
+    const level = { durability: 'postgres', 'idempotency-key': 'once' }
+    const late = await assign(level)
+    const url = late.headers.get('location')!
+    const { code } = late.body.coupons[0]
+    await world.database.query(
+      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions,
+         assigned_at, updated_at) VALUES ($1, $2, 'by hand', 1, 0, 1, now(), now())`,
+      [code, book],
+    )
+    await world.startWorker()
+    await world.level()
+    const { rows } = await world.database.query(
+      'SELECT code, (SELECT count(*)::int FROM parked_facts) AS parked FROM ledger',
+    )
+    expect(rows).toEqual([{ code, parked: 1 }])
+    expect((await get(url)).body.state).toBe('pending')
+    expect((await assign(level)).status).toBe(202)
+  })
+
   test('an unknown outcome that happened becomes durable, with what its answer would have held', async () => {
     const code = (await assign()).body.coupons[0].code
     const lost = await losingReplies(true, () =>

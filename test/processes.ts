@@ -15,12 +15,20 @@ const secret = 'a secret of at least 32 characters'
 
 export type Process = { child: ChildProcess; kill(): Promise<void>; stop(): Promise<number | null> }
 
-/** API and worker as the processes they are in production, to be killed by pid. */
-export async function openProcesses({ shards = 2 } = {}) {
+/** API and worker as the processes they are in production, to be killed by pid. `databaseUrl`: whose it is. */
+export async function openProcesses({
+  shards = 2,
+  databaseUrl,
+}: {
+  shards?: number
+  databaseUrl?: string
+} = {}) {
   const dir = scratchDir('redis')
   const port = await freePort()
   let redis = await startRedis({ dir, durable: true, port })
-  const database = await makeDatabase(shards)
+  const database = databaseUrl
+    ? { url: databaseUrl, drop: async () => {} }
+    : await makeDatabase(shards)
   const all: Process[] = []
 
   function run(path: string, more: Parameters<typeof environmentOf>[0] = {}): Process {
@@ -61,13 +69,16 @@ export async function openProcesses({ shards = 2 } = {}) {
       await once(redis.child, 'exit')
       redis = await startRedis({ dir, durable: true, port })
     },
+    redisUrl: redis.url,
     databaseUrl: database.url,
     secret,
-    startWorker: () => run('workers/main.ts'),
+    startWorker: (more?: Parameters<typeof environmentOf>[0]) => run('workers/main.ts', more),
     /** An API process that serves; `base` is where. */
-    async startApi(): Promise<Process & { base: string }> {
+    async startApi(
+      more?: Parameters<typeof environmentOf>[0],
+    ): Promise<Process & { base: string }> {
       const port = await freePort()
-      const api = run('src/server.ts', { PORT: String(port) })
+      const api = run('src/server.ts', { ...more, PORT: String(port) })
       const base = `http://127.0.0.1:${port}`
       await until(
         async () => (await fetch(`${base}/readyz`).catch(() => undefined))?.ok === true,

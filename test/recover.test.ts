@@ -1,4 +1,6 @@
+import pino from 'pino'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { healOnce } from '../src/recovery/recover.ts'
 import { keys } from '../src/store/keys.ts'
 import { openWorld, type Reply, until, type World } from './world.ts'
 
@@ -275,6 +277,25 @@ describe('recover', () => {
       expect(refused.status).not.toBe(200)
       return refused.body.code === 'book-inactive'
     }, 'the policy is in force')
+  })
+
+  test('brings a policy back that a Redis lost while it served, and no entry with it', async () => {
+    const pause = { as: world.admin, body: { is_active: false } }
+    expect((await world.call('PATCH', `books/${book}`, pause)).status).toBe(200)
+    const { place } = world.house
+    const old = await epoch()
+    await world.redis.hset(keys.book(shard, book), 'version', 1, 'active', 1)
+    await healOnce(place, world.database, pino({ level: 'silent' }))
+    await until(async () => {
+      const refused = await post('coupons/assign', { book_id: book, user_id: 'u1' })
+      return refused.body.code === 'book-inactive'
+    }, 'the policy is in force again')
+    expect(place.gates[shard]!.open).toBe(true)
+    // A book that is gone is for a recovery, though nobody asked for it.
+    await world.redis.del(keys.book(shard, book))
+    await healOnce(place, world.database, pino({ level: 'silent' }))
+    expect(place.gates[shard]!.open).toBe(false)
+    await recovered(old)
   })
 
   test('lets intake follow the row in PostgreSQL', async () => {

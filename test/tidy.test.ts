@@ -3,7 +3,7 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { problemCodes } from '../src/problems.ts'
 import { scriptNames, scriptText } from '../src/store/lua.ts'
-import { commonArgs, commonKeys, type Verb } from '../src/store/verb.ts'
+import { commonArgs, commonKeys, commonRefusals, type Verb } from '../src/store/verb.ts'
 import { verbs } from '../src/store/verbs.ts'
 
 const root = resolve(import.meta.dirname, '..')
@@ -140,7 +140,7 @@ describe('tidy: every verb’s Lua header says what its twin says', () => {
     expect(cost).toBe(true)
     const repeats = [
       { word: 'again', values: 'entry at op line' },
-      { word: 'idempotency-key-reused', values: '' },
+      ...Object.keys(commonRefusals).map((word) => ({ word, values: '' })),
     ]
     const refusals = Object.entries(twin.refuses).map(([word, names]) => ({
       word,

@@ -1,20 +1,24 @@
 import type { Database } from '../src/ledger/database.ts'
 import { failJob, getJob, silentJobs } from '../src/ledger/jobs.ts'
+import { operatorJobs } from '../src/ops/jobs.ts'
+import type { Ops } from '../src/ops/ops.ts'
 import type { Queues } from '../src/queues.ts'
 import type { Pusher } from '../src/recovery/push.ts'
 import { generateOnce } from './generate.ts'
+import { operateOnce } from './operate.ts'
 
-/** One function per kind of job. Each goes on from where a killed run stopped. */
-const kinds: Record<string, (jobId: string, pusher: Pusher) => Promise<unknown>> = {
-  generate: generateOnce,
-}
+/** Lends a piece of work connections of its own: it takes several for a while, and the flush must not wait. */
+export type WithOps = <T>(work: (ops: Ops) => Promise<T>) => Promise<T>
 
-/** Does the job that a row describes. What it throws is worth another try: the sweep sees to it. */
-export async function jobOnce(jobId: string, pusher: Pusher): Promise<void> {
+/**
+ * Does the job that a row describes, and goes on from where a killed run stopped. What it throws is
+ * worth another try: the sweep sees to it.
+ */
+export async function jobOnce(jobId: string, pusher: Pusher, withOps: WithOps): Promise<void> {
   const job = await getJob(pusher.database, jobId)
   if (!job || job.finished_at) return
-  const work = kinds[job.kind]
-  if (work) await work(jobId, pusher)
+  if (job.kind === 'generate') await generateOnce(jobId, pusher)
+  else if (operatorJobs.includes(job.kind)) await withOps((ops) => operateOnce(jobId, ops))
   else await failJob(pusher.database, jobId, `no worker knows the kind ${job.kind}`)
 }
 

@@ -13,12 +13,12 @@ import { openFitness } from '../src/recovery/fitness.ts'
 import { shutGatesOnce } from '../src/recovery/gate.ts'
 import { gauges } from '../src/recovery/gauges.ts'
 import { pushOnce } from '../src/recovery/push.ts'
-import { recoverOnce } from '../src/recovery/recover.ts'
+import { healOnce, recoverOnce } from '../src/recovery/recover.ts'
 import { Place } from '../src/store/place.ts'
 import { openStore } from '../src/store/store.ts'
 import { version } from '../src/version.ts'
 import { Counts } from './counts.ts'
-import { jobOnce, sweepJobsOnce } from './jobs.ts'
+import { jobOnce, sweepJobsOnce, type WithOps } from './jobs.ts'
 import { listen } from './listen.ts'
 import { reconcileOnce } from './reconcile.ts'
 import { flushShards } from './shards.ts'
@@ -29,6 +29,7 @@ const watchMs = 500
 const pushMs = 1_000
 const jobsMs = 2_000
 const abandonedMs = 1_000
+const healMs = 10_000
 const forgetMs = 600_000
 const reconcileMs = 30_000
 const jobsAtOnce = 2
@@ -59,6 +60,11 @@ export async function startWorker(config: Settings, log: Logger) {
   const shards = flushShards(place, database, fitness.tight, log, counts)
   const stopping = new AbortController()
 
+  const withOps: WithOps = async (work) => {
+    const own = openDatabase(config.DATABASE_URL, 4, 'reconcile')
+    return work({ redis: place.redis, database: own }).finally(() => own.end())
+  }
+
   const options = workerOptions(queueUrl)
   const flushWorker = new Worker<FlushJob>(
     queueNames.flush,
@@ -67,7 +73,7 @@ export async function startWorker(config: Settings, log: Logger) {
   )
   const jobWorker = new Worker<RowJob>(
     queueNames.jobs,
-    ({ data }) => jobOnce(data.job_id, { database, store }),
+    ({ data }) => jobOnce(data.job_id, { database, store }, withOps),
     { ...options, concurrency: jobsAtOnce },
   )
   for (const worker of [flushWorker, jobWorker]) {
@@ -93,16 +99,15 @@ export async function startWorker(config: Settings, log: Logger) {
     every(pushMs, 'pushing books and loads', async () =>
       place.gates.some((gate) => gate.open) ? pushOnce({ database, store }) : 0,
     ),
+    every(healMs, 'looking at policies', async () => {
+      if (place.connected) await healOnce(place, database, log)
+    }),
     every(abandonedMs, 'ending abandoned transactions', () => endAbandoned(database)),
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
     every(reconcileMs, 'reconciling', async () => {
       const minutes = config.RECONCILE_MINUTES ?? 0
       if (minutes === 0 || !place.connected) return
-      // Connections of its own: a comparison takes several for a while, and the flush must not wait.
-      const own = openDatabase(config.DATABASE_URL, 4, 'reconcile')
-      await reconcileOnce({ redis: place.redis, database: own }, minutes, log).finally(() =>
-        own.end(),
-      )
+      await withOps((ops) => reconcileOnce(ops, minutes, log))
     }),
     every(forgetMs, 'forgetting old keys and processes', () =>
       Promise.all([forgetCreations(database), forgetProcesses(database)]),

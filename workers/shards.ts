@@ -4,7 +4,7 @@ import { JournalForked } from '../src/journal/journal.ts'
 import type { Database } from '../src/ledger/database.ts'
 import { isOutage } from '../src/ledger/outage.ts'
 import { keys } from '../src/store/keys.ts'
-import { NotSent, type Place, ReplyLost } from '../src/store/place.ts'
+import { NotSent, type Place, RedisRefused, ReplyLost } from '../src/store/place.ts'
 import type { Counts, Trigger } from './counts.ts'
 import { type Flusher, flusher, flushOnce, squeeze } from './flush.ts'
 
@@ -89,6 +89,10 @@ class ShardFlush {
     } catch (error) {
       if (error instanceof JournalForked) {
         place.damaged(shard, error.message)
+        this.#log.error({ shard }, `shut: ${error.message}`)
+      } else if (error instanceof RedisRefused && /^READONLY/.test(error.message)) {
+        // Demoted: what it had that is in no journal is looked for before anything goes on.
+        place.shut(shard, error.message)
         this.#log.error({ shard }, `shut: ${error.message}`)
       } else if (isOutage(error) || error instanceof NotSent || error instanceof ReplyLost) {
         this.#log.warn({ shard }, `cannot flush now: ${(error as Error).message}`)

@@ -33,8 +33,10 @@ if book[12] == '1' and redis.call('EXISTS', KEYS[9]) == 0 then return 'fenced\tu
 local known = redis.call('GET', KEYS[3])
 if known then return known end
 
-if meta[7] ~= 'open' then return 'stopped' end
-if tonumber(meta[4]) - tonumber(meta[5]) > tonumber(ARGV[5]) then return 'backlog' end
+-- Stopped intake and a full backlog refuse what is new, before all other reasons. Whoever comes
+-- again with an Idempotency-Key hears what was answered.
+local shut = meta[7] ~= 'open' and 'intake-stopped'
+  or tonumber(meta[4]) - tonumber(meta[5]) > tonumber(ARGV[5]) and 'backlog'
 
 -- One clock for everything that is decided here: this Redis'.
 local clock = redis.call('TIME')
@@ -50,9 +52,13 @@ local effect = {}  -- index -> true where something was written
 -- Text that cannot be part of a record or a fact: empty, or with what parts their fields.
 local function unfit(text) return text == '' or string.find(text, '%c') end
 
--- Answers request `i` from an earlier one with the same Idempotency-Key; false if there is none.
+-- Answers request `i` from an earlier one with the same Idempotency-Key, or refuses it where all
+-- that is new is refused; false if it has to be decided.
 local function repeats(i, key, hash)
-  if key == '' then return false end
+  if key == '' then
+    lines[i] = shut or nil
+    return lines[i] ~= nil
+  end
   local first = keyed[key]
   if first then
     if hashes[first] == hash then same[i] = first else lines[i] = 'idempotency-key-reused' end
@@ -66,6 +72,10 @@ local function repeats(i, key, hash)
         or 'idempotency-key-reused'
       return true
     end
+  end
+  if shut then
+    lines[i] = shut
+    return true
   end
   keyed[key], hashes[i] = i, hash
   return false

@@ -5,7 +5,7 @@ import { drain } from '../ops/drain.ts'
 import { problemDocument } from '../problems.ts'
 import { duration, id, reason } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
-import { say, tell } from './say.ts'
+import { say, tell, told } from './say.ts'
 
 type Options = { timeout: number; book?: string; certificate?: string; reason: string }
 
@@ -45,9 +45,10 @@ async function run(options: Options, command: Command): Promise<void> {
       timeoutMs: options.timeout,
       by: { actor, reason: options.reason },
       onWaiting: (waits) => tell(`waiting: ${waits[0]}${more(waits)}`),
+      onProgress: (done, total) => tell(`compared ${done} of ${total} codes`),
     }),
   )
-  tell('')
+  told()
   if ('problem' in drained) throw new Error(problemDocument(drained, '', '').title)
   if (drained.state === 'timed-out') {
     process.exitCode = 4

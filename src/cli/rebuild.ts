@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 import { type Plan, planRebuild, rebuildShards } from '../ops/rebuild.ts'
 import { duration, id, reason, shard } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
-import { say, tell } from './say.ts'
+import { say, tell, told } from './say.ts'
 
 type Options = {
   book?: string
@@ -57,7 +57,7 @@ async function run(options: Options, command: Command): Promise<void> {
     const by = { actor, reason: options.reason }
     const shards = plan.map((one) => one.shard)
     const rebuilt = await rebuildShards(ops, shards, by, options.timeout)
-    tell('')
+    told()
     const lines = rebuilt.map(
       ({ shard, epoch, codes, coupons, seconds }) =>
         `shard ${shard}: ${codes} codes and ${coupons} coupons in ${seconds.toFixed(1)} s, epoch ${epoch}`,

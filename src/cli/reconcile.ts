@@ -9,7 +9,7 @@ import {
 } from '../ops/reconcile/reconcile.ts'
 import { count, id } from './arguments.ts'
 import { withOps } from './ops.ts'
-import { say, tell } from './say.ts'
+import { say, tell, told } from './say.ts'
 
 const shownMax = 50
 const usualSeconds = 60
@@ -47,11 +47,11 @@ async function run({ book, exact, watch }: Options, command: Command): Promise<v
 
 async function look(book: string | undefined, exact: boolean): Promise<Reconciliation> {
   const onProgress = (done: number, total: number) =>
-    tell(`${number(done)} of ${number(total)} codes`)
+    tell(`${number(done)} of ${number(total)} codes`, { done, total })
   try {
     return await withOps((ops) => reconcile(ops, { ...(book ? { book } : {}), exact, onProgress }))
   } finally {
-    tell('')
+    told()
   }
 }
 

@@ -6,7 +6,7 @@ import type { Ops } from '../ops/ops.ts'
 import { simulate, type Tally } from '../ops/simulate.ts'
 import { count, duration, id } from './arguments.ts'
 import { actor, running, withOps } from './ops.ts'
-import { say, tell } from './say.ts'
+import { say, tell, told } from './say.ts'
 
 type Options = {
   users: number
@@ -54,7 +54,7 @@ async function run(options: Options, command: Command): Promise<void> {
       }),
     ),
   )
-  tell('')
+  told()
   if (found.verdict === 'different') process.exitCode = 3
   const shown = found.differences.slice(0, 20).map((one) => `! ${one}`)
   say(command, [line(found), `checked: ${found.verdict}`, ...shown].join('\n'), found)

@@ -1,7 +1,8 @@
 import type { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
 import { problem } from '../problems.ts'
-import { type Env, requestId } from './context.ts'
+import { isOfBoard } from './board.ts'
+import { type Context, type Env, requestId } from './context.ts'
 import type { Meters } from './meter.ts'
 import { problemResponse } from './respond.ts'
 
@@ -10,15 +11,17 @@ const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
 /** What a client hears when PostgreSQL went away before it was asked, and while it committed. */
 const outageProblems = { away: 'not-ready', 'commit-unknown': 'outcome-unknown' } as const
 
-/** What happens when no route fits, and when one throws. */
+/** What happens when no route fits, and when one throws. `board`: answers below /queues, off every hot path. */
 export function fallbacks(
   app: OpenAPIHono<Env>,
   log: Logger,
   meters: Meters,
   outage: (error: unknown) => 'away' | 'commit-unknown' | undefined,
+  board: (c: Context) => Promise<Response>,
 ): void {
   const none = meters.meter('none', 'none')
   app.notFound((c) => {
+    if (isOfBoard(c)) return board(c)
     const allow = methods.filter((method) => app.router.match(method, c.req.path)[0].length > 0)
     none.count(allow.length === 0 ? 'route-not-found' : 'method-not-allowed', 0)
     if (allow.length === 0) return problemResponse(c, problem('route-not-found'))

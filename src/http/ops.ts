@@ -1,23 +1,21 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
-import { jobStates } from '../ledger/jobs.ts'
 import { problem } from '../problems.ts'
 import type { Principal } from './context.ts'
-import { JobResponse, jobView } from './jobs.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
-import { code, instant, line, queryCount, strict, uuid } from './schemas.ts'
+import { code, instant, line, queryCount, strict } from './schemas.ts'
 
-const lookers = ['viewer', 'operator', 'admin'] as const
-const actors = ['operator', 'admin'] as const
+export const lookers = ['viewer', 'operator', 'admin'] as const
+export const actors = ['operator', 'admin'] as const
 const admins = ['admin'] as const
 
 /** Why it is done: it stands in the audit log. */
-const reason = line(1, 500)
+export const reason = line(1, 500)
 const factName = z
   .string()
   .regex(/^\d{1,2}\/\d{1,15}-\d{1,15}\/\d{1,6}$/, 'must be the name of a fact, such as 3/1-345/0')
-const limit = queryCount(1, 1_000)
+export const limit = queryCount(1, 1_000)
   .optional()
   .transform((value) => value ?? 100)
 /** What both stores say, in their own shapes. */
@@ -194,43 +192,6 @@ export function opsRoutes(deps: Deps) {
       return answer(c, 202, { ...plan, epoch_before: before!.epoch })
     },
   )
-
-  route(
-    {
-      method: 'get',
-      path: '/ops/jobs',
-      summary: 'Jobs, the newest first',
-      needs: lookers,
-      query: strict({ state: z.enum(jobStates).optional(), limit }),
-      answers: { 200: z.object({ jobs: z.array(JobResponse) }) },
-    },
-    async (c, { query }) =>
-      answer(c, 200, { jobs: (await ops.listJobs(query)).map((job) => jobView(job)) }),
-  )
-
-  for (const [name, wanted] of [
-    ['cancel', 'cancelled'],
-    ['retry', 'queued'],
-  ] as const)
-    route(
-      {
-        method: 'post',
-        path: `/ops/jobs/{job_id}/${name}`,
-        summary:
-          name === 'cancel'
-            ? 'End a job that is queued or running; what it did stays'
-            : 'Have a job that failed or was cancelled done again',
-        needs: actors,
-        params: strict({ job_id: uuid }),
-        body: strict({ reason }),
-        answers: { 200: JobResponse },
-        problems: ['job-not-found'],
-      },
-      async (c, { params, body }, who) => {
-        const job = await ops.changeJob(params.job_id, wanted, by(who, body.reason))
-        return job ? answer(c, 200, jobView(job)) : problemResponse(c, problem('job-not-found'))
-      },
-    )
 
   route(
     {

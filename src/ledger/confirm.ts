@@ -3,7 +3,7 @@ import type { Database } from './database.ts'
 /** One fact by where it should stand and which call made it. */
 export type Claim = { epoch: number; n: number; i: number; op: string }
 
-/** `held`: the ledger has it. `absent`: it never will. `open`: it may still come. */
+/** `held`: the ledger has it. `absent`: it never will. `open`: it may still come, or stands aside. */
 export type Standing = 'held' | 'absent' | 'open'
 
 /**
@@ -28,7 +28,9 @@ export async function confirmFacts(
     [shard, claims.map(({ epoch }) => epoch), claims.map(({ n }) => n), claims.map(({ i }) => i)],
   )
   return rows.map(({ op, passed, parked }, c) => {
+    // What is parked may have its row in the ledger, and still is not in the coupons.
+    if (parked) return 'open'
     if (op === claims[c]!.op) return 'held'
-    return passed && !parked ? 'absent' : 'open'
+    return passed ? 'absent' : 'open'
   })
 }

@@ -38,13 +38,22 @@ export async function startJob(database: Database, jobId: string): Promise<Job |
   return rows[0]
 }
 
-/** Says how far it is; also the sign of life that keeps the sweep away. */
-export async function progressJob(on: Database | Transaction, jobId: string, done: number) {
-  await on.query(
-    `UPDATE jobs SET done = greatest(done, $2), updated_at = now()
+/**
+ * Says how far it is; also the sign of life that keeps the sweep away. `total`: where that was not
+ * known before. False: it is over, because somebody cancelled it.
+ */
+export async function progressJob(
+  on: Database | Transaction,
+  jobId: string,
+  done: number,
+  total?: number,
+): Promise<boolean> {
+  const { rowCount } = await on.query(
+    `UPDATE jobs SET done = greatest(done, $2), total = coalesce($3, total), updated_at = now()
      WHERE job_id = $1 AND state = 'running'`,
-    [jobId, done],
+    [jobId, done, total ?? null],
   )
+  return rowCount === 1
 }
 
 export async function finishJob(

@@ -101,7 +101,14 @@ export async function* redemptionsOf(database: Database, book: string) {
     yield rows.flatMap(({ key, code, undone }) => [key, undone ? `\t${code}` : code])
 }
 
-type AnswerRow = { key: string; hash: string; head: string; kind: string; facts: string[] }
+type AnswerRow = {
+  key: string
+  hash: string
+  head: string
+  kind: string
+  first: number
+  facts: string[]
+}
 
 /** How each kind's script begins its line; the rest follows from the facts. */
 const words: Record<string, string> = {
@@ -115,22 +122,42 @@ const words: Record<string, string> = {
 
 /**
  * What was answered under Idempotency-Keys in the last day, as lua/include/finish.lua stores it:
- * digest -> hash, entry, time, op and the line of the answer.
+ * digest -> hash, entry, time, op and the line of the answer. From the newest entry backwards, a short
+ * statement a page: one over all of a busy day would have to sort it first, and run out of time.
  */
 export async function* answersOf(database: Database, shard: number) {
-  const sql = `SELECT context->>'key' AS key, min(context->>'hash') AS hash, kind,
-      concat_ws(E'\\t', epoch || '-' || n, ${ms('min(at)')}, op, '') AS head,
-      array_agg(CASE kind
-        WHEN 'assign' THEN concat_ws(E'\\t', code, max_redemptions)
-        WHEN 'redeem' THEN concat_ws(E'\\t', redemption_id, ${packed('at')})
-        ELSE ${packed('at')} END ORDER BY i) AS facts,
-      min(i) AS first
-    FROM ledger
-    WHERE shard = $1 AND context ? 'key' AND at > now() - interval '25 hours'
-    GROUP BY context->>'key', kind, epoch, n, op`
-  for await (const rows of pages<AnswerRow & { first: number }>(database, sql, shard))
-    yield rows.flatMap(({ key, hash, head, kind, first, facts }) => [
-      key,
-      [hash, `${head}${words[kind]}`, first, ...facts].join('\t'),
+  const newest = { epoch: Number.MAX_SAFE_INTEGER, n: 0 }
+  for (let before = newest; ; ) {
+    const { rows: ends } = await database.query<{ epoch: number; n: number; old: boolean }>(
+      `SELECT epoch, n, at < ${dayAgo} AS old FROM ledger
+       WHERE shard = $1 AND (epoch, n) < ($2::bigint, $3::bigint)
+       ORDER BY epoch DESC, n DESC OFFSET ${pageSize} LIMIT 1`,
+      [shard, before.epoch, before.n],
+    )
+    const end = ends[0]
+    const { rows } = await database.query<AnswerRow>(answersSql, [
+      ...[shard, before.epoch, before.n, end?.epoch ?? 0, end?.n ?? 0],
     ])
+    if (rows.length > 0)
+      yield rows.flatMap(({ key, hash, head, kind, first, facts }) => [
+        key,
+        [hash, `${head}${words[kind]}`, first, ...facts].join('\t'),
+      ])
+    if (!end || end.old) return
+    before = end
+  }
 }
+
+const dayAgo = `now() - interval '25 hours'`
+/** A page ends with a whole entry, and an answer's facts are all of one. */
+const answersSql = `SELECT context->>'key' AS key, min(context->>'hash') AS hash, kind,
+    concat_ws(E'\\t', epoch || '-' || n, ${ms('min(at)')}, op, '') AS head,
+    array_agg(CASE kind
+      WHEN 'assign' THEN concat_ws(E'\\t', code, max_redemptions)
+      WHEN 'redeem' THEN concat_ws(E'\\t', redemption_id, ${packed('at')})
+      ELSE ${packed('at')} END ORDER BY i) AS facts,
+    min(i) AS first
+  FROM ledger
+  WHERE shard = $1 AND (epoch, n) < ($2::bigint, $3::bigint) AND (epoch, n) >= ($4::bigint, $5::bigint)
+    AND context ? 'key' AND at > ${dayAgo}
+  GROUP BY context->>'key', kind, epoch, n, op`

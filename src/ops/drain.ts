@@ -6,13 +6,18 @@ import type { Problem } from '../problems.ts'
 import { keys } from '../store/keys.ts'
 import { type Attested, type Certificate, signCertificate } from './certificate.ts'
 import { type By, setBook, setIntake } from './control.ts'
+import { operatorJobs } from './jobs.ts'
 import type { Ops } from './ops.ts'
-import { type Reconciliation, reconcile } from './reconcile/reconcile.ts'
+import {
+  type Reconciliation,
+  type Options as Reconciling,
+  reconcile,
+} from './reconcile/reconcile.ts'
 
 const pollMs = 100
 
-/** What is not level yet, in words; empty: everything is. */
-export type OnWaiting = (waits: string[]) => void
+/** What is not level yet, in words. What it throws ends the drain; intake stays stopped. */
+export type OnWaiting = (waits: string[]) => void | Promise<void>
 
 export type Drained =
   | { state: 'drained'; certificate: Certificate; reconciliation: Reconciliation }
@@ -25,7 +30,13 @@ export type Drained =
  */
 export async function drain(
   ops: Ops,
-  options: { book?: string; timeoutMs: number; by: By; onWaiting?: OnWaiting },
+  options: {
+    book?: string
+    timeoutMs: number
+    by: By
+    onWaiting?: OnWaiting
+    onProgress?: Reconciling['onProgress']
+  },
 ): Promise<Drained | Problem> {
   const { book, by, timeoutMs } = options
   const until = performance.now() + timeoutMs
@@ -40,13 +51,17 @@ export async function drain(
     waits.push(...(last ? await notReached(ops, last) : await notLevel(ops)))
     waits.push(...(await openJobs(ops, book)))
     if (waits.length === 0) break
-    options.onWaiting?.(waits)
+    await options.onWaiting?.(waits)
     if (performance.now() > until) return { state: 'timed-out', waits }
     await sleep(pollMs)
   }
   const ends = await endsOf(ops, last?.shard)
   // Other books of the shards go on where one alone is drained.
-  const reconciliation = await reconcile(ops, { ...(book ? { book } : {}), exact: !book })
+  const reconciliation = await reconcile(ops, {
+    ...(book ? { book } : {}),
+    exact: !book,
+    ...(options.onProgress ? { onProgress: options.onProgress } : {}),
+  })
   const certificate = await attest(ops, book, ends, reconciliation)
   return { state: 'drained', certificate, reconciliation }
 }
@@ -83,8 +98,8 @@ async function notLevel({ redis, database }: Ops): Promise<string[]> {
 async function openJobs({ database }: Ops, book: string | undefined): Promise<string[]> {
   const { rows } = await database.query<{ job_id: string; kind: string; state: string }>(
     `SELECT job_id, kind, state FROM jobs WHERE state IN ('queued', 'running')
-       AND ($1::uuid IS NULL OR book_id = $1)`,
-    [book ?? null],
+       AND ($1::uuid IS NULL OR book_id = $1) AND kind <> ALL ($2)`,
+    [book ?? null, operatorJobs], // a drain may be one itself
   )
   return rows.map(({ job_id, kind, state }) => `job ${job_id} (${kind}) is ${state}`)
 }

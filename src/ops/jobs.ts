@@ -1,8 +1,35 @@
+import type { EntryId } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
+import { getBook } from '../ledger/books.ts'
 import { transaction } from '../ledger/database.ts'
-import type { Job, JobState } from '../ledger/jobs.ts'
+import { createJob, type Job, type JobState } from '../ledger/jobs.ts'
+import { type Problem, problem } from '../problems.ts'
 import type { By } from './control.ts'
 import type { Ops } from './ops.ts'
+
+/** Verbs that outlive a request, as they are asked for: what workers/operate.ts does. */
+export type Asked =
+  | { kind: 'drain'; book?: string; timeoutMs: number; by: By }
+  | { kind: 'reconcile'; book?: string; exact: boolean; by: By }
+  | { kind: 'replay'; shard?: number; from?: EntryId; by: By }
+export const operatorJobs: readonly string[] = [
+  'drain',
+  'reconcile',
+  'replay',
+] satisfies Asked['kind'][]
+
+/** Has a worker do a long verb. */
+export async function requestJob({ database }: Ops, asked: Asked): Promise<Job | Problem> {
+  const book = 'book' in asked ? asked.book : undefined
+  if (book && !(await getBook(database, book))) return problem('book-not-found')
+  return transaction(database, async (tx) => {
+    const { kind, by } = asked
+    const row = { kind, book_id: book ?? null, total: 0, input: asked, created_by: by.actor }
+    const job = await createJob(tx, row)
+    await audit(tx, { ...by, action: `${kind}.request`, target: `job:${job.job_id}` })
+    return job
+  })
+}
 
 /** The newest jobs first. */
 export async function listJobs(

@@ -1,6 +1,8 @@
-import { auditRows } from '../ledger/audit.ts'
+import { audit, auditRows, type Deed } from '../ledger/audit.ts'
+import { getJob } from '../ledger/jobs.ts'
+import type { Queues } from '../queues.ts'
 import { setFlush, setIntake } from './control.ts'
-import { changeJob, listJobs } from './jobs.ts'
+import { type Asked, changeJob, listJobs, requestJob } from './jobs.ts'
 import type { Ops } from './ops.ts'
 import { discardParked, parkedFacts, retryParked } from './parked.ts'
 import { planRebuild, requestRebuild } from './rebuild.ts'
@@ -8,7 +10,7 @@ import { status } from './status.ts'
 import { timeline } from './timeline.ts'
 
 /** The verbs that routes call, bound to this process' own connections. `backlog`: BACKLOG_FACTS. */
-export function openOps(ops: Ops, backlog: number) {
+export function openOps(ops: Ops, backlog: number, { enqueue }: Pick<Queues, 'enqueue'>) {
   const bind =
     <A extends unknown[], R>(verb: (ops: Ops, ...args: A) => R) =>
     (...args: A) =>
@@ -25,6 +27,13 @@ export function openOps(ops: Ops, backlog: number) {
     requestRebuild: bind(requestRebuild),
     listJobs: bind(listJobs),
     changeJob: bind(changeJob),
+    job: (jobId: string) => getJob(ops.database, jobId),
+    async requestJob(asked: Asked) {
+      const job = await requestJob(ops, asked)
+      if (!('problem' in job)) await enqueue(job.job_id)
+      return job
+    },
+    note: (deed: Deed) => audit(ops.database, deed),
     deeds: (page: Parameters<typeof auditRows>[1]) => auditRows(ops.database, page),
   }
 }

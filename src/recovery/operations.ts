@@ -24,6 +24,7 @@ export function openOperations(place: Place, database: Database, durable: Durabl
   return async function tell(operation: Operation): Promise<Told | undefined> {
     const { shard, op } = operation
     if (shard >= place.gates.length) return undefined
+    if (await isParked(database, operation)) return pending
     const known = await operationFacts(database, operation)
     if (known.length > 0) return { state: 'durable', facts: known }
     // It may be on its way, or in the journal. From here on it can only be in the journal, and once

@@ -184,6 +184,17 @@ export async function pushPolicies(pusher: Pusher, shard: number): Promise<boole
   }
 }
 
+/** `left`, `held` and `version` of books, by Redis; a shard may have thousands of them. */
+async function numbersOf(place: Place, shard: number, books: { book_id: string }[]) {
+  const asked = place.redis.pipeline()
+  for (const { book_id } of books) asked.hmget(keys.book(shard, book_id), 'left', 'held', 'version')
+  const replies = (await asked.exec()) ?? []
+  return replies.map(([error, reply]) => {
+    if (error) throw error
+    return reply as (string | null)[]
+  })
+}
+
 type BookNumbers = { book_id: string; kind: string; pushed: number; newest: number; total: number }
 const bookNumbers =
   'book_id, kind, pushed_version AS pushed, version AS newest, total_code_count AS total'
@@ -204,13 +215,9 @@ export async function healPushes(
     `SELECT ${bookNumbers} FROM books WHERE shard = $1 AND pushed_version > 0`,
     [shard],
   )
-  for (const { book_id, kind, pushed, total, newest } of rows) {
-    const [left, held, version] = await place.redis.hmget(
-      keys.book(shard, book_id),
-      'left',
-      'held',
-      'version',
-    )
+  const numbers = await numbersOf(place, shard, rows)
+  for (const [r, { book_id, kind, pushed, total, newest }] of rows.entries()) {
+    const [left, held, version] = numbers[r]!
     if (left == null) return { damaged: `damaged: the book ${book_id} is gone` }
     const codes = Number(left) + Number(held)
     if (Number(version) > newest || (kind === 'codes' && codes > total)) {

@@ -70,19 +70,38 @@ export async function recoverOnce(
     return shut.length
   }
   await loadScripts(place, beforehand)
-  // All at once: a shard that takes long to rebuild must not hold up those that are well.
+  // Many at once: a shard that takes long to rebuild must not hold up those that are well. But each
+  // holds a connection, and their signs of life need some, too.
+  const atOnce = Math.max(1, (pusher.database.options.max ?? 10) - 3)
+  const next = shut.values()
   await Promise.all(
-    shut.map(({ shard }) =>
-      lookAfter(place, pusher, log, shard, onRecovered).catch((error: Error) => {
-        // Another worker was faster, or something broke on the way: the next look begins anew.
-        if (error instanceof Overtaken || error instanceof Superseded) return
-        // It may have been opened for the pushes: shut, so that it is looked after once more.
-        place.shut(shard, error.message)
-        log.warn({ shard, err: error }, 'could not look after a shard')
-      }),
-    ),
+    Array.from({ length: atOnce }, async () => {
+      for (const { shard } of next)
+        await lookAfter(place, pusher, log, shard, onRecovered).catch((error: Error) => {
+          // Another worker was faster, or something broke on the way: the next look begins anew.
+          if (error instanceof Overtaken || error instanceof Superseded) return
+          // It may have been opened for the pushes: shut, so that it is looked after once more.
+          place.shut(shard, error.message)
+          log.warn({ shard, err: error }, 'could not look after a shard')
+        })
+    }),
   )
   return shut.filter((gate) => !gate.open).length
+}
+
+/**
+ * Looks at the policies and loads of shards that serve: a Redis that was demoted, synced from its
+ * replica and promoted again may lack some of them, though every entry is there and nobody was fenced.
+ */
+export async function healOnce(place: Place, database: Database, log: Logger): Promise<void> {
+  for (const { shard, open } of place.gates) {
+    if (!open) continue
+    const { damaged, behind } = await healPushes(place, database, shard)
+    const why = damaged ?? (behind && oldBackup(`Redis knows of ${behind}`))
+    if (!why) continue
+    log.error({ shard }, `shut: ${why}`)
+    place.shut(shard, why) // whoever looks after shut gates knows what to do
+  }
 }
 
 async function lookAfter(
@@ -150,10 +169,11 @@ async function recover(
   failpoint('recover.before-begin')
   if (!(await beginRecovery(database, row, epoch, token, cause))) return false
   failpoint('recover.after-begin')
-  let failed: Error | undefined
+  let overtaken: Overtaken | undefined
   const alive = setInterval(() => {
+    // A sign that did not get through is no reason to stop: whoever took over is noticed below.
     keepRecovering(database, shard, token).catch((error: Error) => {
-      failed = error
+      if (error instanceof Overtaken) overtaken = error
     })
   }, signOfLifeMs)
   try {
@@ -174,7 +194,7 @@ async function recover(
       state.whole
     if (!intact || rest.forked || row.lossAccepted || cause.startsWith('damaged'))
       Object.assign(did, { rebuilt: true }, await rebuild(place, database, recovery))
-    if (failed) throw failed
+    if (overtaken) throw overtaken
     const { facts, intake } = await shardRow(database, shard)
     failpoint('recover.before-publish')
     const published = await place.call(

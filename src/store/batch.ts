@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { failpoint } from '../failpoint.ts'
 import { type Problem, problem } from '../problems.ts'
-import { neverWord } from './forbid.ts'
+import { neverWord, settle } from './forbid.ts'
 import { keys } from './keys.ts'
 import { NotSent, type Place, RedisRefused, ReplyLost } from './place.ts'
 import { type Head, type Outcome, readLine, type Verb } from './verb.ts'
@@ -18,8 +18,6 @@ const dayMs = 86_400_000
 
 /** One answer for a whole call that decided nothing. */
 const wholeCall: Record<string, Problem> = {
-  stopped: { ...problem('intake-stopped'), retryAfter: 5 },
-  backlog: { ...problem('backlog'), retryAfter: 1 },
   // Somebody asked what had become of it before it came, and was told that it would not happen.
   [neverWord]: problem('not-durable'),
 }
@@ -132,6 +130,7 @@ export class Batch<A extends string, V> {
   /**
    * The script's reply, or the one problem of the whole call. A lost reply is asked for once more
    * under the same op id: the script answers again what it answered, or does it for the first time.
+   * A refusal is not believed before the first copy can do no more harm.
    */
   async #call(batch: Waiting<A, V>[], op: string, epoch: number): Promise<string | Problem> {
     const gate = this.#place.gates[this.#shard]!
@@ -145,7 +144,10 @@ export class Batch<A extends string, V> {
         failpoint('batch.before-call')
         const reply = (await this.#place.call(this.#verb.script, keyList, args)) as string
         failpoint('batch.after-call')
-        if (!reply.startsWith('fenced')) return wholeCall[reply] ?? reply
+        if (!reply.startsWith('fenced')) {
+          const kept = lost ? await settle(this.#place, this.#shard, op) : null
+          return kept === undefined ? unknownOutcome : (wholeCall[kept ?? reply] ?? kept ?? reply)
+        }
         this.#place.fenced(this.#shard, reply)
         return lost ? unknownOutcome : notReady
       } catch (error) {

@@ -22,3 +22,20 @@ export async function forbid(place: Place, shard: number, op: string): Promise<b
     return false // away, full, or read-only: whoever asks asks again
   }
 }
+
+/**
+ * Settles a call that was sent twice because its first reply was lost: the first copy may still be on
+ * its way, and would do what the second was refused. Resolves with the reply of the one that wrote
+ * something; null: neither did, and neither will any more; undefined: Redis cannot be told now.
+ */
+export async function settle(
+  place: Place,
+  shard: number,
+  op: string,
+): Promise<string | null | undefined> {
+  try {
+    return await place.redis.set(keys.op(shard, op), neverWord, 'PX', neverMs, 'NX', 'GET')
+  } catch {
+    return undefined
+  }
+}

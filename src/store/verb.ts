@@ -104,8 +104,16 @@ export function readLine<V>(of: Verb<string, V>, line: string, head: Head): Outc
   return { ok: true, value, at, fact, entry, replayed, durability, expiresAt }
 }
 
+/** What every verb may answer before its own reasons; their order is that of lua/include/begin.lua. */
+export const commonRefusals: Record<string, Problem> = {
+  'idempotency-key-reused': problem('idempotency-key-reused'),
+  'intake-stopped': { ...problem('intake-stopped'), retryAfter: 5 },
+  backlog: { ...problem('backlog'), retryAfter: 1 },
+}
+
 function readRefusal<V>(of: Verb<string, V>, word: string, values: string[], now: number): Problem {
-  if (word === 'idempotency-key-reused') return problem(word)
+  const common = commonRefusals[word]
+  if (common) return common
   const names = of.refuses[word as ProblemCode]
   if (!names)
     throw new Error(`lua/${of.script}.lua answered "${word}", which its twin does not know`)

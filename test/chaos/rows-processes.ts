@@ -130,21 +130,24 @@ const callFails: Row = {
   },
 }
 
-const pushPoints = [
-  ...['push.after-postgres', 'push.after-call', 'push.after-redis', 'push.before-settled'],
-]
-
 /**
- * Where codes and policies are brought into Redis: by an API, or of a generation by a worker, which
- * alone counts before it says that a load is there.
+ * Where codes and policies are brought into Redis: by an API, or of a generation by a worker. Only a
+ * load is counted before it is said to be there.
  */
+const pushes = (['upload', 'policy', 'generation'] as const).flatMap((what) =>
+  ['push.after-postgres', 'push.after-call', 'push.after-redis', 'push.before-settled']
+    .filter((point) => what !== 'policy' || point !== 'push.before-settled')
+    .map((point) => ({ what, point })),
+)
+
 const pushFails: Row = {
   name: 'push-failpoints',
   what: 'an upload, a change of policy or a generation of codes killed, failed or frozen around its push (each run another)',
   async fault({ town, load, run }) {
-    const failpoint = failpointOf(run, pushPoints)
-    const works = run % 2 === 1
-    const what = works ? 'generation' : run % 4 === 0 ? 'upload' : 'policy'
+    const points = pushes.map(({ point }) => point)
+    const failpoint = failpointOf(run, points)
+    const { what } = pushes[run % pushes.length]!
+    const works = what === 'generation'
     const [api, other] = town.apis
     const [worker, second] = town.workers
     const life = works ? worker : api

@@ -1,0 +1,76 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { environmentOf } from '../src/config.ts'
+import { assignRound, takeSample } from './assign.ts'
+import type { Bench } from './bench.ts'
+import { pace } from './pace.ts'
+import type { Round } from './round.ts'
+import { median, type Target, target } from './targets.ts'
+
+export type CompareReport = { rounds: Round[]; targets: Target[]; differences: string[] }
+
+const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+const userOf = (request: number) => `30000000-0000-4000-8000-${String(request).padStart(12, '0')}`
+
+/**
+ * `stampede reconcile`, as an operator types it, on a large book of which half is assigned: how long
+ * does it take at rest, how long during a sale, and what does that sale notice of it?
+ */
+export async function compare(bench: Bench): Promise<CompareReport> {
+  const { options, client, stores, say } = bench
+  const book = await client.makeBook('Compared', options.large)
+  const sample = await takeSample(bench)
+  const round = await assignRound(bench, book, sample, { amount: options.large / 2 })
+  await stores.untilLevel(60_000)
+  await stores.untilQuiet()
+
+  const differences: string[] = []
+  async function reconciled(...more: string[]): Promise<number> {
+    const begun = performance.now()
+    const child = spawn(process.execPath, [main, 'reconcile', '--json', ...more], {
+      env: environmentOf({
+        REDIS_URL: bench.urls.redis,
+        DATABASE_URL: bench.urls.postgres,
+      }) as NodeJS.ProcessEnv,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    let said = ''
+    child.stdout.on('data', (some) => (said += some))
+    const [code] = await once(child, 'close')
+    if (code !== 0) differences.push(`reconcile ended with ${code}: ${said.slice(0, 500)}`)
+    return (performance.now() - begun) / 1000
+  }
+  const exact: number[] = []
+  for (let r = 0; r < options.rounds; r++) exact.push(await reconciled('--exact'))
+  say(`exact: ${exact.map((seconds) => seconds.toFixed(1)).join(', ')} s`)
+
+  const perSecond = options.salePace
+  const seconds = options.saleSeconds
+  const books = Array(perSecond * seconds).fill(book.id)
+  const calm = await pace(client, { books: books.slice(0, perSecond * 5), perSecond, userOf })
+  const sale = pace(client, { books, perSecond, userOf: (i) => userOf(1_000_000 + i) })
+  const begun = performance.now()
+  await sleep(500)
+  const from = (performance.now() - begun) / 1000
+  const live = await reconciled()
+  const to = (performance.now() - begun) / 1000
+  const { ms, refused } = await sale
+  const p99 = (some: Float64Array) => some.toSorted()[Math.ceil(some.length * 0.99) - 1]!
+  const alone = p99(calm.ms)
+  const beside = p99(ms.slice(Math.floor(from * perSecond), Math.min(ms.length, to * perSecond)))
+  for (const [code, count] of Object.entries(refused)) differences.push(`${count} x ${code}`)
+  if (to > seconds) differences.push(`the sale of ${seconds} s was over before the comparison`)
+  say(
+    `live at ${perSecond}/s: ${live.toFixed(1)} s; p99 ${alone.toFixed(1)} ms alone, ${beside.toFixed(1)} ms beside it`,
+  )
+  return {
+    ...{ rounds: [round], differences },
+    targets: [
+      target('exact comparison, s, median', median(exact), 'at most', 10),
+      target('live comparison during the sale, s', live, 'at most', 30),
+      target('p99 of assign beside it / alone', beside / alone, 'at most', 2),
+    ],
+  }
+}

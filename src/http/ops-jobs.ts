@@ -1,0 +1,132 @@
+import { z } from '@hono/zod-openapi'
+import type { Deps } from '../app.ts'
+import { jobStates } from '../ledger/jobs.ts'
+import { problem } from '../problems.ts'
+import type { Context, Principal } from './context.ts'
+import { JobResponse, jobView } from './jobs.ts'
+import { actors, limit, lookers, reason } from './ops.ts'
+import { answer, problemResponse } from './respond.ts'
+import { resource } from './route.ts'
+import { bookId, strict, uuid } from './schemas.ts'
+
+/** Operators' verbs that outlive their request, and all other jobs. */
+export function opsJobRoutes(deps: Deps) {
+  const { api, route } = resource(deps, 'Ops')
+  const { ops } = deps
+  const by = (who: Principal, why: string) => ({ actor: who.actor, reason: why })
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/jobs',
+      summary: 'Jobs, the newest first',
+      needs: lookers,
+      query: strict({ state: z.enum(jobStates).optional(), limit }),
+      answers: { 200: z.object({ jobs: z.array(JobResponse) }) },
+    },
+    async (c, { query }) =>
+      answer(c, 200, { jobs: (await ops.listJobs(query)).map((job) => jobView(job)) }),
+  )
+
+  const operatorJob = { needs: actors, answers: { 202: JobResponse } } as const
+  const begin = async (c: Context, asked: Parameters<typeof ops.requestJob>[0]) => {
+    const job = await ops.requestJob(asked)
+    if ('problem' in job) return problemResponse(c, job)
+    return answer(c, 202, jobView(job), { Location: `/api/v1/ops/jobs/${job.job_id}` })
+  }
+
+  route(
+    {
+      ...operatorJob,
+      method: 'post',
+      path: '/ops/drain',
+      summary: 'Stop intake, or pause one book, wait for the ledger, compare, attest: a job',
+      description:
+        'The job `result` has the certificate and the differences. Intake stays stopped, also when the ' +
+        'job fails because the ledger did not follow in time; `/ops/intake` opens it again.',
+      body: strict({
+        book_id: bookId.optional(),
+        timeout_seconds: z.number().int().min(1).max(3_600).default(60),
+        reason,
+      }),
+      problems: ['book-not-found'],
+    },
+    (c, { body: { book_id, timeout_seconds, reason: why } }, who) =>
+      begin(c, {
+        ...{ kind: 'drain', timeoutMs: timeout_seconds * 1000, by: by(who, why) },
+        ...(book_id ? { book: book_id } : {}),
+      }),
+  )
+
+  route(
+    {
+      ...operatorJob,
+      method: 'post',
+      path: '/ops/reconcile',
+      summary: 'Compare Redis and PostgreSQL, code by code, also while they are in use: a job',
+      body: strict({ book_id: bookId.optional(), exact: z.boolean().default(false), reason }),
+      problems: ['book-not-found'],
+    },
+    (c, { body: { book_id, exact, reason: why } }, who) =>
+      begin(c, {
+        ...{ kind: 'reconcile', exact, by: by(who, why) },
+        ...(book_id ? { book: book_id } : {}),
+      }),
+  )
+
+  route(
+    {
+      ...operatorJob,
+      method: 'post',
+      path: '/ops/replay',
+      summary: 'Bring what the journals still hold into the ledger again: a job',
+      body: strict({ shard: z.number().int().min(0).max(63).optional(), reason }),
+    },
+    (c, { body: { shard, reason: why } }, who) =>
+      begin(c, {
+        ...{ kind: 'replay', by: by(who, why) },
+        ...(shard === undefined ? {} : { shard }),
+      }),
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/jobs/{job_id}',
+      summary: 'How far a job is, and what came of it',
+      needs: lookers,
+      params: strict({ job_id: uuid }),
+      answers: { 200: JobResponse },
+      problems: ['job-not-found'],
+    },
+    async (c, { params }) => {
+      const job = await ops.job(params.job_id)
+      return job ? answer(c, 200, jobView(job)) : problemResponse(c, problem('job-not-found'))
+    },
+  )
+
+  for (const [name, wanted] of [
+    ['cancel', 'cancelled'],
+    ['retry', 'queued'],
+  ] as const)
+    route(
+      {
+        method: 'post',
+        path: `/ops/jobs/{job_id}/${name}`,
+        summary:
+          name === 'cancel'
+            ? 'End a job that is queued or running; what it did stays'
+            : 'Have a job that failed or was cancelled done again',
+        needs: actors,
+        params: strict({ job_id: uuid }),
+        body: strict({ reason }),
+        answers: { 200: JobResponse },
+        problems: ['job-not-found'],
+      },
+      async (c, { params, body }, who) => {
+        const job = await ops.changeJob(params.job_id, wanted, by(who, body.reason))
+        return job ? answer(c, 200, jobView(job)) : problemResponse(c, problem('job-not-found'))
+      },
+    )
+  return api
+}

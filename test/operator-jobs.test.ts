@@ -1,0 +1,154 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { auditRows } from '../src/ledger/audit.ts'
+import { getJob, startJob } from '../src/ledger/jobs.ts'
+import { isGenuine } from '../src/ops/certificate.ts'
+import { changeJob, requestJob } from '../src/ops/jobs.ts'
+import { operateOnce } from '../workers/operate.ts'
+import { openWorld, until, type World } from './world.ts'
+
+/** The long verbs of an operator over HTTP, done by a worker as the ACL user it is in production. */
+let world: World
+let book: string
+let operator: string
+let viewer: string
+const reason = 'a test'
+const by = { actor: 'test', reason }
+
+beforeAll(async () => {
+  world = await openWorld({ acl: true })
+  book = await world.makeBook({}, 40)
+  operator = (await world.signUp('operator')).token
+  viewer = (await world.signUp('viewer')).token
+})
+afterAll(() => world?.close())
+
+const assign = (user: string) =>
+  world.call('POST', 'coupons/assign', {
+    as: world.service,
+    body: { book_id: book, user_id: user },
+  })
+
+/** Asks for a job, and what came of it as the one who may only look is told. */
+async function done(verb: string, body: object) {
+  const asked = await world.call('POST', `ops/${verb}`, {
+    as: operator,
+    body: { reason, ...body },
+  })
+  expect([asked.status, asked.body.state]).toEqual([202, 'queued'])
+  const at = asked.headers.get('location')!
+  let job = asked.body
+  await until(async () => {
+    job = (await world.call('GET', at, { as: viewer })).body
+    return job.finished_at !== null
+  }, `the job ${verb}`)
+  return job
+}
+
+describe('drain', () => {
+  test('stops intake, and its job holds a certificate that verifies', async () => {
+    for (const user of ['ann', 'bob']) await assign(user)
+    const job = await done('drain', {})
+    expect(job).toMatchObject({ kind: 'drain', state: 'done', result: { differences: [] } })
+    const { certificate } = job.result
+    expect(certificate).toMatchObject({ verdict: 'equal', book: null })
+    expect(await isGenuine(world.database, certificate)).toBe(true)
+    expect((await assign('cyd')).body.code).toBe('intake-stopped')
+    const [stopped, asked] = await auditRows(world.database, { limit: 3 }).then((rows) => [
+      rows.find(({ action }) => action === 'drain'),
+      rows.find(({ action }) => action === 'drain.request'),
+    ])
+    for (const deed of [stopped, asked]) {
+      expect(deed!.actor).toMatch(/^user:/)
+      expect(deed!.reason).toBe(reason)
+    }
+    const body = { state: 'open', reason }
+    await world.call('POST', 'ops/intake', { as: operator, body })
+    await until(async () => (await assign('cyd')).status === 200, 'it serves again')
+  })
+
+  test('of one book pauses that book alone', async () => {
+    const other = await world.makeBook({}, 3)
+    const job = await done('drain', { book_id: other })
+    expect(job.result.certificate).toMatchObject({ book: other, verdict: 'equal' })
+    expect((await assign('dan')).status).toBe(200)
+    const gone = '00000000-0000-4000-8000-000000000000'
+    const asked = { as: operator, body: { book_id: gone, reason } }
+    expect((await world.call('POST', 'ops/drain', asked)).body.code).toBe('book-not-found')
+  })
+
+  test('fails when the ledger does not follow in time, says what it waited for, and leaves intake stopped', async () => {
+    const flush = (state: string) =>
+      world.call('POST', 'ops/flush', { as: operator, body: { state, reason } })
+    await flush('paused')
+    await assign('eve')
+    const job = await done('drain', { timeout_seconds: 1 })
+    expect(job.state).toBe('failed')
+    expect(job.error).toMatch(/^not drained in time, intake stays stopped: .*the flush is paused/)
+    expect((await assign('fay')).body.code).toBe('intake-stopped')
+    await flush('running')
+    await world.call('POST', 'ops/intake', { as: operator, body: { state: 'open', reason } })
+    await until(async () => (await assign('fay')).status === 200, 'it serves again')
+  })
+})
+
+test('reconcile: its job holds what the stores do not agree on', async () => {
+  await world.level()
+  expect((await done('reconcile', {})).result).toMatchObject({ verdict: 'equal', exact: false })
+  const { code } = (await assign('gil')).body.coupons[0]
+  await world.level()
+  await world.database.query("UPDATE coupons SET user_id = 'mallory' WHERE code = $1", [code])
+  const { result } = await done('reconcile', { book_id: book, exact: true })
+  expect(result).toMatchObject({
+    verdict: 'different',
+    differences: [{ class: 'STATE_MISMATCH', code }],
+  })
+  await world.database.query("UPDATE coupons SET user_id = 'gil' WHERE code = $1", [code])
+})
+
+test('replay: its job says what came of every shard', async () => {
+  const { code } = (await assign('hal')).body.coupons[0]
+  await world.level()
+  await world.database.query('DELETE FROM ledger WHERE code = $1', [code])
+  const { result } = await done('replay', {})
+  expect(result.shards.map(({ applied }: { applied: number }) => applied).sort()).toEqual([0, 1])
+})
+
+describe('a job that somebody else began', () => {
+  const ops = () => ({ redis: world.redis, database: world.database })
+
+  test('is done by the next worker when its own was killed', async () => {
+    await world.stopWorker()
+    const job = await requestJob(ops(), { kind: 'reconcile', exact: false, by })
+    if ('problem' in job) throw new Error(job.problem)
+    await startJob(world.database, job.job_id)
+    await operateOnce(job.job_id, ops())
+    expect(await getJob(world.database, job.job_id)).toMatchObject({
+      state: 'done',
+      result: { verdict: 'equal' },
+    })
+    await world.startWorker()
+  })
+
+  test('ends where it stands when it is cancelled', async () => {
+    await world.stopWorker()
+    // Nobody flushes: this drain would wait for its whole hour.
+    await assign('ida')
+    const asked = { kind: 'drain', timeoutMs: 3_600_000, by } as const
+    const job = await requestJob(ops(), asked)
+    if ('problem' in job) throw new Error(job.problem)
+    const running = operateOnce(job.job_id, ops())
+    await until(
+      async () => (await getJob(world.database, job.job_id))!.state === 'running',
+      'it runs',
+    )
+    await changeJob(ops(), job.job_id, 'cancelled', by)
+    await running
+    expect(await getJob(world.database, job.job_id)).toMatchObject({
+      state: 'cancelled',
+      result: null,
+    })
+    await world.startWorker()
+    await world.call('POST', 'ops/intake', { as: operator, body: { state: 'open', reason } })
+    await until(async () => (await assign('joe')).status === 200, 'it serves again')
+  })
+})
