@@ -11,6 +11,7 @@ export type Bench = {
   stores: Stores
   pids: Installation['pids']
   urls: { redis: string; postgres: string }
+  restartRedis: Installation['restartRedis']
   versions: { redis: string; postgres: string }
   say(line: string): void
 }
@@ -29,8 +30,9 @@ async function onInstallation<T>(
   const client = await openClient(installation)
   const versions = await stores.versions()
   const say = (line: string) => console.log(`  ${line}`)
-  const { pids, redis, postgres } = installation
-  return scenario({ options, client, stores, pids, urls: { redis, postgres }, versions, say })
+  const { pids, redis, postgres, restartRedis } = installation
+  const urls = { redis, postgres }
+  return scenario({ options, client, stores, pids, urls, restartRedis, versions, say })
 }
 
 /** Runs a scenario on a fresh installation, and takes that down whatever happens. */

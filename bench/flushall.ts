@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { acknowledgedOf } from './answers.ts'
 import { orderOf, takeSample } from './assign.ts'
 import type { Bench } from './bench.ts'
+import type { Book } from './client.ts'
 import { keptOf, type Lost, reconcile, undecided } from './reconcile.ts'
 import { type Round, runRound } from './round.ts'
 import { type Target, target } from './targets.ts'
@@ -29,7 +30,7 @@ export async function flushall(bench: Bench): Promise<FlushallReport> {
   ] as const) {
     const book = await client.makeBook(`Flushed at ${level}`, codes)
     const name = `${codes.toLocaleString('en')} codes, ${level}`
-    const made = await flushedRound(bench, book, name, level)
+    const made = await harmedRound(bench, book, name, level, () => bench.stores.redis.flushall())
     rounds.push(made.round)
     lost.push(...made.lost)
     targets.push(target(`no answer for, ms: ${name}`, made.round.pauseMs, 'at most', withinMs))
@@ -39,11 +40,13 @@ export async function flushall(bench: Bench): Promise<FlushallReport> {
   return { rounds, targets, lost }
 }
 
-async function flushedRound(
+/** A round of assignments with some harm done after a quarter of it, and what came of the acknowledged. */
+export async function harmedRound(
   bench: Bench,
-  book: Awaited<ReturnType<Bench['client']['makeBook']>>,
+  book: Book,
   name: string,
   level: 'postgres' | 'redis',
+  harm: () => Promise<unknown>,
 ): Promise<{ round: Round; lost: Lost[] }> {
   const { stores, client, options, pids, say } = bench
   const sample = await takeSample(bench)
@@ -52,7 +55,7 @@ async function flushedRound(
   order.headers = { ...order.headers, durability: level }
   const running = runRound(name, { url: client.assignUrl, ...order }, pids)
   await sleep(options.flushedSeconds * 250)
-  await stores.redis.flushall()
+  await harm()
   const { acknowledged, ...round } = await running
   await stores.untilLevel(30_000)
   const told = acknowledgedOf(sample, acknowledged)

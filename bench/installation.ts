@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -45,7 +46,7 @@ export async function openInstallation(running: Running[]) {
   mkdirSync(logs)
 
   const hostOf = ({ url }: { url: string }) => new URL(url).host
-  const redis = await step(
+  let redis = await step(
     'redis',
     () => startRedis({ dir: join(dir, 'redis'), durable: true, graceSeconds }),
     hostOf,
@@ -86,6 +87,15 @@ export async function openInstallation(running: Running[]) {
     http,
     redis: redis.url,
     postgres: postgres.url,
+    /** kill -9 of Redis, and the same again on what its disk has. */
+    async restartRedis(): Promise<void> {
+      const { child, port: same } = redis
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+      redis = await startRedis({
+        ...{ dir: join(dir, 'redis'), port: same, durable: true, graceSeconds },
+      })
+    },
     /** The root of each process tree. */
     pids: {
       api: api.child.pid!,

@@ -7,6 +7,7 @@ export const scenarios = [
   'drive',
   'lookup-size',
   'flushall',
+  'restart',
   'drains',
   'compare',
 ] as const

@@ -9,6 +9,7 @@ import { type LookupSizeReport, lookupSize } from './lookup-size.ts'
 import { machine } from './machine.ts'
 import { readOptions, type Scenario, usage } from './options.ts'
 import { faultsOf, roundsTable, targetsTable, timesTable } from './report.ts'
+import { restart } from './restart.ts'
 import type { Round } from './round.ts'
 import type { Target } from './targets.ts'
 
@@ -27,6 +28,7 @@ const scenarios: Record<Scenario, (bench: Bench) => Promise<Report>> = {
   drive,
   'lookup-size': lookupSize,
   flushall,
+  restart,
   drains,
   compare,
 }

@@ -107,7 +107,11 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
-    ops: openOps({ redis: place.redis, database }, settings.BACKLOG_FACTS, queues),
+    ops: openOps(
+      { redis: place.redis, database },
+      { backlog: settings.BACKLOG_FACTS, managed },
+      queues,
+    ),
     board: () => (board ??= import('./board.ts').then(({ openBoard }) => openBoard(queues))),
     log,
     readiness,

@@ -49,6 +49,8 @@ const matrix: Record<string, string> = {
   // Nobody but who asked for it, and administrators: test/operations.test.ts.
   'GET /api/v1/operations/{operation_id}': 'usa',
   'GET /api/v1/ops/status': 'voa',
+  'GET /api/v1/ops/doctor': 'voa',
+  'POST /api/v1/ops/certificates/verify': 'voa',
   'POST /api/v1/ops/intake': 'oa',
   'POST /api/v1/ops/flush': 'oa',
   'GET /api/v1/ops/coupons/{code}': 'voa',

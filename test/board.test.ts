@@ -44,7 +44,7 @@ test('whoever is nobody gets a form, a program 401, and neither anything else', 
   ])
   const wrong = await signIn('admin', 'another password')
   expect([wrong.status, wrong.headers.getSetCookie()]).toEqual([401, []])
-  expect(await wrong.text()).toContain('E-mail or password is wrong.')
+  expect(await wrong.text()).toMatch(/role="alert">Wrong/)
   expect((await signIn('user')).status).toBe(403)
   const key = await ask('/api/queues', { headers: { authorization: `Bearer ${world.service}` } })
   expect(key.status).toBe(403)

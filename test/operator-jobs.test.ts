@@ -52,6 +52,10 @@ describe('drain', () => {
     const { certificate } = job.result
     expect(certificate).toMatchObject({ verdict: 'equal', book: null })
     expect(await isGenuine(world.database, certificate)).toBe(true)
+    const verify = (body: object) =>
+      world.call('POST', 'ops/certificates/verify', { as: viewer, body })
+    expect((await verify(certificate)).body).toEqual({ genuine: true })
+    expect((await verify({ ...certificate, at: 'another time' })).body).toEqual({ genuine: false })
     expect((await assign('cyd')).body.code).toBe('intake-stopped')
     const [stopped, asked] = await auditRows(world.database, { limit: 3 }).then((rows) => [
       rows.find(({ action }) => action === 'drain'),
@@ -89,6 +93,13 @@ describe('drain', () => {
     await world.call('POST', 'ops/intake', { as: operator, body: { state: 'open', reason } })
     await until(async () => (await assign('fay')).status === 200, 'it serves again')
   })
+})
+
+test('doctor tells every setting, as the user of Redis that an API is', async () => {
+  const { status, body } = await world.call('GET', 'ops/doctor', { as: viewer })
+  expect(status).toBe(200)
+  expect(body.items.length).toBeGreaterThan(12)
+  for (const { verdict, remedy } of body.items) expect(remedy === '').toBe(verdict === 'fine')
 })
 
 test('reconcile: its job holds what the stores do not agree on', async () => {

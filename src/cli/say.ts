@@ -8,6 +8,7 @@ export function say(command: Command, text: string, object: Record<string, unkno
 
 /** Only a terminal is shown progress, and only then what draws it is loaded. */
 const clack = process.stderr.isTTY ? await import('@clack/prompts') : undefined
+const drawing = { output: process.stderr, withGuide: false }
 let drawn: { clear(): void; message(line: string): void } | undefined
 let advance: ((step: number, line: string) => void) | undefined
 let reached = 0
@@ -17,8 +18,8 @@ export function tell(line: string, of?: { done: number; total: number }): void {
   if (!clack) return
   if (!drawn) {
     const its: SpinnerResult | ProgressResult = of
-      ? clack.progress({ max: Math.max(1, of.total), output: process.stderr })
-      : clack.spinner({ output: process.stderr })
+      ? clack.progress({ ...drawing, max: Math.max(1, of.total) })
+      : clack.spinner(drawing)
     its.start(line)
     drawn = its
     reached = 0

@@ -1,6 +1,6 @@
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import type { Deps } from '../app.ts'
-import { problem } from '../problems.ts'
+import { problem, problemDocument } from '../problems.ts'
 import { type Context, type Principal, requestId } from './context.ts'
 import { problemResponse } from './respond.ts'
 
@@ -24,13 +24,17 @@ export const isOfBoard = (c: Context) => c.req.path === path || c.req.path.start
 /** Answers whatever is asked below /queues. */
 export function boardPages({ accounts, tokens, principals, board, ops }: Deps) {
   async function signIn(c: Context): Promise<Response> {
-    if (Number(c.req.header('content-length') ?? Number.NaN) <= formMax === false)
+    // A form says how long it is; what does not is none.
+    if (!(Number(c.req.header('content-length')) <= formMax))
       return form(c, 413, 'That is not what this form sends.')
     const { email, password } = await c.req.parseBody()
     if (typeof email !== 'string' || typeof password !== 'string')
       return form(c, 422, 'E-mail and password are needed.')
     const user = await accounts.logIn(email, password)
-    if ('problem' in user) return form(c, 401, 'E-mail or password is wrong.')
+    if ('problem' in user) {
+      const { status, title, detail } = problemDocument(user, c.req.path, requestId(c))
+      return form(c, status, `${title}: ${detail}`)
+    }
     if (user.role === 'user') return form(c, 403, 'This is for viewers, operators and admins.')
     setCookie(c, cookie, await tokens.issue(user), {
       ...{ path, httpOnly: true, sameSite: 'Strict', maxAge: minutes * 60 },

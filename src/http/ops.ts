@@ -58,6 +58,16 @@ const Deed = z
   })
   .openapi('Deed')
 
+const ChecklistItem = z
+  .object({
+    of: z.enum(['redis', 'postgres', 'clock', 'shards']),
+    setting: z.string(),
+    value: z.string(),
+    verdict: z.enum(['fine', 'note', 'warning', 'refusal']),
+    remedy: z.string(),
+  })
+  .openapi('ChecklistItem')
+
 /** The operators' verbs over HTTP: the same functions as `npm run stampede`. */
 export function opsRoutes(deps: Deps) {
   const { api, route } = resource(deps, 'Ops')
@@ -76,6 +86,30 @@ export function opsRoutes(deps: Deps) {
       // Its dates become text on the way out.
       return answer(c, 200, (await ops.status()) as unknown as z.input<typeof StatusResponse>)
     },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/doctor',
+      summary:
+        'Whether the settings of Redis and PostgreSQL keep our promises, each with its remedy',
+      needs: lookers,
+      answers: { 200: z.object({ items: z.array(ChecklistItem) }) },
+    },
+    async (c) => answer(c, 200, { items: await ops.doctor() }),
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/ops/certificates/verify',
+      summary: 'Whether this installation has signed a certificate exactly as it is',
+      needs: lookers,
+      body: z.looseObject({ signature: z.string().max(200) }),
+      answers: { 200: z.object({ genuine: z.boolean() }) },
+    },
+    async (c, { body }) => answer(c, 200, { genuine: await ops.isGenuine(body as never) }),
   )
 
   route(

@@ -1,0 +1,49 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { environmentOf } from '../src/config.ts'
+import { openWorld, type World } from './world.ts'
+
+/** What a person at a terminal sees of long work, and a program does not. */
+let world: World
+let book: string
+const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+
+beforeAll(async () => {
+  world = await openWorld({ shards: 1 })
+  book = await world.makeBook({}, 10)
+})
+afterAll(() => world?.close())
+
+/** A drain that has to wait, because somebody holds the flush. */
+async function drain(terminal: boolean): Promise<{ code: number; said: string }> {
+  const command = [process.execPath, main, 'drain', '--timeout', '1s']
+  // util-linux' script gives a command a terminal of its own, which has no width at first.
+  const [program, ...args] = terminal
+    ? ['script', '-qefc', `stty cols 120 rows 40; exec ${command.join(' ')}`, '/dev/null']
+    : command
+  const { REDIS_URL, DATABASE_URL } = world.settings
+  const env = environmentOf({ REDIS_URL, DATABASE_URL })
+  const child = spawn(program!, args, { env: { ...env, CI: '' } as NodeJS.ProcessEnv })
+  let said = ''
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (some) => (said += some))
+  const [code] = await once(child, 'close')
+  return { code, said }
+}
+
+test('a terminal is shown what is waited for, and then the answer alone', async () => {
+  await world.database.query("UPDATE shards SET flush = 'paused'")
+  const body = { book_id: book, user_id: 'ann' }
+  await world.call('POST', 'coupons/assign', { as: world.service, body })
+  const { code, said } = await drain(true)
+  expect([code, said]).toEqual([4, expect.stringMatching(/waiting: shard 0: the flush is paused/)])
+  // What was drawn is gone: the cursor is shown again, and only the answer follows.
+  const [, answer] = /\u001b\[\?25h(.*)$/s.exec(said)!
+  expect(answer!.trim()).toMatch(/^Not drained in time:\s+shard 0: the flush is paused$/)
+})
+
+test('where nobody watches there is the answer and nothing else', async () => {
+  const { code, said } = await drain(false)
+  expect([code, said]).toEqual([4, 'Not drained in time:\nshard 0: the flush is paused\n'])
+})
