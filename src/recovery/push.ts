@@ -128,7 +128,8 @@ export async function settle(pusher: Pusher, book: Book, loadId: number): Promis
   const counts = await pusher.store.bookCounts(book.shard, book.book_id)
   if (!counts.ok) return counts
   const expected = await countPushed(pusher.database, book.book_id, loadId)
-  if (counts.left + counts.held < expected) return { ...problem('not-ready'), retryAfter: 1 }
+  if (counts.left + counts.held + counts.void < expected)
+    return { ...problem('not-ready'), retryAfter: 1 }
   failpoint('push.before-settled')
   await markPushed(pusher.database, loadId)
   return done
@@ -205,14 +206,15 @@ export async function healPushes(
     [shard],
   )
   for (const { book_id, kind, pushed, total, newest } of rows) {
-    const [left, held, version] = await place.redis.hmget(
+    const [left, held, gone, version] = await place.redis.hmget(
       keys.book(shard, book_id),
       'left',
       'held',
+      'void',
       'version',
     )
     if (left == null) return { damaged: `damaged: the book ${book_id} is gone` }
-    const codes = Number(left) + Number(held)
+    const codes = Number(left) + Number(held) + Number(gone)
     if (Number(version) > newest || (kind === 'codes' && codes > total)) {
       // Unless it has come into being between the two looks.
       const [now] = (
