@@ -66,7 +66,7 @@ end
 -- Nothing can fail from here on but the first write, and then nothing has changed.
 if new then
   redis.call('HSET', KEYS[3], '', 1)
-  redis.call('HSET', KEYS[2], 'held', 0, 'redeemed', 0)
+  redis.call('HSET', KEYS[2], 'held', 0, 'redeemed', 0, 'void', 0)
 end
 redis.call('HSET', KEYS[2], 'version', ARGV[2], 'units', units, 'left', there[3] + fresh,
   unpack(ARGV, 5))

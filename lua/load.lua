@@ -1,7 +1,8 @@
 #!lua
 --[[
   load: bring codes into stock. Again and again without harm: a code that is in stock or has a
-  record is left alone, because the code of a coupon must never be drawn a second time.
+  record is left alone, because the code of a coupon must never be drawn a second time, and one that
+  is void not once more.
 
   KEYS [1] meta [2] book [3] stock [4] coupons [5] uses
 

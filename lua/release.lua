@@ -15,6 +15,7 @@
     backlog
     book-archived
     coupon-not-found  -- also for a code in stock
+    coupon-void
     coupon-redeemed
     coupon-in-use  -- some of its uses are redeemed
     coupon-locked           locked_until
@@ -36,6 +37,7 @@ for i = 1, (#ARGV - 5) / WIDTH do
   if repeats(i, ARGV[base + 1], ARGV[base + 2]) then -- answered
   elseif book[3] == '1' then lines[i] = 'book-archived'
   elseif not c or c.book ~= ARGV[4] then lines[i] = 'coupon-not-found'
+  elseif c.user == '' then lines[i] = 'coupon-void'
   elseif used_up(c) then lines[i] = 'coupon-redeemed'
   elseif c.redemptions > 0 then lines[i] = 'coupon-in-use'
   elseif locked(c) then lines[i] = 'coupon-locked\t' .. c.locked_until

@@ -10,7 +10,7 @@
   Replies
     fenced  why
     shown   now expires_at
-            then a line a code: `coupon` record | `stock` max | `absent`
+            then a line a code: `coupon` record | `stock` max | `void` max | `absent`
 
   Cost: O(codes), writes nothing.
 ]]
@@ -30,9 +30,10 @@ local lines = { string.format('shown\t%.0f\t%s',
   clock[1] * 1000 + math.floor(clock[2] / 1000), book[1]) }
 for i = 3, #ARGV do
   local record = redis.call('HGET', KEYS[4], ARGV[i])
-  lines[#lines + 1] = record and 'coupon\t' .. record
-    or redis.call('SISMEMBER', KEYS[3], ARGV[i]) == 1
-      and 'stock\t' .. (redis.call('HGET', KEYS[5], ARGV[i]) or book[2])
-    or 'absent'
+  -- What is void has a record of its book and nobody.
+  local free = record and string.find(record, '^[^\t]*\t$') and 'void'
+    or not record and redis.call('SISMEMBER', KEYS[3], ARGV[i]) == 1 and 'stock'
+  lines[#lines + 1] = free and free .. '\t' .. (redis.call('HGET', KEYS[5], ARGV[i]) or book[2])
+    or record and 'coupon\t' .. record or 'absent'
 end
 return table.concat(lines, '\n')

@@ -26,6 +26,7 @@ import { HouseRouter } from './http/router.ts'
 import { showRoutes } from './http/show.ts'
 import type { Tokens } from './http/tokens.ts'
 import { userRoutes } from './http/users.ts'
+import { voidRoutes } from './http/void.ts'
 import type { Accounts } from './ledger/accounts.ts'
 import { outageOf } from './ledger/database.ts'
 import type { Holdings } from './ledger/holdings.ts'
@@ -66,6 +67,7 @@ const v1 = [
   lockRoutes,
   redeemRoutes,
   releaseRoutes,
+  voidRoutes,
   showRoutes,
   holdingRoutes,
   bookRoutes,

@@ -150,7 +150,12 @@ const table = {
   'coupon-in-use': [
     409,
     'Coupon in use',
-    'It has redemptions. Roll them back before you release it.',
+    'It has redemptions. Roll them back before you release or void it.',
+  ],
+  'coupon-void': [
+    409,
+    'Coupon void',
+    'It was taken out of circulation for good. Nothing can be done with it any more.',
   ],
   'redemption-not-found': [
     404,

@@ -68,6 +68,7 @@ describe('with ACL users', () => {
         code !== 'ACL-1' && book_id === book,
     )
     expect((await post(`coupons/release/${other.code}`, undefined, world.admin)).status).toBe(200)
+    expect((await post(`coupons/void/${other.code}`, undefined, world.admin)).status).toBe(200)
     const job = await post(`books/${book}/codes/generate`, { count: 20_000 })
     expect(job.status).toBe(202)
     await until(async () => {

@@ -59,13 +59,17 @@ const inRedis: Record<string, Damage> = {
   },
   'in stock and held: ["A-1"]': { key: of('stock'), harm: (redis, key) => redis.sadd(key, 'A-1') },
   'own limit of A-6: "7"': { key: of('uses'), harm: (redis, key) => redis.hset(key, 'A-6', 7) },
-  'counters in Redis: [4,1]': {
+  'counters in Redis: [4,1,0]': {
     key: of('book'),
     harm: (redis, key) => redis.hincrby(key, 'held', 1),
   },
-  'counters in Redis: [3,2]': {
+  'counters in Redis: [3,2,0]': {
     key: of('book'),
     harm: (redis, key) => redis.hincrby(key, 'redeemed', 1),
+  },
+  'counters in Redis: [3,1,1]': {
+    key: of('book'),
+    harm: (redis, key) => redis.hincrby(key, 'void', 1),
   },
   'coupons of ann: 3': { key: of('users'), harm: (redis, key) => redis.hincrby(key, 'ann', 1) },
   'coupons of dan: 0': { key: of('users'), harm: (redis, key) => redis.hset(key, 'dan', 0) },

@@ -144,7 +144,7 @@ async function readHeld(
   return held
 }
 
-/** Every code that was loaded is in stock or held, and never both. */
+/** Every code that was loaded is in stock, held or void, and only one of these. */
 async function auditStock(
   { redis, database }: World,
   { book, shard, kind, total }: Its,
@@ -180,18 +180,20 @@ async function auditCounters(
 ): Promise<void> {
   const perUser = new Map<string, number>()
   let redeemed = 0
+  let gone = 0
   for (const { user, max, redemptions } of held.values()) {
-    perUser.set(user, (perUser.get(user) ?? 0) + 1)
+    if (user === '') gone++
+    else perUser.set(user, (perUser.get(user) ?? 0) + 1)
     if (max > 0 && redemptions >= max) redeemed++
   }
-  const expected = { held: held.size, redeemed }
-  const inRedis = await redis.hmget(keys.book(shard, book), 'held', 'redeemed')
-  findings.equal('counters in Redis', inRedis.map(Number), [held.size, redeemed])
+  const expected = { held: held.size - gone, redeemed, void: gone }
+  const inRedis = await redis.hmget(keys.book(shard, book), 'held', 'redeemed', 'void')
+  findings.equal('counters in Redis', inRedis.map(Number), Object.values(expected))
   const { rows } = await database.query(
-    'SELECT held, redeemed FROM book_counters WHERE book_id = $1',
+    'SELECT held, redeemed, void FROM book_counters WHERE book_id = $1',
     [book],
   )
-  findings.equal('book_counters', rows[0] ?? { held: 0, redeemed: 0 }, expected)
+  findings.equal('book_counters', rows[0] ?? { held: 0, redeemed: 0, void: 0 }, expected)
   const { '': sentinel, ...users } = await redis.hgetall(keys.users(shard, book))
   findings.equal('there is a sentinel of users', Boolean(sentinel), true)
   const counts = Object.entries(users).map(([user, count]) => [user, Number(count)] as const)

@@ -32,6 +32,7 @@ const matrix: Record<string, string> = {
   'GET /api/v1/users/{user_id}/coupons': 'usa',
   'POST /api/v1/redemptions/{redemption_id}/rollback': 'sa',
   'POST /api/v1/coupons/release/{code}': 'a',
+  'POST /api/v1/coupons/void/{code}': 'a',
   'GET /api/v1/books': 'usa',
   'GET /api/v1/books/{book_id}': 'usa',
   'GET /api/v1/books/{book_id}/stats': 'usa',

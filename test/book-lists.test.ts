@@ -80,6 +80,7 @@ describe('what a book holds', () => {
       redeemed: 1,
       expired: 0,
       users: 1,
+      void: 0,
     })
   })
 
@@ -124,6 +125,27 @@ describe('what a book holds', () => {
     expect(history[0].rolled_back_at).toBeNull()
     expect(history[1].rolled_back_at).toMatch(/Z$/)
     expect(await get(`books/${id}/stats`)).toMatchObject({ available: 2, redeemed: 0, assigned: 2 })
+  })
+
+  test('is void where it was taken out of circulation, whatever the book is', async () => {
+    const { id, codes } = await mixedBook()
+    for (const code of codes.slice(0, 2)) await world.call('POST', `coupons/void/${code}`, { as })
+    const states = ['VOID', 'VOID', 'LOCKED', 'REDEEMED', 'ASSIGNED']
+    expect(statesOf(await get(`books/${id}/coupons`))).toEqual(states)
+    for (const state of ['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED', 'VOID'])
+      expect(statesOf(await get(`books/${id}/coupons?state=${state}`))).toEqual(
+        states.filter((one) => one === state),
+      )
+    const counts = { total: 5, redeemed: 1, users: 1, void: 2 }
+    expect(await get(`books/${id}/stats`)).toMatchObject({
+      ...{ ...counts, available: 0, assigned: 1, locked: 1, expired: 0 },
+    })
+    const body = { expiration_date: '2020-01-01T00:00:00Z' }
+    await world.call('PATCH', `books/${id}`, { as, body })
+    const later = ['VOID', 'VOID', 'EXPIRED', 'REDEEMED', 'EXPIRED']
+    expect(statesOf(await get(`books/${id}/coupons`))).toEqual(later)
+    expect(statesOf(await get(`books/${id}/coupons?state=EXPIRED`))).toHaveLength(2)
+    expect(await get(`books/${id}/stats`)).toMatchObject({ ...counts, available: 0, expired: 2 })
   })
 
   test('of a counter book is what was assigned', async () => {

@@ -393,6 +393,20 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
   ],
   [
     'ledger-story',
+    'a void code was handed out again',
+    (all) => {
+      append(all, fact(all, 'void'), { kind: 'assign', version: 1, user: 'thief' })
+    },
+  ],
+  [
+    'ledger-story',
+    'a code was taken out of stock that somebody had',
+    (all) => {
+      append(all, fact(all, 'assign', true), { kind: 'void', version: 1, user: '' })
+    },
+  ],
+  [
+    'ledger-story',
     'a version was skipped',
     (all) => {
       fact(all, 'lock').version++
@@ -463,6 +477,40 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
     (all) => {
       const { book, stock } = all.seen.books.find(({ kind }) => kind === 'codes')!
       stock[0] = [...all.seen.memory].find(([, coupon]) => coupon.book === book)![0]
+    },
+  ],
+  [
+    'stock',
+    'a void code came back into stock',
+    (all) => {
+      const books = all.seen.books.filter(({ kind }) => kind === 'codes')
+      const ofCodes = (book: string) => books.find((one) => one.book === book)
+      const { code, book } = all.seen.ledger.find(
+        (one) => one.kind === 'void' && ofCodes(one.book),
+      )!
+      ofCodes(book)!.stock.push(code)
+    },
+  ],
+  [
+    'fold-memory',
+    'Redis has forgotten that a code is void',
+    (all) => {
+      all.seen.memory.delete(fact(all, 'void').code)
+    },
+  ],
+  [
+    'fold-table',
+    'a void code has a holder in the coupons table',
+    (all) => {
+      all.seen.table.get(fact(all, 'void').code)!.user = 'thief'
+    },
+  ],
+  [
+    'counters',
+    'a void code is not counted',
+    (all) => {
+      const { book } = fact(all, 'void')
+      all.seen.books.find((one) => one.book === book)!.void--
     },
   ],
   [
@@ -668,7 +716,9 @@ describe('the checker', () => {
     expect(verdict.lost).toEqual([])
     expect(verdict.acknowledged).toBeGreaterThan(500)
     const verbs = new Set(truth.seen.ledger.map(({ kind }) => kind))
-    expect([...verbs].sort()).toEqual(['assign', 'lock', 'redeem', 'release', 'rollback', 'unlock'])
+    expect([...verbs].sort()).toEqual([
+      ...['assign', 'lock', 'redeem', 'release', 'rollback', 'unlock', 'void'],
+    ])
     expect(missing(truth.history)).toEqual([])
     expect(missing([])).toContain('again')
     const { first, again } = longAgo(truth)
@@ -694,7 +744,7 @@ describe('the checker', () => {
     expect(check(history, seen).violations).toEqual([])
   })
 
-  test.each(['assign', 'lock', 'unlock', 'redeem', 'rollback', 'release'])(
+  test.each(['assign', 'lock', 'unlock', 'redeem', 'rollback', 'release', 'void'])(
     'says that a history without an acknowledged %s shows nothing of it',
     (verb) => {
       expect(missing(truth.history.filter((one) => one.verb !== verb))).toContain(verb)

@@ -54,7 +54,7 @@ export function actOf(verb: FactKind, user: string | undefined, answer: Answer):
 }
 
 type Options = {
-  /** Who calls; left out: the world's API key (release: its administrator). */
+  /** Who calls; left out: the world's API key (release, void: its administrator). */
   as?: string
   /** Idempotency-Key. */
   key?: string
@@ -74,6 +74,7 @@ export type Together =
   | 'redeem'
   | 'rollback'
   | 'release'
+  | 'void'
 
 /** What came of a request to the store, in one word. */
 export const word = (outcome: Outcome<unknown> | Problem): string =>
@@ -164,6 +165,8 @@ export function openClient(world: World) {
       ask('rollback', `redemptions/${redemption}/rollback`, undefined, options),
     release: (code: string, options: Options = {}) =>
       ask('release', `coupons/release/${code}`, undefined, { as: world.admin, ...options }),
+    void: (code: string, options: Options = {}) =>
+      ask('void', `coupons/void/${code}`, undefined, { as: world.admin, ...options }),
     /** The coupon as an administrator sees it. */
     show: (code: string, as = world.admin) => world.call('GET', `coupons/${code}`, { as }),
     change: (book: string, policy: Record<string, unknown>) =>

@@ -82,6 +82,7 @@ test.concurrent.for(Object.keys(damages))(
         client.redeem('F-1', 'ann'),
         client.rollback(redemption),
         client.release('F-1'),
+        client.void('F-7'),
       ])
       for (const reply of replies) {
         expectProblem(reply, 'not-ready')

@@ -181,7 +181,7 @@ const soundText = `
     for k = 3, #KEYS, 2 do
       local kind = redis.call('HGET', KEYS[k], 'kind')
       if kind and meta[6] == '1' then
-        whole(KEYS[k], { 'version', 'left', 'held', 'redeemed', 'units', 'max', 'lock_seconds' })
+        whole(KEYS[k], { 'version', 'left', 'held', 'redeemed', 'void', 'units', 'max', 'lock_seconds' })
         local left = tonumber(redis.call('HGET', KEYS[k], 'left'))
         if kind == 'codes' and left ~= redis.call('SCARD', KEYS[k + 1]) then
           wrong[#wrong + 1] = 'left of ' .. KEYS[k]

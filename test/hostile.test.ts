@@ -110,7 +110,7 @@ function learn(lines: readonly string[]): void {
   }
   for (const list of Object.values(known)) list.splice(0, list.length - 20)
 }
-const effect = /^(assigned|locked|unlocked|redeemed|rolled-back|released)\t/
+const effect = /^(assigned|locked|unlocked|redeemed|rolled-back|released|voided)\t/
 
 const args: Record<VerbName, readonly string[]> = {
   assign: ['user', 'count', 'codes', 'key', 'hash', 'context'],
@@ -120,6 +120,7 @@ const args: Record<VerbName, readonly string[]> = {
   redeem: ['code', 'user', 'token', 'redemption', 'key', 'hash', 'context'],
   rollback: ['code', 'redemption', 'key', 'hash', 'context'],
   release: ['code', 'key', 'hash', 'context'],
+  void: ['code', 'key', 'hash', 'context'],
 }
 
 /** What random calls hit too seldom: requests that would only fail after something was written. */
@@ -143,12 +144,19 @@ const crafted: [VerbName, ...Record<string, string>[]][] = [
   ['redeem', { code: 'H-28', user: 'dan', redemption: '' }],
   ['redeem', { code: 'H-28', user: 'dan', redemption: '\tH-28' }],
   ['release', { code: '' }],
+  ['void', { code: '' }],
+  ['void', { code: 'H-29' }, { code: 'a\tb' }],
+  // A void code's record has nobody in it: nobody must not be taken for its holder.
+  ['lock', { code: 'H-27', user: '', fresh: 'fresh', ttl_ms: '' }],
+  ['unlock', { code: 'H-27', user: '' }],
+  ['redeem', { code: 'H-27', user: '', redemption: 'r-1' }],
 ]
 
 test.each(crafted)('scripts  fail before they write: %s %j %j', async (verb, ...requests) => {
   const place = await placeOf(world, books[0]!)
   const dan = { user: 'dan', code: 'H-28', context: '{"actor":"user:dan","request_id":"dan"}' }
   await callScript(world, place, 'assignCode', [dan])
+  await callScript(world, place, 'void', [{ code: 'H-27', context: dan.context }])
   await world.level()
   const before = await digest(world)
   await expect(callScript(world, place, verb, requests)).rejects.toThrow()

@@ -77,6 +77,7 @@ async function makeBook(accidental: boolean): Promise<{ model: Model; real: Real
     model: {
       stock: new Set(filled.body.codes),
       held: new Map(),
+      void: new Set(),
       undone: new Set(),
       active: true,
       perUser: 4,

@@ -14,6 +14,7 @@ type Coupon = {
 export type Model = {
   stock: Set<string>
   held: Map<string, Coupon>
+  void: Set<string>
   undone: Set<string>
   active: boolean
   perUser: number
@@ -53,7 +54,7 @@ async function clearOfDeadline(c: Coupon | undefined): Promise<void> {
 
 /** The nth of all codes there ever were, so that a shrunk sequence still means the same. */
 function pick(m: Model, nth: number): string {
-  const codes = [...m.stock, ...m.held.keys()].sort()
+  const codes = [...m.stock, ...m.held.keys(), ...m.void].sort()
   return codes[nth % codes.length] ?? 'NO-SUCH-CODE'
 }
 
@@ -203,6 +204,7 @@ class Release extends OnCoupon {
   readonly verb = 'release'
   async act(m: Model, r: Real, code: string, _mine: unknown, coupon: Coupon | undefined) {
     const answer = await r.post(`coupons/release/${code}`)
+    if (m.void.has(code)) return refused(answer, 'coupon-void', `${this}`)
     if (!coupon) return refused(answer, 'coupon-not-found', `${this}`)
     if (usedUp(m, coupon)) return refused(answer, 'coupon-redeemed', `${this}`)
     if (coupon.used > 0) return refused(answer, 'coupon-in-use', `${this}`)
@@ -210,6 +212,22 @@ class Release extends OnCoupon {
     done(answer, `${this}`)
     m.held.delete(code)
     m.stock.add(code)
+  }
+}
+
+class Void extends OnCoupon {
+  readonly verb = 'void'
+  async act(m: Model, r: Real, code: string, _mine: unknown, coupon: Coupon | undefined) {
+    const answer = await r.post(`coupons/void/${code}`)
+    if (m.void.has(code)) return refused(answer, 'coupon-void', `${this}`)
+    if (!coupon && !m.stock.has(code)) return refused(answer, 'coupon-not-found', `${this}`)
+    if (coupon && usedUp(m, coupon)) return refused(answer, 'coupon-redeemed', `${this}`)
+    if (coupon && coupon.used > 0) return refused(answer, 'coupon-in-use', `${this}`)
+    if (coupon && isLocked(coupon)) return refused(answer, 'coupon-locked', `${this}`)
+    done(answer, `${this}`)
+    m.held.delete(code)
+    m.stock.delete(code)
+    m.void.add(code)
   }
 }
 
@@ -267,6 +285,7 @@ const verbs: fc.Arbitrary<Command>[] = [
   fc.tuple(user, nth, fc.boolean()).map(([u, n, token]) => new Redeem(u, n, token)),
   fc.tuple(user, nth).map(([u, n]) => new Rollback(u, n)),
   fc.tuple(user, nth).map(([u, n]) => new Release(u, n)),
+  fc.tuple(user, nth).map(([u, n]) => new Void(u, n)),
 ]
 
 /** Sequences of verbs and policy changes; `accidental` ones have machines dying in between. */
@@ -288,11 +307,16 @@ export async function expectSame(m: Model, r: Real): Promise<void> {
       state,
     })
   }
+  for (const code of m.void) {
+    const { body } = await r.get(`coupons/${code}`)
+    expect(body).toMatchObject({ assigned_user_id: null, state: 'VOID' })
+  }
   const { body: stats } = await r.get(`books/${r.book}/stats`)
   const used = [...m.held.values()].filter((coupon) => usedUp(m, coupon)).length
   expect(stats).toMatchObject({
-    total: m.stock.size + m.held.size,
+    total: m.stock.size + m.held.size + m.void.size,
     available: m.stock.size,
+    void: m.void.size,
     redeemed: used,
     users: new Set([...m.held.values()].map((coupon) => coupon.user)).size,
   })

@@ -86,6 +86,7 @@ describe('status', () => {
       ['jobs', 'list'],
       ['coupon', 'show', 'X'],
       ['coupon', 'release', 'X', ...why],
+      ['coupon', 'void', 'X', ...why],
     ]
     // Half of the verbs at a time: each is two processes, which wait for most of their time.
     const outages: Record<string, string>[] = [
@@ -414,7 +415,7 @@ describe('simulate', () => {
   })
 })
 
-describe('coupon release and rollback', () => {
+describe('coupon release, void and rollback', () => {
   test('go through the gate and the script like everything else', async () => {
     const { code } = (await assign('rob')).body.coupons[0]
     const body = { user_id: 'rob' }
@@ -436,5 +437,42 @@ describe('coupon release and rollback', () => {
     const [deed] = await auditRows(world.database, { limit: 1 })
     expect(deed).toMatchObject({ action: 'coupon.release', target: `coupon:${code}` })
     expect((await stampede(['coupon', 'release', 'NOSUCH', ...why])).code).toBe(1)
+  })
+
+  test('take a code out of circulation, in stock or held, and say so', async () => {
+    const { code: held } = (await assign('vic')).body.coupons[0]
+    const { rows } = await world.database.query(
+      `SELECT code FROM codes c WHERE book_id = $1 AND code <> $2
+         AND NOT EXISTS (SELECT FROM coupons k WHERE k.code = c.code) LIMIT 1`,
+      [book, held],
+    )
+    const stock: string = rows[0].code
+    const done = await Promise.all(
+      [stock, held].map((code) => asked('coupon', 'void', code, ...why)),
+    )
+    expect(done).toMatchObject([
+      { code: stock, durable: true },
+      { code: held, durable: true },
+    ])
+    const deeds = await auditRows(world.database, { limit: 2 })
+    expect(
+      deeds.map(({ action, target, reason }) => `${action} ${target} ${reason}`).sort(),
+    ).toEqual([stock, held].map((code) => `coupon.void coupon:${code} a test`).sort())
+    const [again, unknown, silent, told, seen] = await Promise.all([
+      stampede(['coupon', 'void', held, ...why]),
+      stampede(['coupon', 'void', 'NOSUCH', ...why]),
+      stampede(['coupon', 'void', stock]),
+      asked('coupon', 'show', held),
+      stampede(['coupon', 'show', stock]),
+    ])
+    expect([again.code, again.err]).toEqual([1, 'Coupon void\n'])
+    expect([unknown.code, silent.code]).toEqual([1, 2])
+    expect(told.facts).toMatchObject([
+      { kind: 'assign', user_id: 'vic' },
+      { kind: 'void', user_id: 'vic', actor: expect.stringMatching(/^cli:/) },
+    ])
+    const inRedis = { record: null, in_stock: false, void: true, locked_by_guard: false }
+    expect(told).toMatchObject({ redis: inRedis, postgres: { user_id: '' } })
+    expect(seen.out).toMatch(/ void +nobody +version 1, .*\nredis +VOID\npostgres +VOID: \{/)
   })
 })

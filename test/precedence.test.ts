@@ -52,6 +52,11 @@ async function coupon(is: Is): Promise<string> {
   const isUsed = is('coupon-redeemed') || is('coupon-in-use') || is('redemption-limit')
   const lockedUntil = is('coupon-locked') ? future : is('lock-expired') ? past : ''
   const code = `C-${++names}`
+  if (is('not-ready') && !is('coupon-not-found')) return code
+  if (is('coupon-void') && !is('coupon-not-found')) {
+    await world.redis.hset(keys.coupons(0), code, `${place.book}\t`)
+    return code
+  }
   const record = [
     ...[isMine ? place.book : 'another', isMine ? 'ann' : 'ben', 2, past, past],
     ...[isUsed ? 1 : 0, is('coupon-redeemed') ? 1 : 9, lockedUntil && 'token', lockedUntil],
@@ -130,13 +135,18 @@ const cases: Record<string, Case> = {
     done: `released\t0\t${record}`,
     request: async (is) => ({ code: await coupon(is) }),
   },
+  void: {
+    verb: 'void',
+    done: `voided\t0\t${record}`,
+    request: async (is) => ({ code: await coupon(is) }),
+  },
 }
 
 /** What a script refuses, in the order of its header. */
 function documented(script: string): string[] {
   const text = readFileSync(new URL(`../lua/${script}.lua`, import.meta.url), 'utf8')
   const [, list] = /Replies to a request, first match wins\n(.*?)\n\n/s.exec(text)!
-  const done = /^(assigned|locked|not-locked|unlocked|redeemed|rolled-back|released)$/
+  const done = /^(assigned|locked|not-locked|unlocked|redeemed|rolled-back|released|voided)$/
   const all = [...list!.matchAll(/^ {4}(\S+)/gm)].map(([, name]) => name!)
   return all.filter((name) => !done.test(name))
 }

@@ -177,21 +177,40 @@ test('race  of rollbacks undoes each redemption once', async () => {
   expect(tally(came)).toEqual({ done: 40, 'already-rolled-back': 80 })
 })
 
-test('race  of release against redeem is won by one of them, coupon by coupon', async () => {
-  const codes = await held('RELEASE', 60)
-  const asks = codes.flatMap((code, i) => {
-    const path = `coupons/release/${code}`
-    const release: Ask = { verb: 'release', path, as: world().admin }
-    const redeem = about('redeem', code, 'ann')
-    return i % 2 ? [release, redeem] : [redeem, release]
-  })
+test.each(['release' as const, 'void' as const])(
+  'race  of %s against redeem is won by one of them, coupon by coupon',
+  async (verb) => {
+    const codes = await held(verb.toUpperCase(), 60)
+    const asks = codes.flatMap((code, i) => {
+      const taken: Ask = { verb, path: `coupons/${verb}/${code}`, as: world().admin }
+      const redeem = about('redeem', code, 'ann')
+      return i % 2 ? [taken, redeem] : [redeem, taken]
+    })
+    const came = await rush(asks)
+    const outcomes = codes.map((_, i) => {
+      const pair = [came[2 * i]!.code, came[2 * i + 1]!.code]
+      return (i % 2 ? pair : pair.reverse()).map((code) => code ?? 'done').join(', ')
+    })
+    for (const outcome of outcomes)
+      expect(['done, coupon-not-found', 'coupon-redeemed, done']).toContain(outcome)
+  },
+)
+
+test('race  of void against assignment of what is left: nobody gets a void code', async () => {
+  const codes = numbers(60).map((i) => `LEFT-${i}`)
+  const book = await makeBook({}, codes)
+  const asks = codes.flatMap((code, i) => [
+    ...(i % 2 ? [{ verb: 'void' as const, path: `coupons/void/${code}`, as: world().admin }] : []),
+    assign(book, `user-${i}`),
+  ])
   const came = await rush(asks)
-  const outcomes = codes.map((_, i) => {
-    const pair = [came[2 * i]!.code, came[2 * i + 1]!.code]
-    return (i % 2 ? pair : pair.reverse()).map((code) => code ?? 'done').join(', ')
-  })
-  for (const outcome of outcomes)
-    expect(['done, coupon-not-found', 'coupon-redeemed, done']).toContain(outcome)
+  const given = new Set(codesOf(came))
+  const { body } = await world().call('GET', `books/${book}/stats`, { as: world().admin })
+  expect(body).toMatchObject({ total: 60, available: 0, assigned: 30, void: 30 })
+  for (const code of codes.filter((_, i) => i % 2))
+    expect((await client().show(code)).body.state, `${code}, given: ${given.has(code)}`).toBe(
+      'VOID',
+    )
 })
 
 test('race  of one Idempotency-Key with itself has one effect and the same answer for all', async () => {

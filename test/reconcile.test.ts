@@ -22,6 +22,9 @@ let locked: string
 let used: string
 let redemption: string
 let stock: string
+/** Void ones: taken from stock, and from u0. */
+let voidStock: string
+let voidHeld: string
 
 async function sale(): Promise<void> {
   const client = openClient(world)
@@ -45,8 +48,14 @@ async function sale(): Promise<void> {
   await client.rollback(undone.body.redemption_id)
   await client.assignCode(codes[20]!, 'u0')
   await client.release(codes[20]!)
+  ;[voidStock, voidHeld] = [codes[21]!, codes[22]!]
+  await client.void(voidStock)
+  await client.assignCode(voidHeld, 'u0')
+  await client.void(voidHeld)
   stock = codes[25]!
   const units = await world.makeBook({ kind: 'counter', units: 100 })
+  const unit = await client.assign(units, 'u1')
+  await client.void(unit.body.coupons[0].code)
   const { body } = await client.assign(units, 'u1', { count: 3 })
   await client.release(body.coupons[0].code)
   await world.level()
@@ -273,6 +282,59 @@ const coupons: Row[] = [
     ],
   ],
   [
+    'a void code came back into stock',
+    () => world.redis.sadd(keys.stock(shard, book), voidStock),
+    () => [
+      {
+        ...{ class: 'STOCK_MISMATCH', code: voidStock, book_id: book },
+        what: 'in stock in Redis, void in PostgreSQL',
+        ...sides({ in_stock: true }, { loaded: true, coupons: { user_id: null } }),
+      },
+    ],
+  ],
+  [
+    'a void code is a coupon again in Redis',
+    async () => world.redis.hset(keys.coupons(shard), voidHeld, await record(held[0]!)),
+    () => [
+      {
+        ...{ class: 'STATE_MISMATCH', code: voidHeld, book_id: book },
+        what: 'Redis differs from coupons and the ledger',
+        ...sides({ coupon: { user_id: 'u0' } }, { coupons: { user_id: null } }),
+      },
+    ],
+  ],
+  [
+    'Redis forgot that a code is void',
+    () => world.redis.hdel(keys.coupons(shard), voidStock),
+    () => [
+      {
+        ...{ class: 'STATE_MISMATCH', code: voidStock },
+        ...sides({ in_stock: false, coupon: null }, { coupons: { user_id: null } }),
+      },
+    ],
+  ],
+  [
+    'a void code was given to somebody by SQL',
+    () => sql("UPDATE coupons SET user_id = 'mallory' WHERE code = $1", voidStock),
+    () => [
+      {
+        ...{ class: 'STATE_MISMATCH', code: voidStock },
+        what: 'coupons differs from Redis and the ledger',
+        ...sides({ coupon: { user_id: null } }, { coupons: { user_id: 'mallory' } }),
+      },
+    ],
+  ],
+  [
+    'PostgreSQL forgot that a code is void',
+    () => sql('DELETE FROM coupons WHERE code = $1', voidHeld),
+    () => [
+      {
+        ...{ class: 'STATE_MISMATCH', code: voidHeld },
+        ...sides({ coupon: { user_id: null } }, { coupons: null, ledger: { user_id: null } }),
+      },
+    ],
+  ],
+  [
     'a code lost its own limit',
     () => world.redis.hdel(keys.uses(shard, book), 'OWN-1'),
     () => [{ class: 'STOCK_MISMATCH', code: 'OWN-1', what: matching(/null in Redis, 7 in/) }],
@@ -380,6 +442,16 @@ const numbers: Row[] = [
     ],
   ],
   [
+    'the number of void codes was changed in Redis',
+    () => world.redis.hincrby(keys.book(shard, book), 'void', -1),
+    () => [
+      {
+        ...{ class: 'COUNTER_MISMATCH', book_id: book, what: 'void of the book' },
+        ...sides(1, { book_counters: 2, coupons: 2 }),
+      },
+    ],
+  ],
+  [
     'book_counters was changed by SQL',
     () => sql('UPDATE book_counters SET redeemed = 1 WHERE book_id = $1', book),
     () => [
@@ -392,7 +464,7 @@ const numbers: Row[] = [
   [
     'left was changed in Redis',
     () => world.redis.hincrby(keys.book(shard, book), 'left', 5),
-    () => [{ class: 'STOCK_MISMATCH', book_id: book, redis: { left: 27, stock: 22 } }],
+    () => [{ class: 'STOCK_MISMATCH', book_id: book, redis: { left: 25, stock: 20 } }],
   ],
   [
     'a code was taken from PostgreSQL',
@@ -493,6 +565,26 @@ const ledger: Row[] = [
       {
         ...{ class: 'SEQUENCE_GAP', code: 'CODE-20' },
         ...sides({ in_stock: true, coupon: null }, { coupons: null, ledger: { user_id: 'u0' } }),
+      },
+    ],
+  ],
+  [
+    'the void of a code that somebody had was deleted',
+    () => forget(voidHeld, 2),
+    () => [
+      {
+        ...{ class: 'SEQUENCE_GAP', code: voidHeld },
+        postgres: { coupons: { user_id: null }, ledger: { user_id: 'u0' } },
+      },
+    ],
+  ],
+  [
+    'the void of a code in stock was deleted',
+    () => forget(voidStock, 1),
+    () => [
+      {
+        ...{ class: 'SEQUENCE_GAP', code: voidStock },
+        postgres: { coupons: { user_id: null }, ledger: null },
       },
     ],
   ],
@@ -716,7 +808,13 @@ describe('reconcile: under load', () => {
       const use = note(await client.redeem(first, user, { lock_token, durability: 'redis' }))
       if (trip % 2 === 0 && use.body.redemption_id)
         note(await client.rollback(use.body.redemption_id, { durability: 'redis' }))
-      note(await client.release(second, { durability: 'redis' }))
+      const back = trip % 10 === 0 ? client.void : client.release
+      note(await back(second, { durability: 'redis' }))
+      if (trip % 25 === 0) {
+        const path = `books/${books[0]}/coupons?state=UNASSIGNED&limit=1`
+        const { body } = await busy.call('GET', path, { as: busy.admin })
+        if (body.data?.[0]) note(await client.void(body.data[0].code, { durability: 'redis' }))
+      }
       if (trip % 20 === 0) note(await client.change(books[0]!, { max_redemptions: 2 + (trip % 3) }))
     }
     const all = Array.from({ length: users }, async (_, u) => {
@@ -796,7 +894,7 @@ describe('stampede reconcile', () => {
     for (const args of [[], ['--exact'], ['--book', book]]) {
       const { code, out, err } = await stampede(...args)
       expect([code, err]).toEqual([0, ''])
-      const books = args.includes('--book') ? '1 book, 32 codes, 10' : '2 books, 34 codes, 12'
+      const books = args.includes('--book') ? '1 book, 32 codes, 10' : '2 books, 35 codes, 12'
       expect(out).toMatch(new RegExp(`^2\\S+Z equal: ${books} coupons, \\d+\\.\\d s\n$`))
     }
   })

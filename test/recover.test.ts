@@ -23,7 +23,7 @@ const post = (path: string, body: unknown, headers = {}) =>
   world.call('POST', path, { as: world.service, body, headers })
 const durable = { durability: 'postgres' }
 
-/** A bit of everything: held, locked, used once, used up, rolled back, released, of both kinds. */
+/** A bit of everything: held, locked, used once, used up, rolled back, released, void, of both kinds. */
 async function trade() {
   const held = await post('coupons/assign', { book_id: book, user_id: 'u1', count: 4 }, durable)
   const [a, b, c, d] = held.body.coupons.map((coupon: { code: string }) => coupon.code)
@@ -33,7 +33,11 @@ async function trade() {
   const used = await post(`coupons/redeem/${c}`, { user_id: 'u1' })
   await post(`redemptions/${used.body.redemption_id}/rollback`, undefined)
   await world.call('POST', `coupons/release/${d}`, { as: world.admin })
-  await post('coupons/assign', { book_id: counter, user_id: 'u2', count: 3 }, durable)
+  const units = await post('coupons/assign', { book_id: counter, user_id: 'u2', count: 3 }, durable)
+  const [stocked, taken] = await world.redis.srandmember(keys.stock(shard, book), 2)
+  await post(`coupons/assign/${taken}`, { user_id: 'u1' })
+  for (const code of [stocked, taken, units.body.coupons[0].code])
+    await world.call('POST', `coupons/void/${code}`, { as: world.admin })
   const keyed = await post(
     'coupons/assign',
     { book_id: book, user_id: 'u3', count: 2 },
@@ -124,7 +128,7 @@ describe('recover', () => {
   })
 
   test('keeps the answers that every verb gave under its key, and knows their bodies', async () => {
-    const codes = Array.from({ length: 9 }, (_, k) => `K-${k}`)
+    const codes = Array.from({ length: 10 }, (_, k) => `K-${k}`)
     const own = await world.makeBook({ max_redemptions: 2 }, codes)
     for (const code of codes.slice(2)) await post(`coupons/assign/${code}`, { user_id: 'u1' })
     const use = async (code: string) =>
@@ -158,10 +162,11 @@ describe('recover', () => {
       ],
       rollback: [[`redemptions/${undone}/rollback`], [`redemptions/${kept}/rollback`]],
       release: [['coupons/release/K-7'], ['coupons/release/K-8']],
+      void: [['coupons/void/K-9'], ['coupons/void/K-1']],
     }
     const send = (verb: string, [path, body]: Ask) =>
       world.call('POST', path, {
-        as: verb === 'release' ? world.admin : world.service,
+        as: verb === 'release' || verb === 'void' ? world.admin : world.service,
         body,
         headers: { ...durable, 'idempotency-key': 'order-1' },
       })

@@ -13,27 +13,29 @@ const { world, client, makeBook } = auditedWorld()
  * coupon has afterwards, or else why nothing happened to it.
  */
 const table = `
-                   assign    lock      lock+     unlock    redeem    redeem+   rollback  release
-  in-stock         ASSIGNED  none      none      none      none      none      -         none
-  assigned         mine      LOCKED    over      ASSIGNED  REDEEMED  over      -         UNASSIGNED
-  locked           mine      locked    LOCKED    ASSIGNED  locked    REDEEMED  -         locked
-  lock-over        mine      LOCKED    over      ASSIGNED  REDEEMED  over      -         UNASSIGNED
-  partly           mine      LOCKED    over      ASSIGNED  REDEEMED  over      ASSIGNED  in-use
-  partly-locked    mine      locked    LOCKED    ASSIGNED  locked    REDEEMED  LOCKED    in-use
-  redeemed         mine      used      used      used      used      used      ASSIGNED  used
-  rolled-back      mine      LOCKED    over      ASSIGNED  REDEEMED  over      twice     UNASSIGNED
-  released         ASSIGNED  none      none      none      none      none      -         none
-  expired-stock    expired   none      none      none      none      none      -         none
-  expired          mine      expired   expired   EXPIRED   expired   expired   -         EXPIRED
-  expired-locked   mine      expired   expired   EXPIRED   expired   expired   -         locked
-  expired-redeemed mine      used      used      used      used      used      EXPIRED   used
-  inactive-stock   inactive  none      none      none      none      none      -         none
-  inactive         mine      LOCKED    over      ASSIGNED  REDEEMED  over      -         UNASSIGNED
-  inactive-locked  mine      locked    LOCKED    ASSIGNED  locked    REDEEMED  -         locked
-  archived-stock   archived  none      none      none      none      none      -         archived
-  archived         mine      archived  archived  archived  archived  archived  -         archived
-  archived-locked  mine      archived  archived  archived  archived  archived  -         archived
-  archived-redeemed mine     archived  archived  archived  archived  archived  archived  archived
+                   assign    lock      lock+     unlock    redeem    redeem+   rollback  release    void
+  in-stock         ASSIGNED  none      none      none      none      none      -         none       VOID
+  assigned         mine      LOCKED    over      ASSIGNED  REDEEMED  over      -         UNASSIGNED VOID
+  locked           mine      locked    LOCKED    ASSIGNED  locked    REDEEMED  -         locked     locked
+  lock-over        mine      LOCKED    over      ASSIGNED  REDEEMED  over      -         UNASSIGNED VOID
+  partly           mine      LOCKED    over      ASSIGNED  REDEEMED  over      ASSIGNED  in-use     in-use
+  partly-locked    mine      locked    LOCKED    ASSIGNED  locked    REDEEMED  LOCKED    in-use     in-use
+  redeemed         mine      used      used      used      used      used      ASSIGNED  used       used
+  rolled-back      mine      LOCKED    over      ASSIGNED  REDEEMED  over      twice     UNASSIGNED VOID
+  released         ASSIGNED  none      none      none      none      none      -         none       VOID
+  void-stock       none      none      none      none      none      none      -         void       void
+  void             none      none      none      none      none      none      -         void       void
+  expired-stock    expired   none      none      none      none      none      -         none       VOID
+  expired          mine      expired   expired   EXPIRED   expired   expired   -         EXPIRED    VOID
+  expired-locked   mine      expired   expired   EXPIRED   expired   expired   -         locked     locked
+  expired-redeemed mine      used      used      used      used      used      EXPIRED   used       used
+  inactive-stock   inactive  none      none      none      none      none      -         none       VOID
+  inactive         mine      LOCKED    over      ASSIGNED  REDEEMED  over      -         UNASSIGNED VOID
+  inactive-locked  mine      locked    LOCKED    ASSIGNED  locked    REDEEMED  -         locked     locked
+  archived-stock   archived  none      none      none      none      none      -         archived   archived
+  archived         mine      archived  archived  archived  archived  archived  -         archived   archived
+  archived-locked  mine      archived  archived  archived  archived  archived  -         archived   archived
+  archived-redeemed mine     archived  archived  archived  archived  archived  archived  archived   archived
 `
 const refusals: Record<string, ProblemCode> = {
   none: 'coupon-not-found',
@@ -46,6 +48,7 @@ const refusals: Record<string, ProblemCode> = {
   expired: 'book-expired',
   inactive: 'book-inactive',
   archived: 'book-archived',
+  void: 'coupon-void',
 }
 const [columns, ...rows] = table
   .trim()
@@ -63,6 +66,8 @@ const steps: Record<string, string> = {
   redeemed: 'assign redeem',
   'rolled-back': 'assign redeem rollback',
   released: 'assign release',
+  'void-stock': 'void',
+  void: 'assign void',
   'expired-stock': 'expire',
   expired: 'assign expire',
   'expired-locked': 'assign lock expire',
@@ -95,6 +100,7 @@ const couponSteps: Record<string, (of: Coupon) => Promise<unknown>> = {
   },
   rollback: ({ redemption }) => client().rollback(redemption, quick),
   release: ({ code }) => client().release(code, quick),
+  void: ({ code }) => client().void(code, quick),
 }
 const bookSteps: Record<string, (book: string) => Promise<Reply>> = {
   expire: (book) => client().change(book, { expiration_date: '2020-01-01T00:00:00Z' }),
@@ -110,6 +116,7 @@ const verbs: Record<string, (of: Coupon) => Promise<Reply>> = {
   'redeem+': ({ code, lock_token }) => client().redeem(code, 'ann', { ...quick, lock_token }),
   rollback: ({ redemption }) => client().rollback(redemption, quick),
   release: ({ code }) => client().release(code, quick),
+  void: ({ code }) => client().void(code, quick),
 }
 
 /** A book with one coupon per name, all brought into the situation. */

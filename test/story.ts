@@ -37,17 +37,24 @@ export const heldColumns = `code, user_id AS "user", version, redemptions, max_r
   coalesce(round(extract(epoch FROM locked_until) * 1000), 0)::float AS "lockedUntil"`
 export const ms = (column: string) => `round(extract(epoch FROM ${column}) * 1000)::float`
 
-/** The fields that are compared, in one order. */
-export const heldOf = (row: Held): Held => ({
-  user: row.user,
-  version: row.version,
-  redemptions: row.redemptions,
-  max: row.max,
-  token: row.token,
-  lockedUntil: row.lockedUntil,
-  assignedAt: row.assignedAt,
-  updatedAt: row.updatedAt,
-})
+/** The fields that are compared, in one order. A void code is nobody's, and Redis keeps no more of it. */
+export const heldOf = (row: Held): Held =>
+  row.user === ''
+    ? nobodys
+    : {
+        user: row.user,
+        version: row.version,
+        redemptions: row.redemptions,
+        max: row.max,
+        token: row.token,
+        lockedUntil: row.lockedUntil,
+        assignedAt: row.assignedAt,
+        updatedAt: row.updatedAt,
+      }
+const nobodys: Held = {
+  ...{ user: '', version: 0, redemptions: 0, max: 0 },
+  ...{ token: '', lockedUntil: 0, assignedAt: 0, updatedAt: 0 },
+}
 
 /** What the ledger holds of a book, in order. */
 export async function readFacts(world: World, book: string): Promise<Fact[]> {
@@ -67,10 +74,13 @@ export function readStory(facts: readonly Fact[], findings: Findings): Map<strin
     const before = story.get(code)
     const expected = { version: (before?.version ?? 0) + 1, user: before?.user ?? fact.user }
     findings.equal(`${kind} ${code} ${id}`, { version: fact.version, user: fact.user }, expected)
-    findings.equal(`${kind} ${code} ${id} begins`, kind === 'assign', before === undefined)
+    const mayBegin = kind === 'assign' || (kind === 'void' && fact.user === '')
+    findings.equal(`${kind} ${code} ${id} begins`, mayBegin, before === undefined)
+    findings.equal(`${kind} ${code} ${id} comes after void`, before?.user === '', false)
     findings.equal(`${kind} is a kind`, factKinds.includes(kind as never), true)
     const assignedAt = before?.assignedAt ?? updatedAt
     if (kind === 'release') story.delete(code)
+    else if (kind === 'void') story.set(code, nobodys)
     else story.set(code, heldOf({ ...fact, assignedAt, updatedAt }))
   }
   return story

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 import { readConfig } from '../config.ts'
 import { openDatabase } from '../ledger/database.ts'
-import { actOnCoupon } from '../ops/coupon.ts'
+import { actOnCoupon, type Wanted } from '../ops/coupon.ts'
 import { type Timeline, timeline } from '../ops/timeline.ts'
 import { problemDocument } from '../problems.ts'
 import { reason } from './arguments.ts'
@@ -19,7 +19,7 @@ export function couponVerbs(program: Command): void {
     .argument('<code>')
     .addHelpText('before', 'Example:\n  $ npm run stampede -- coupon show SUMMER-QDJCC3L1-2026\n')
     .action(show)
-  const verb = (name: 'release' | 'rollback', argument: string, what: string, example: string) =>
+  const verb = (name: Wanted['verb'], argument: string, what: string, example: string) =>
     coupon
       .command(name)
       .description(what)
@@ -37,6 +37,12 @@ export function couponVerbs(program: Command): void {
     'SUMMER-QDJCC3L1-2026 --reason "bought by mistake"',
   )
   verb(
+    'void',
+    '<code>',
+    'take a code out of circulation for good, from stock or from its holder',
+    'SUMMER-QDJCC3L1-2026 --reason "printed in a newspaper"',
+  )
+  verb(
     'rollback',
     '<redemption_id>',
     'undo one redemption, once',
@@ -45,7 +51,7 @@ export function couponVerbs(program: Command): void {
 }
 
 async function act(
-  name: 'release' | 'rollback',
+  name: Wanted['verb'],
   subject: string,
   why: string,
   command: Command,
@@ -54,9 +60,9 @@ async function act(
   const { redis: redisUrl, postgres } = stores()
   const database = openDatabase(postgres, 2, 'cli')
   try {
-    const what = name === 'release' ? { release: subject } : { rollback: subject }
-    const by = { actor, reason: why }
-    const done = await actOnCoupon({ redisUrl, database, managed: REDIS_MANAGED === '1' }, what, by)
+    const where = { redisUrl, database, managed: REDIS_MANAGED === '1' }
+    const wanted = { verb: name, subject }
+    const done = await actOnCoupon(where, wanted, { actor, reason: why })
     if ('problem' in done) throw new Error(problemDocument(done, '', '').title)
     if (!done.durable) process.exitCode = 4
     const late = done.durable ? 'in the ledger' : 'in Redis, the ledger is late'
@@ -75,15 +81,23 @@ async function show(code: string, _: unknown, command: Command): Promise<void> {
 function text({ code, book_id, facts, parked, redis, postgres }: Timeline): string {
   const lines = facts.map(
     ({ at, entry, kind, user_id, version, redemptions, actor, request_id }) =>
-      `${at.toISOString()}  ${kind.padEnd(8)} ${user_id}  version ${version}, ${redemptions} redemptions` +
+      `${at.toISOString()}  ${kind.padEnd(8)} ${user_id || 'nobody'}  version ${version}, ${redemptions} redemptions` +
       `  by ${actor}, request ${request_id}, entry ${entry}`,
   )
   const { record, in_stock, locked_by_guard } = redis
+  const inRedis = redis.void
+    ? 'VOID'
+    : record
+      ? JSON.stringify(record)
+      : in_stock
+        ? 'in stock'
+        : 'nothing'
+  const inPostgres = postgres?.user_id === '' ? 'VOID: ' : ''
   return [
     `${code} of book ${book_id}`,
     ...(lines.length > 0 ? lines : ['the ledger has no fact of it']),
     ...parked.map(({ name, reason }) => `! parked ${name}: ${reason}`),
-    `redis     ${record ? JSON.stringify(record) : in_stock ? 'in stock' : 'nothing'}${locked_by_guard ? ', guarded by a lock' : ''}`,
-    `postgres  ${postgres ? JSON.stringify(postgres) : 'no coupon: in stock'}`,
+    `redis     ${inRedis}${locked_by_guard ? ', guarded by a lock' : ''}`,
+    `postgres  ${postgres ? `${inPostgres}${JSON.stringify(postgres)}` : 'no coupon: in stock'}`,
   ].join('\n')
 }

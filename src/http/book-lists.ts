@@ -21,6 +21,7 @@ const StatsResponse = z
     redeemed: z.number(),
     expired: z.number().openapi({ description: 'all that was not redeemed of an expired book' }),
     users: z.number().openapi({ description: 'who hold a coupon of it, redeemed or not' }),
+    void: z.number().openapi({ description: 'taken out of circulation for good' }),
   })
   .openapi('BookStats')
 
@@ -55,6 +56,7 @@ function codeView(book: Book, { code, max, coupon }: ListedCode & { max: number 
     now: at.getTime(),
   }
   if (!coupon) return stockView(code, max, about)
+  if (coupon.user_id === '') return stockView(code, max, about, 'VOID')
   const record = {
     user: coupon.user_id,
     redemptions: coupon.redemptions,
@@ -95,13 +97,14 @@ export function bookListRoutes(deps: Deps) {
       const locked = isExpired ? 0 : Math.min(counts.locked, open)
       return answer(c, 200, {
         book_id: book.book_id,
-        total: left + held,
+        total: left + held + counts.void,
         available: isExpired ? 0 : left,
         assigned: isExpired ? 0 : open - locked,
         locked,
         redeemed,
         expired: isExpired ? left + open : 0,
         users,
+        void: counts.void,
       })
     },
   )
@@ -115,7 +118,9 @@ export function bookListRoutes(deps: Deps) {
       needs: readers,
       params,
       query: strict({
-        state: z.enum(['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED']).optional(),
+        state: z
+          .enum(['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED', 'VOID'])
+          .optional(),
         ...page,
         starting_after: code.optional().openapi(cursor),
       }),

@@ -40,6 +40,7 @@ const usual = {
   redeem: 'postgres',
   rollback: 'postgres',
   release: 'postgres',
+  void: 'postgres',
 } as const satisfies Record<string, Durability>
 
 /** What every coupon verb sends along: who asks, from where, and under which Idempotency-Key. */

@@ -71,7 +71,7 @@ const OperationResponse = z
         at: instant,
         code: z.string(),
         book_id: bookId,
-        user_id: z.string(),
+        user_id: z.string().nullable().openapi({ description: 'null: of a code in stock' }),
         redemption_count: z.number(),
         max_redemptions: z.number().nullable(),
         lock_token: z.string().nullable(),
@@ -113,7 +113,7 @@ export function operationRoutes(deps: Deps) {
           at: fact.at.toISOString(),
           code: fact.code,
           book_id: fact.book_id,
-          user_id: fact.user_id,
+          user_id: fact.user_id || null,
           redemption_count: fact.redemptions,
           max_redemptions: fact.max_redemptions || null,
           // A token is its holder's alone.

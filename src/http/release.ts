@@ -24,6 +24,7 @@ export function releaseRoutes(deps: Deps) {
       problems: [
         'book-archived',
         'coupon-not-found',
+        'coupon-void',
         'coupon-redeemed',
         'coupon-in-use',
         'coupon-locked',

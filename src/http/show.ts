@@ -33,6 +33,8 @@ export function showRoutes(deps: Deps) {
         return answer(c, 200, couponView(params.code, found.coupon, about))
       if (found?.is === 'stock' && actsForOthers(who))
         return answer(c, 200, stockView(params.code, found.max, about))
+      if (found?.is === 'void' && actsForOthers(who))
+        return answer(c, 200, stockView(params.code, found.max, about, 'VOID'))
       return problemResponse(c, problem('coupon-not-found'))
     },
   )

@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto'
 
 /**
  * An entry is what one script call did: one kind of fact, one book, 1..N facts in order. A fact
- * carries the coupon's whole state after it, so that the last fact of a code is its fold.
+ * carries the coupon's whole state after it, so that the last fact of a code is its fold. After
+ * `release` and `void` nobody has it: they name who had it last, '' where it was in stock.
  *
  * On the wire (fields of one Redis stream entry, made by lua/include/finish.lua):
  *   kind, book, at, op, then per fact a pair
@@ -10,7 +11,15 @@ import { createHash } from 'node:crypto'
  *              joined by tabs; times in ms since 1970, '' where there is none, max 0 = no limit
  *     context  JSON the API wrote: Redis passes it through unread
  */
-export const factKinds = ['assign', 'lock', 'unlock', 'redeem', 'rollback', 'release'] as const
+export const factKinds = [
+  'assign',
+  'lock',
+  'unlock',
+  'redeem',
+  'rollback',
+  'release',
+  'void',
+] as const
 export type FactKind = (typeof factKinds)[number]
 
 /** Who did it and from where. `metadata` is the redeemer's, `key`/`hash` of an Idempotency-Key. */

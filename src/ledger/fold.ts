@@ -13,7 +13,7 @@ export type Folded = {
   deletes: { code: string; before: number }[]
   redeemed: Placed[]
   rolledBack: Placed[]
-  counters: Map<string, { held: number; redeemed: number }>
+  counters: Map<string, { held: number; redeemed: number; void: number }>
 }
 
 /** `before` and `version`: of the row, before the batch and after what was folded; 0: no row. */
@@ -38,11 +38,12 @@ export function foldEntries(entries: readonly Entry[]): Folded {
   for (const { kind, book, at, facts } of entries) {
     let counters = fold.counters.get(book)
     if (!counters) {
-      counters = { held: 0, redeemed: 0 }
+      counters = { held: 0, redeemed: 0, void: 0 }
       fold.counters.set(book, counters)
     }
     for (const fact of facts) {
-      const placed = { fact, book, at }
+      // The row of a void code stays, and says that nobody has it.
+      const placed = { fact: kind === 'void' ? { ...fact, user: '' } : fact, book, at }
       const expected = kind === 'assign' ? 0 : fact.version - 1
       let change = changes.get(fact.code)
       if (!change) {
@@ -56,6 +57,10 @@ export function foldEntries(entries: readonly Entry[]): Folded {
       change.last = gone ? undefined : placed
       if (kind === 'assign') counters.held++
       if (kind === 'release') counters.held--
+      if (kind === 'void') {
+        counters.void++
+        if (fact.user !== '') counters.held--
+      }
       if (kind === 'redeem') {
         fold.redeemed.push(placed)
         if (fact.redemptions === fact.max) counters.redeemed++

@@ -40,9 +40,9 @@ export async function listBooks(database: Database, filter: BookFilter): Promise
     .offset(skip)
 }
 
-export type CouponState = 'UNASSIGNED' | 'ASSIGNED' | 'LOCKED' | 'REDEEMED' | 'EXPIRED'
+export type CouponState = 'UNASSIGNED' | 'ASSIGNED' | 'LOCKED' | 'REDEEMED' | 'EXPIRED' | 'VOID'
 
-/** A code as the list of its book shows it; `coupon` is null while it is in stock. */
+/** A code as the list of its book shows it; `coupon` is null while it is in stock. Nobody has a void one. */
 export type ListedCode = {
   code: string
   /** The code's own limit: null = the book's, 0 = no limit. */
@@ -53,16 +53,19 @@ export type ListedCode = {
 const usedUp = sql`(${coupons.max_redemptions} > 0
   AND ${coupons.redemptions} >= ${coupons.max_redemptions})`
 const isLocked = sql`coalesce(${coupons.locked_until} > now(), false)`
+const isVoid = sql`coalesce(${coupons.user_id} = '', false)`
 
-/** Which coupons are in a state now. Order of precedence: REDEEMED, EXPIRED, LOCKED, ... */
+/** Which coupons are in a state now. Order of precedence: VOID, REDEEMED, EXPIRED, LOCKED, ... */
 function inState(state: CouponState, expired: boolean): SQL {
+  if (state === 'VOID') return isVoid
   if (state === 'REDEEMED') return usedUp
-  if (state === 'EXPIRED') return expired ? sql`coalesce(${usedUp}, false) = false` : sql`false`
+  if (state === 'EXPIRED')
+    return expired ? sql`NOT ${isVoid} AND coalesce(${usedUp}, false) = false` : sql`false`
   if (expired) return sql`false`
   if (state === 'UNASSIGNED') return isNull(coupons.code)
   return state === 'LOCKED'
     ? sql`NOT ${usedUp} AND ${isLocked}`
-    : sql`NOT ${usedUp} AND NOT ${isLocked}`
+    : sql`NOT ${usedUp} AND NOT ${isLocked} AND NOT ${isVoid}`
 }
 
 /** The codes of a book in byte order, with those in stock, and the time at which this was so. */
@@ -81,7 +84,8 @@ export async function listCodes(
     book.kind === 'counter' ||
     state === 'ASSIGNED' ||
     state === 'LOCKED' ||
-    state === 'REDEEMED'
+    state === 'REDEEMED' ||
+    state === 'VOID'
   ) {
     const rows = await db
       .select()

@@ -161,6 +161,7 @@ export const codes = pgTable('codes', {
 export const coupons = pgTable('coupons', {
   code: text().primaryKey(),
   book_id: uuid().notNull(),
+  /** '': nobody, the code is void. */
   user_id: text().notNull(),
   version: integer().notNull(),
   redemptions: integer().notNull(),
@@ -175,6 +176,7 @@ export const book_counters = pgTable('book_counters', {
   book_id: uuid().primaryKey(),
   held: big().notNull().default(0),
   redeemed: big().notNull().default(0),
+  void: big().notNull().default(0),
 })
 
 export const redemptions = pgTable('redemptions', {

@@ -50,6 +50,7 @@ export async function* stockOf(database: Database, book: string) {
 type CouponRow = {
   key: string
   record: string
+  void: boolean
   used_up: boolean
   own: number | null
   lock_token: string | null
@@ -62,16 +63,21 @@ export const packed = (updated: string) =>
   `concat_ws(E'\\t', book_id, user_id, version, ${ms('assigned_at')}, ${ms(updated)}, redemptions,
     max_redemptions, coalesce(lock_token, ''), coalesce(${ms('locked_until')}::text, ''))`
 
-/** Coupons of a book: packed records by code, live and dead locks, and own limits of their codes. */
+/**
+ * Coupons of a book: packed records by code, live and dead locks, and own limits of their codes. Of a
+ * void code Redis has the book and nobody (lua/void.lua).
+ */
 export async function* couponsOf(database: Database, book: string) {
-  const sql = `SELECT k.code AS key, ${packed('updated_at')} AS record,
+  const sql = `SELECT k.code AS key, user_id = '' AS void,
+      CASE user_id WHEN '' THEN book_id || E'\\t' ELSE ${packed('updated_at')} END AS record,
       k.max_redemptions > 0 AND redemptions >= k.max_redemptions AS used_up, lock_token,
       ${ms('locked_until')} AS until,
       (SELECT c.max_redemptions FROM codes c WHERE c.code = k.code) AS own
     FROM coupons k WHERE k.book_id = $1`
   for await (const rows of pages<CouponRow>(database, sql, book))
     yield {
-      count: rows.length,
+      held: rows.filter((row) => !row.void).length,
+      void: rows.filter((row) => row.void).length,
       redeemed: rows.filter(({ used_up }) => used_up).length,
       records: rows.flatMap(({ key, record }) => [key, record]),
       uses: rows.flatMap(({ key, own }) => (own === null ? [] : [key, String(own)])),
@@ -84,7 +90,7 @@ export async function* couponsOf(database: Database, book: string) {
 /** Users of a book and how many coupons each holds. */
 export async function* usersOf(database: Database, book: string) {
   const sql = `SELECT user_id AS key, count(*)::int AS held FROM coupons
-    WHERE book_id = $1 GROUP BY user_id`
+    WHERE book_id = $1 AND user_id <> '' GROUP BY user_id`
   for await (const rows of pages<{ key: string; held: number }>(database, sql, book))
     yield rows.flatMap(({ key, held }) => [key, String(held)])
 }
@@ -118,6 +124,7 @@ const words: Record<string, string> = {
   redeem: 'redeemed',
   rollback: 'rolled-back',
   release: 'released',
+  void: 'voided',
 }
 
 /**

@@ -44,12 +44,13 @@ export async function writeFold(tx: Transaction, fold: Folded): Promise<void> {
   await updateCoupons(tx, fold)
   await deleteCoupons(tx, fold)
   await writeRedemptions(tx, fold)
-  for (const [book, { held, redeemed }] of fold.counters)
+  for (const [book, { held, redeemed, void: gone }] of fold.counters)
     await tx.query(
-      `INSERT INTO book_counters AS b (book_id, held, redeemed) VALUES ($1, $2, $3)
+      `INSERT INTO book_counters AS b (book_id, held, redeemed, void) VALUES ($1, $2, $3, $4)
        ON CONFLICT (book_id) DO UPDATE
-       SET held = b.held + excluded.held, redeemed = b.redeemed + excluded.redeemed`,
-      [book, held, redeemed],
+       SET held = b.held + excluded.held, redeemed = b.redeemed + excluded.redeemed,
+         void = b.void + excluded.void`,
+      [book, held, redeemed, gone],
     )
 }
 

@@ -64,8 +64,8 @@ export async function warmBook({ redis, database }: Ops, bookId: string): Promis
   if (!book) return problem('book-not-found')
   const { shard } = book
   const [phase, intake] = await redis.hmget(keys.meta(shard), 'phase', 'intake')
-  const held = await redis.hmget(keys.book(shard, bookId), 'left', 'held', 'version')
-  const [left, given, version] = held.map(Number) as [number, number, number]
+  const held = await redis.hmget(keys.book(shard, bookId), 'left', 'held', 'version', 'void')
+  const [left, given, version, gone] = held.map(Number) as [number, number, number, number]
   const stock = await redis.scard(keys.stock(shard, bookId))
   const scripts = (await redis.call(
     ...(['SCRIPT', 'EXISTS', ...scriptNames.map(scriptSha)] as const),
@@ -86,9 +86,9 @@ export async function warmBook({ redis, database }: Ops, bookId: string): Promis
     !(version >= book.version) && 'Redis has an older policy',
     loads.rows[0]!.n > 0 && `${loads.rows[0]!.n} loads are not in Redis yet`,
     book.kind === 'codes' && left !== stock && `left says ${left}, the stock has ${stock}`,
-    left + given !== book.total_code_count &&
+    left + given + gone !== book.total_code_count &&
       book.kind === 'codes' &&
-      `${left} in stock and ${given} given out are not ${book.total_code_count}`,
+      `${left} in stock, ${given} given out and ${gone} void are not ${book.total_code_count}`,
     left === 0 && 'it is sold out, or empty',
     scripts.includes(0) && 'not all scripts are loaded: is a worker alive?',
     bytes('used_memory') + memory > limit && `giving all of it away needs ${memory} bytes more`,

@@ -6,6 +6,7 @@ import { confirmFacts } from '../ledger/confirm.ts'
 import type { Database } from '../ledger/database.ts'
 import { installationId, shardRows } from '../ledger/shards.ts'
 import { type Problem, problem } from '../problems.ts'
+import { openDirectory } from '../recovery/directory.ts'
 import { openFitness } from '../recovery/fitness.ts'
 import { openGatesOnce } from '../recovery/gate.ts'
 import { NotSent, Place } from '../store/place.ts'
@@ -23,16 +24,15 @@ export type Done = { code: string; entry: string; durable: boolean }
 
 type Where = { redisUrl: string; database: Database; managed: boolean }
 
+/** `subject`: the code, or the redemption that is to be undone. */
+export type Wanted = { verb: 'release' | 'void' | 'rollback'; subject: string }
+
 /**
  * Does one verb of an administrator through the same gate and script as the API: puts an assigned
- * coupon back into stock, or undoes a redemption. Under the fence like everything else, so it refuses
- * where Redis cannot be vouched for.
+ * coupon back into stock, takes a code out of circulation, or undoes a redemption. Under the fence
+ * like everything else, so it refuses where Redis cannot be vouched for.
  */
-export async function actOnCoupon(
-  where: Where,
-  what: { release: string } | { rollback: string },
-  by: By,
-): Promise<Done | Problem> {
+export async function actOnCoupon(where: Where, wanted: Wanted, by: By): Promise<Done | Problem> {
   const { database } = where
   const shards = await shardRows(database)
   const place = new Place(where.redisUrl, shards.length, 'cli', await installationId(database))
@@ -44,7 +44,7 @@ export async function actOnCoupon(
       await sleep(pollMs)
     if (!place.connected) throw new NotSent('Redis does not answer')
     const store = openStore(place, { backlog: Number.MAX_SAFE_INTEGER }, () => {})
-    return await act(store, database, what, by)
+    return await act(store, database, wanted, by)
   } finally {
     place.close()
   }
@@ -53,25 +53,22 @@ export async function actOnCoupon(
 async function act(
   store: Store,
   database: Database,
-  what: { release: string } | { rollback: string },
+  { verb, subject }: Wanted,
   by: By,
 ): Promise<Done | Problem> {
-  const isRelease = 'release' in what
-  const code = isRelease ? what.release : await store.findRedemption(what.rollback)
+  const code = verb === 'rollback' ? await store.findRedemption(subject) : subject
   if (code === undefined) return problem('redemption-not-found')
-  const home = await store.findCode(code)
-  if (!home) return problem('coupon-not-found')
+  const home = await openDirectory(store, database).bookOfCode(code)
+  if ('problem' in home) return home
   const context = JSON.stringify({ actor: by.actor, request_id: `cli-${randomUUID()}` })
   const common = { code, key: '', hash: '', context }
-  const outcome = isRelease
-    ? await store.release(home, common)
-    : await store.rollback(home, { ...common, redemption: what.rollback })
+  const outcome =
+    verb === 'rollback'
+      ? await store.rollback(home, { ...common, redemption: subject })
+      : await store[verb](home, common)
   if (!outcome.ok) return outcome
   const fact = outcome.fact!
-  await audit(database, {
-    ...by,
-    ...{ action: `coupon.${isRelease ? 'release' : 'rollback'}`, target: `coupon:${code}` },
-  })
+  await audit(database, { ...by, action: `coupon.${verb}`, target: `coupon:${code}` })
   const entry = `${fact.shard}/${fact.epoch}-${fact.n}/${fact.i}`
   return { code, entry, durable: await isDurable(database, fact) }
 }

@@ -1,5 +1,5 @@
 import { keys } from '../store/keys.ts'
-import { type CouponRecord, unpackRecord } from '../store/record.ts'
+import { type CouponRecord, isVoid, unpackRecord } from '../store/record.ts'
 import type { Ops } from './ops.ts'
 
 /** One fact of a coupon, as the ledger holds it. Times are Redis' own. */
@@ -19,8 +19,14 @@ export type Timeline = {
   book_id: string
   facts: TimelineFact[]
   parked: { name: string; reason: string }[]
-  /** Both present states, null where a store has none: in stock, or not known there. */
-  redis: { record: CouponRecord | null; in_stock: boolean; locked_by_guard: boolean }
+  /** Both present states, null where a store has none: in stock, void, or not known there. */
+  redis: {
+    record: CouponRecord | null
+    in_stock: boolean
+    void: boolean
+    locked_by_guard: boolean
+  }
+  /** Its row in coupons; that of a void code is nobody's (user_id ''). */
   postgres: Record<string, unknown> | null
 }
 
@@ -53,13 +59,14 @@ export async function timeline(
     redis.sismember(keys.stock(home.shard, home.book_id), code),
     redis.exists(keys.lock(home.shard, code)),
   ])
+  const gone = packed !== null && isVoid(packed)
   return {
     ...{ code, book_id: home.book_id },
     facts: facts.rows.map(({ book_id: _, ...fact }) => fact),
     parked: parked.rows,
     redis: {
-      record: packed === null ? null : withoutToken(unpackRecord(packed.split('\t'))),
-      ...{ in_stock: stocked === 1, locked_by_guard: guard === 1 },
+      record: packed === null || gone ? null : withoutToken(unpackRecord(packed.split('\t'))),
+      ...{ in_stock: stocked === 1, void: gone, locked_by_guard: guard === 1 },
     },
     postgres: coupon.rows[0] ? { ...coupon.rows[0], lock_token: undefined } : null,
   }

@@ -128,7 +128,8 @@ export async function settle(pusher: Pusher, book: Book, loadId: number): Promis
   const counts = await pusher.store.bookCounts(book.shard, book.book_id)
   if (!counts.ok) return counts
   const expected = await countPushed(pusher.database, book.book_id, loadId)
-  if (counts.left + counts.held < expected) return { ...problem('not-ready'), retryAfter: 1 }
+  if (counts.left + counts.held + counts.void < expected)
+    return { ...problem('not-ready'), retryAfter: 1 }
   failpoint('push.before-settled')
   await markPushed(pusher.database, loadId)
   return done
@@ -184,10 +185,11 @@ export async function pushPolicies(pusher: Pusher, shard: number): Promise<boole
   }
 }
 
-/** `left`, `held` and `version` of books, by Redis; a shard may have thousands of them. */
+/** `left`, `held`, `void` and `version` of books, by Redis; a shard may have thousands of them. */
 async function numbersOf(place: Place, shard: number, books: { book_id: string }[]) {
   const asked = place.redis.pipeline()
-  for (const { book_id } of books) asked.hmget(keys.book(shard, book_id), 'left', 'held', 'version')
+  for (const { book_id } of books)
+    asked.hmget(keys.book(shard, book_id), 'left', 'held', 'void', 'version')
   const replies = (await asked.exec()) ?? []
   return replies.map(([error, reply]) => {
     if (error) throw error
@@ -217,9 +219,9 @@ export async function healPushes(
   )
   const numbers = await numbersOf(place, shard, rows)
   for (const [r, { book_id, kind, pushed, total, newest }] of rows.entries()) {
-    const [left, held, version] = numbers[r]!
+    const [left, held, gone, version] = numbers[r]!
     if (left == null) return { damaged: `damaged: the book ${book_id} is gone` }
-    const codes = Number(left) + Number(held)
+    const codes = Number(left) + Number(held) + Number(gone)
     if (Number(version) > newest || (kind === 'codes' && codes > total)) {
       // Unless it has come into being between the two looks.
       const [now] = (

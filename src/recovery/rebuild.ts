@@ -94,6 +94,7 @@ async function rebuildBook(place: Place, database: Database, write: Write, book:
   const { shard, book_id } = book
   let codes = 0
   let coupons = 0
+  let gone = 0
   let redeemed = 0
   let own = 0
   if (book.kind === 'codes')
@@ -106,7 +107,8 @@ async function rebuildBook(place: Place, database: Database, write: Write, book:
   const [seconds] = await place.redis.time()
   const now = Number(seconds) * 1000
   for await (const page of couponsOf(database, book_id)) {
-    coupons += page.count
+    coupons += page.held
+    gone += page.void
     redeemed += page.redeemed
     own += page.uses.length
     await writeAll(write, 'HSET', keys.coupons(shard), page.records, 2)
@@ -131,8 +133,8 @@ async function rebuildBook(place: Place, database: Database, write: Write, book:
     'HSET',
     keys.book(shard, book_id),
     ...['version', book.version, 'units', policy.units, 'overrides', own > 0 ? 1 : ''],
-    ...['left', book.kind === 'counter' ? policy.units - coupons : codes],
-    ...['held', coupons, 'redeemed', redeemed],
+    ...['left', book.kind === 'counter' ? policy.units - coupons - gone : codes],
+    ...['held', coupons, 'redeemed', redeemed, 'void', gone],
     ...policyFields(policy),
   )
   return { codes, coupons }

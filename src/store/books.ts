@@ -29,7 +29,13 @@ export type BookPolicy = {
   units: number
 }
 
-export type BookCounts = { left: number; held: number; redeemed: number; users: number }
+export type BookCounts = {
+  left: number
+  held: number
+  redeemed: number
+  users: number
+  void: number
+}
 
 const notReady: Problem = { ...problem('not-ready'), retryAfter: 1 }
 
@@ -137,18 +143,18 @@ export async function bookCounts(
     [epoch, seen],
   )
   if (!counted.ok) return counted
-  const [left, held, redeemed, users] = counted.text.split('\t').slice(1).map(Number)
-  return { ok: true, left: left!, held: held!, redeemed: redeemed!, users: users! }
+  const [left, held, redeemed, users, gone] = counted.text.split('\t').slice(1).map(Number)
+  return { ok: true, left: left!, held: held!, redeemed: redeemed!, users: users!, void: gone! }
 }
 
 export type Shown = {
   now: number
   /** 0: the book never expires. */
   expiresAt: number
-  /** One per code, in order: a coupon, in stock (max 0: no limit), or neither. */
+  /** One per code, in order: a coupon, in stock or void (max 0: no limit), or none of these. */
   coupons: (
     | { is: 'coupon'; coupon: CouponRecord }
-    | { is: 'stock'; max: number }
+    | { is: 'stock' | 'void'; max: number }
     | { is: 'absent' }
   )[]
 }
@@ -182,7 +188,8 @@ export async function show(
     expiresAt: Number(head![2] || 0),
     coupons: lines.map(([is, ...values]) => {
       if (is === 'coupon') return { is, coupon: unpackRecord(values) }
-      return is === 'stock' ? { is, max: Number(values[0]) } : { is: 'absent' }
+      if (is === 'stock' || is === 'void') return { is, max: Number(values[0]) }
+      return { is: 'absent' }
     }),
   }
 }

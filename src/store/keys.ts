@@ -8,7 +8,7 @@ export const keys = {
   journal: (shard: number) => `${tag(shard)}:journal`,
   /** STRING the reply of one script call, 2 minutes, for a retry after a lost reply. */
   op: (shard: number, op: string) => `${tag(shard)}:op:${op}`,
-  /** HASH policy, version, left, held, redeemed. */
+  /** HASH policy, version, left, held, redeemed, void. */
   book: (shard: number, book: string) => `${tag(shard)}:book:${book}`,
   /** SET of the codes nobody has. */
   stock: (shard: number, book: string) => `${tag(shard)}:stock:${book}`,
@@ -16,7 +16,7 @@ export const keys = {
   uses: (shard: number, book: string) => `${tag(shard)}:uses:${book}`,
   /** HASH user -> coupons held in the book; the empty field is the sentinel. */
   users: (shard: number, book: string) => `${tag(shard)}:users:${book}`,
-  /** HASH code -> packed record; the empty field is the sentinel. */
+  /** HASH code -> packed record, of a void code its book alone; the empty field is the sentinel. */
   coupons: (shard: number) => `${tag(shard)}:coupons`,
   /** HASH redemption id -> code, a tab before it once rolled back; the empty field is the sentinel. */
   redemptions: (shard: number) => `${tag(shard)}:redemptions`,

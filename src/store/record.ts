@@ -1,4 +1,4 @@
-/** A coupon that has left stock, as Redis holds it (lua/include/record.lua). Times in ms. */
+/** A coupon that somebody has, as Redis holds it (lua/include/record.lua). Times in ms. */
 export type CouponRecord = {
   book: string
   user: string
@@ -26,6 +26,9 @@ export function unpackRecord(fields: readonly string[]): CouponRecord {
     lockedUntil: Number(fields[8] || 0),
   }
 }
+
+/** A void code keeps a record of its book and nobody (lua/void.lua). */
+export const isVoid = (packed: string): boolean => packed.indexOf('\t') === packed.length - 1
 
 export const couponStates = ['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED'] as const
 export type CouponState = (typeof couponStates)[number]

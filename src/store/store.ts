@@ -40,6 +40,7 @@ export function openStore(place: Place, limits: Limits, onWrite: OnWrite) {
     redeem: twin(verbs.redeem),
     rollback: twin(verbs.rollback),
     release: twin(verbs.release),
+    void: twin(verbs.voidCode),
     pushBook: (policy: BookPolicy) => pushBook(place, policy),
     load: (shard: number, book: string, codes: string[], max: number | null) =>
       load(place, shard, book, codes, max),

@@ -105,6 +105,7 @@ export const release = verb({
   refuses: {
     'book-archived': [],
     'coupon-not-found': [],
+    'coupon-void': [],
     'coupon-redeemed': [],
     'coupon-in-use': [],
     'coupon-locked': ['locked_until'],
@@ -112,4 +113,29 @@ export const release = verb({
   done: { released: record },
 })
 
-export const verbs = { assign, assignCode, lock, unlock, redeem, rollback, release } as const
+/** `void` itself is a word of the language. */
+export const voidCode = verb({
+  script: 'void',
+  args: ['code', 'key', 'hash', 'context'],
+  refuses: {
+    'book-archived': [],
+    'coupon-not-found': [],
+    'not-ready': [],
+    'coupon-void': [],
+    'coupon-redeemed': [],
+    'coupon-in-use': [],
+    'coupon-locked': ['locked_until'],
+  },
+  done: { voided: record },
+})
+
+export const verbs = {
+  assign,
+  assignCode,
+  lock,
+  unlock,
+  redeem,
+  rollback,
+  release,
+  void: voidCode,
+} as const

@@ -93,8 +93,8 @@ function checkAcknowledged(
     }
     const said: Record<string, unknown> = { kind: kindOf(verb), code }
     const held: Record<string, unknown> = { kind: fact.kind, code: fact.code }
-    // Whose coupon is released or rolled back, its request does not say.
-    if (verb !== 'release' && verb !== 'rollback') {
+    // Whose coupon is released, void or rolled back, its request does not say.
+    if (verb !== 'release' && verb !== 'void' && verb !== 'rollback') {
       said.user = user
       held.user = fact.user
     }

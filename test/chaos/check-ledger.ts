@@ -1,6 +1,6 @@
 import type { Findings } from './findings.ts'
 import type { Attempt } from './history.ts'
-import type { Held, LedgerFact, Seen, SeenBook } from './observe.ts'
+import { type Held, type LedgerFact, nobodys, type Seen, type SeenBook } from './observe.ts'
 
 /** What the ledger comes to, read as a story from its first line. */
 export type Story = {
@@ -64,11 +64,13 @@ export function readStory(
     checkLimits(fact, before, book, perUser, findings)
     checkLock(fact, before, book, attempts.get(fact.request), findings)
     checkRedemption(fact, story, findings)
-    // What a counter book got back is void for ever: it may not even be asked for by its name.
+    // What is void, as is what a counter book got back, is so for ever: nothing is done with it.
     if (gone.has(fact.code))
       findings.add('ledger-story', `${factOf(fact)} ${fact.kind} of ${fact.code}, which is void`)
-    if (fact.kind === 'release' && book.kind === 'counter') gone.add(fact.code)
+    if (fact.kind === 'void' || (fact.kind === 'release' && book.kind === 'counter'))
+      gone.add(fact.code)
     if (fact.kind === 'release') story.coupons.delete(fact.code)
+    else if (fact.kind === 'void') story.coupons.set(fact.code, { book: fact.book, ...nobodys })
     else story.coupons.set(fact.code, heldOf(fact))
   }
   return story
@@ -79,6 +81,11 @@ function checkStep(fact: LedgerFact, before: Held | undefined, findings: Finding
   if (fact.kind === 'assign') {
     if (before) findings.add('two-users', `${what} to ${fact.user}, but ${before.user} has it`)
     findings.equal('ledger-story', `${what}: version`, fact.version, 1)
+    return
+  }
+  if (!before && fact.kind === 'void') {
+    const said = { user: fact.user, version: fact.version }
+    findings.equal('ledger-story', `${what} from stock`, said, { user: '', version: 1 })
     return
   }
   if (!before) {
@@ -99,7 +106,8 @@ function checkLimits(
   findings: Findings,
 ): void {
   const what = `${factOf(fact)} ${fact.kind} of ${fact.code}`
-  if (fact.kind === 'assign' || fact.kind === 'release') {
+  const isTaken = fact.kind === 'release' || fact.kind === 'void'
+  if (fact.kind === 'assign' || isTaken) {
     const key = `${fact.book} ${fact.user}`
     const count = (perUser.get(key) ?? 0) + (fact.kind === 'assign' ? 1 : -1)
     perUser.set(key, count)
@@ -111,7 +119,7 @@ function checkLimits(
     findings.add('redeem-limit', `${what}: use ${uses} of ${fact.max}`)
   if (fact.kind === 'redeem' && maxPerUser !== null && uses > maxPerUser)
     findings.add('redeem-limit', `${what}: use ${uses} of ${maxPerUser} a user`)
-  if (fact.kind === 'release' && (before?.redemptions ?? 0) > 0)
+  if (isTaken && (before?.redemptions ?? 0) > 0)
     findings.add('ledger-story', `${what}, which has been used`)
 }
 
@@ -126,7 +134,8 @@ function checkLock(
   const live = before && before.lockedUntil >= fact.at && before.token !== ''
   if (fact.kind === 'lock' && live && fact.token !== before.token)
     findings.add('lock-overlap', `${what} at ${fact.at}: another lasts until ${before.lockedUntil}`)
-  if (fact.kind === 'release' && live) findings.add('lock-overlap', `${what}, which is locked`)
+  if ((fact.kind === 'release' || fact.kind === 'void') && live)
+    findings.add('lock-overlap', `${what}, which is locked`)
   const barred = fact.kind === 'redeem' && lockPolicy !== 'holder'
   if (barred && !live && lockPolicy === 'required')
     findings.add('lock-token', `${what} without a lock`)

@@ -51,37 +51,41 @@ function checkGuards(
   }
 }
 
-/** available + assigned + redeemed (+ void) = loaded, by everybody's count. */
+/** available + assigned + redeemed + void = loaded, by everybody's count. */
 function checkBook(its: SeenBook, { coupons }: Story, findings: Findings): void {
   const { book, kind, stock, codes } = its
   const users = new Map<string, number>()
-  const held = new Set<string>()
-  let redeemed = 0
+  /** Codes that left stock: somebody has them, or they are void. */
+  const out = new Set<string>()
+  let [redeemed, gone] = [0, 0]
   for (const [code, coupon] of coupons) {
     if (coupon.book !== book) continue
-    held.add(code)
+    out.add(code)
+    if (coupon.user === '') {
+      gone++
+      continue
+    }
     users.set(coupon.user, (users.get(coupon.user) ?? 0) + 1)
     if (coupon.max > 0 && coupon.redemptions >= coupon.max) redeemed++
   }
-  const expected = { held: held.size, redeemed }
-  const inRedis = { held: its.held, redeemed: its.redeemed }
+  const expected = { held: out.size - gone, redeemed, void: gone }
+  const inRedis = { held: its.held, redeemed: its.redeemed, void: its.void }
   findings.equal('counters', `counters of ${book} in Redis`, inRedis, expected)
   findings.equal('counters', `book_counters of ${book}`, its.counters, expected)
   findings.same('counters', `coupons in ${book}`, its.users, users)
-  findings.equal('sum', `left + held of ${book}`, its.left + held.size, its.total)
+  findings.equal('sum', `left + held + void of ${book}`, its.left + out.size, its.total)
   if (kind === 'counter') return
   findings.equal('sum', `codes of ${book}`, codes.length, its.total)
   findings.equal('stock', `left of ${book}`, its.left, stock.length)
   const known = new Set(codes)
   const inStock = new Set(stock)
   for (const code of stock) {
-    if (held.has(code)) findings.add('stock', `${code} of ${book} is in stock and held`)
+    if (out.has(code)) findings.add('stock', `${code} of ${book} is in stock and held or void`)
     if (!known.has(code))
       findings.add('stock', `${code} of ${book} is in stock and was never loaded`)
   }
   for (const code of codes)
-    if (!held.has(code) && !inStock.has(code))
-      findings.add('stock', `${code} of ${book} is nowhere`)
+    if (!out.has(code) && !inStock.has(code)) findings.add('stock', `${code} of ${book} is nowhere`)
 }
 
 function checkRedemptions(seen: Seen, story: Story, findings: Findings): void {

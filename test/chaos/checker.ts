@@ -81,7 +81,7 @@ export function missing(history: readonly Attempt[]): string[] {
 }
 
 const evidence = [
-  ...['assign', 'assign_code', 'lock', 'unlock', 'redeem', 'rollback', 'release'],
+  ...['assign', 'assign_code', 'lock', 'unlock', 'redeem', 'rollback', 'release', 'void'],
   ...['again', 'postgres', 'redis'],
 ]
 

@@ -18,6 +18,8 @@ export type LoadOptions = {
 
 /** Requests under way at most: beyond this a stalled service is not asked for more. */
 const underWayMax = 3_000
+/** Verbs that only an administrator may ask for. */
+const admins = new Set<string>(['release', 'void'])
 /** An unknown one is asked again under its key after this long, as long as it takes. */
 const againMs = 400
 
@@ -55,7 +57,7 @@ export function startLoad(options: LoadOptions) {
     diary.write()
     counts.asked++
     const reply = await send(agent, `${base}/api/v1/${path}`, body, {
-      authorization: `Bearer ${verb === 'release' ? options.admin : options.service}`,
+      authorization: `Bearer ${admins.has(verb) ? options.admin : options.service}`,
       'x-request-id': id,
       durability: wish.level,
       ...(wish.key ? { 'idempotency-key': wish.key } : {}),

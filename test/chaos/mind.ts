@@ -57,11 +57,12 @@ export function makeMind(seed: number, books: string[]) {
     return { ...its, verb: 'assign', count, path: 'coupons/assign', body }
   }
 
-  /** A code that came back, by its name; now and then two ask for the same one. */
+  /** A code that came back, by its name; now and then two ask for the same one, or it is void. */
   function assignCode(): Wish | undefined {
     const at = Math.floor(next() * back.length)
     const [coupon] = chance(0.2) ? back.slice(at, at + 1) : back.splice(at, 1)
     if (!coupon) return
+    if (chance(0.05)) return voidCode(coupon)
     const { code, book } = coupon
     const user = `user-${Math.floor(next() * usersMax)}`
     const its = { ...start(book, user), code }
@@ -87,7 +88,13 @@ export function makeMind(seed: number, books: string[]) {
     if (dice < 0.75)
       return { ...its, ...token, verb: 'redeem', path: `coupons/redeem/${code}`, body }
     if (dice < 0.85) return unlock(coupon)
+    if (dice < 0.88) return voidCode(coupon)
     return { ...its, verb: 'release', path: `coupons/release/${code}`, body: {} }
+  }
+
+  function voidCode({ code, book }: Pick<Coupon, 'code' | 'book'>): Wish {
+    const its = { ...start(book, 'nobody'), code }
+    return { ...its, verb: 'void', path: `coupons/void/${code}`, body: {} }
   }
 
   function unlock({ code, user, book }: Coupon): Wish {

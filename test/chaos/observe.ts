@@ -35,13 +35,14 @@ export type SeenBook = {
   maxHeld: number | null
   maxPerUser: number | null
   lockPolicy: 'strict' | 'holder' | 'required'
-  counters: { held: number; redeemed: number }
+  counters: { held: number; redeemed: number; void: number }
   codes: string[]
   /** As Redis has them. */
   stock: string[]
   left: number
   held: number
   redeemed: number
+  void: number
   users: Map<string, number>
 }
 export type SeenRedemption = { id: string; code: string; book: string; undone: boolean }
@@ -80,6 +81,11 @@ export type Seen = {
   redemptionMemory: Map<string, string>
 }
 
+/** A void code as all three tell of it: it is of a book, and nobody's. Redis keeps no more of it. */
+export const nobodys: Held = {
+  ...{ user: '', version: 0, redemptions: 0, max: 0, token: '', lockedUntil: 0 },
+}
+
 const ms = (column: string) => `round(extract(epoch FROM ${column}) * 1000)::float`
 const held = `user_id AS "user", version, redemptions, max_redemptions AS max,
   coalesce(lock_token, '') AS token, coalesce(${ms('locked_until')}, 0) AS "lockedUntil"`
@@ -106,7 +112,12 @@ export async function observe(redis: Redis, database: Database): Promise<Seen> {
        FROM recoveries ORDER BY shard, epoch`,
     ),
     parked: await all('SELECT shard, epoch, n, i, reason FROM parked_facts'),
-    table: new Map(rows.map(({ code, ...coupon }) => [code, coupon])),
+    table: new Map(
+      rows.map(({ code, ...coupon }) => [
+        code,
+        coupon.user === '' ? { book: coupon.book, ...nobodys } : coupon,
+      ]),
+    ),
     memory: new Map(),
     redemptionTable: await all(
       `SELECT redemption_id AS id, code, book_id AS book, rolled_back_at IS NOT NULL AS undone
@@ -122,7 +133,7 @@ export async function observe(redis: Redis, database: Database): Promise<Seen> {
     `SELECT book_id AS book, shard, kind, total_code_count AS total,
        max_assignments_per_user AS "maxHeld", max_redemptions_per_user AS "maxPerUser",
        lock_policy AS "lockPolicy", json_build_object('held', coalesce(c.held, 0),
-       'redeemed', coalesce(c.redeemed, 0)) AS counters
+       'redeemed', coalesce(c.redeemed, 0), 'void', coalesce(c.void, 0)) AS counters
      FROM books LEFT JOIN book_counters c USING (book_id) ORDER BY shard`,
   )
   for (const row of books) seen.books.push(await readBook(redis, database, row))
@@ -142,7 +153,8 @@ async function readShard(
     const { book, user, version, redemptions, max, lockToken, lockedUntil } = unpackRecord(
       packed.split('\t'),
     )
-    seen.memory.set(code, { book, user, version, redemptions, max, token: lockToken, lockedUntil })
+    const coupon = { user, version, redemptions, max, token: lockToken, lockedUntil }
+    seen.memory.set(code, { book, ...(user === '' ? nobodys : coupon) })
   }
   const redemptions = await redis.hgetall(keys.redemptions(shard))
   for (const [id, code] of Object.entries(redemptions))
@@ -175,14 +187,14 @@ async function readBook(
     `SELECT string_agg(code, ' ') AS codes FROM codes WHERE book_id = $1`,
     [book],
   )
-  const counters = await redis.hmget(keys.book(shard, book), 'left', 'held', 'redeemed')
-  const [left, heldNow, redeemed] = counters.map(Number) as [number, number, number]
+  const counters = await redis.hmget(keys.book(shard, book), 'left', 'held', 'redeemed', 'void')
+  const [left, heldNow, redeemed, gone] = counters.map(Number) as [number, number, number, number]
   const { '': _, ...users } = await redis.hgetall(keys.users(shard, book))
   return {
     ...row,
     codes: rows[0]!.codes?.split(' ') ?? [],
     stock: await redis.smembers(keys.stock(shard, book)),
-    ...{ left, held: heldNow, redeemed },
+    ...{ left, held: heldNow, redeemed, void: gone },
     users: new Map(Object.entries(users).map(([user, count]) => [user, Number(count)])),
   }
 }

@@ -11,19 +11,24 @@ export type BookItem = { shard: number; book: string; its: Book }
 type Totals = {
   held: number
   redeemed: number
+  void: number
   counter_held: number
   counter_redeemed: number
+  counter_void: number
   later_held: number
   later_redeemed: number
+  later_void: number
   total: number
   codes: number
 }
-const totalsSql = `WITH ${later('kind, redemptions, max_redemptions AS max', 'f.book_id = $4')},
-  rows AS (SELECT count(*) AS held,
+const totalsSql = `WITH ${later('kind, user_id, redemptions, max_redemptions AS max', 'f.book_id = $4')},
+  rows AS (SELECT count(*) FILTER (WHERE user_id <> '') AS held,
+      count(*) FILTER (WHERE user_id = '') AS void,
       count(*) FILTER (WHERE max_redemptions > 0 AND redemptions >= max_redemptions) AS redeemed
     FROM coupons WHERE book_id = $4)
-  SELECT rows.held, rows.redeemed, coalesce(c.held, 0) AS counter_held,
-    coalesce(c.redeemed, 0) AS counter_redeemed, b.total_code_count AS total,
+  SELECT rows.held, rows.redeemed, rows.void, coalesce(c.held, 0) AS counter_held,
+    coalesce(c.redeemed, 0) AS counter_redeemed, coalesce(c.void, 0) AS counter_void,
+    b.total_code_count AS total, (SELECT count(*) FROM later WHERE kind = 'void') AS later_void,
     (SELECT count(*) FROM codes WHERE book_id = $4) AS codes,
     (SELECT coalesce(${given}, 0) FROM later) AS later_held,
     (SELECT coalesce(sum(CASE WHEN kind = 'redeem' AND redemptions = max THEN 1
@@ -62,6 +67,7 @@ export const booksLook = (run: Run): Look<BookItem, Differences, SeenBook> => ({
       verdict(
         wrongCounter(run, about, 'held', hash, totals),
         wrongCounter(run, about, 'redeemed', hash, totals),
+        wrongCounter(run, about, 'void', hash, totals),
         wrongLeft(run, about, before, hash, stock),
         before.kind === 'codes' &&
           totals.codes !== totals.total && {
@@ -79,11 +85,11 @@ type About = { shard: number; book_id: string }
 function wrongCounter(
   run: Run,
   about: About,
-  name: 'held' | 'redeemed',
+  name: 'held' | 'redeemed' | 'void',
   hash: Record<string, string>,
   totals: Totals,
 ): Difference | false {
-  const redis = Number(hash[name])
+  const redis = Number(hash[name] ?? 0)
   const after = Number(totals[`later_${name}`])
   const rows = totals[name] - after
   const book_counters = totals[`counter_${name}`] - after
@@ -102,12 +108,14 @@ function wrongLeft(
   stock: number,
 ): Difference | false {
   const left = Number(hash.left)
-  const counted = kind === 'counter' ? Number(hash.units) - Number(hash.held) : stock
+  const { units, held, void: gone = '0' } = hash
+  const counted = kind === 'counter' ? Number(units) - Number(held) - Number(gone) : stock
   // Codes that are in stock and should not be, or the other way round, have been named themselves.
   const isSame = [0, run.ripples.ofBook(about.book_id).stock].includes(counted - left)
   if (isSame) return false
-  const redis = kind === 'counter' ? { left, units: hash.units, held: hash.held } : { left, stock }
-  const what = kind === 'counter' ? 'left is not units less held' : 'left is not the size of stock'
+  const redis = kind === 'counter' ? { left, units, held, void: gone } : { left, stock }
+  const what =
+    kind === 'counter' ? 'left is not units less held and void' : 'left is not the size of stock'
   return { class: 'STOCK_MISMATCH', ...about, what, redis, postgres: null }
 }
 

@@ -1,5 +1,6 @@
 import { keys } from '../../store/keys.ts'
-import { counts, packed } from './postgres.ts'
+import { isVoid } from '../../store/record.ts'
+import { counts, packed, record } from './postgres.ts'
 import { isSame, shownLock, sides, unpack } from './record.ts'
 import type { Difference, DifferenceClass } from './report.ts'
 import { type Equal, type Look, type Run, seeShard } from './settle.ts'
@@ -24,7 +25,7 @@ export type Suspect = {
   digested: boolean
 }
 
-/** A code by one store's word: its packed record (null: nobody has it), and whether it is in stock. */
+/** A code by one store's word: its packed record (null: it has none), and whether it is in stock. */
 export type Standing = { record: string | null; stock: boolean }
 
 export type CodeVerdict = Equal & {
@@ -42,6 +43,9 @@ type InPostgres = {
   own: number | null
   pushed: boolean | null
   record: string | null
+  /** Of its row in coupons, which the record of a void code does not tell. */
+  version: number
+  assignedAt: number
   facts: StoredFact[]
 }
 
@@ -100,7 +104,8 @@ async function readStored({ database }: Run, codes: string[]): Promise<InPostgre
          E'\\n' ORDER BY f.epoch, f.n, f.i) AS told
        FROM ledger f WHERE f.code = ANY ($1) AND ${counts('f')} GROUP BY f.code)
      SELECT c.book_id AS home, c.max_redemptions AS own, l.state = 'pushed' AS pushed,
-       CASE WHEN k.code IS NOT NULL THEN ${packed('k', 'updated_at')} END AS record, told AS facts
+       CASE WHEN k.code IS NOT NULL THEN ${record('k')} END AS record, told AS facts,
+       k.version, (extract(epoch FROM k.assigned_at) * 1000)::float8 AS "assignedAt"
      FROM unnest($1::text[]) WITH ORDINALITY AS w(code, place)
      LEFT JOIN codes c ON c.code = w.code LEFT JOIN loads l ON l.load_id = c.load_id
      LEFT JOIN coupons k ON k.code = w.code LEFT JOIN facts ON facts.code = w.code
@@ -173,7 +178,7 @@ function compareStory(story: Story, stored: InPostgres, agree: boolean) {
   const missing = [...story.holes]
   const isOpen = agree && !story.holes.some(({ twice }) => twice)
   if (!isOpen || isSame(story.record, stored.record)) return { missing, contradicts: false }
-  const facts = lacks(story, stored.record === null ? null : unpack(stored.record))
+  const facts = lacks(story, stored.record === null ? null : stored)
   if (facts === 0) return { missing, contradicts: true }
   missing.push({ after: story.last, before: undefined, facts, twice: false })
   return { missing, contradicts: false }
@@ -186,7 +191,10 @@ function compareStanding(
   stored: InPostgres,
 ): [DifferenceClass, string] | undefined {
   if (redis.stock && then.record !== null)
-    return ['STOCK_MISMATCH', 'in stock in Redis, held in PostgreSQL']
+    return [
+      'STOCK_MISMATCH',
+      `in stock in Redis, ${isVoid(then.record) ? 'void' : 'held'} in PostgreSQL`,
+    ]
   if (!isSame(redis.record, then.record)) return ['STATE_MISMATCH', whoDiffers(redis, then)]
   if (redis.stock && !then.stock)
     return ['STOCK_MISMATCH', 'in stock in Redis, no code of this book']

@@ -25,8 +25,9 @@ export const later = (columns: string, where: string) => `later AS MATERIALIZED 
   WHERE f.shard = $1 AND (f.epoch, f.n) > ($2::bigint, $3::bigint) AND ${flushed('f')}
     AND ${where} AND ${counts('f')})`
 export const since = ({ shard }: Seen, { epoch, n }: EntryId) => [shard, epoch, n]
-/** SQL: coupons that were given away, less those that came back. */
-export const given = `sum(CASE kind WHEN 'assign' THEN 1 WHEN 'release' THEN -1 ELSE 0 END)`
+/** SQL: coupons that were given away, less those that were taken back; a void code may have had no user. */
+export const given = `sum(CASE WHEN kind = 'assign' THEN 1 WHEN kind = 'release' THEN -1
+  WHEN kind = 'void' AND user_id <> '' THEN -1 ELSE 0 END)`
 
 /** How many coupons of a book its users hold: Redis' counters against the rows in coupons. */
 export const usersLook = (run: Run): Look<UserItem, Differences> => ({

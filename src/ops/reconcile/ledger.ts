@@ -145,8 +145,9 @@ const misfitsSql = `WITH page AS MATERIALIZED (
   ends AS (SELECT CASE WHEN count(*) >= ${factsPerPage} THEN max(code) END AS upper FROM page),
   facts AS (
     SELECT *, lead(i) OVER w IS NULL AS newest,
-      CASE WHEN kind = 'assign' THEN version = 1 AND coalesce(lag(kind) OVER w, 'release') = 'release'
-        ELSE version = lag(version) OVER w + 1 AND lag(kind) OVER w <> 'release'
+      CASE WHEN kind = 'assign' OR (kind = 'void' AND version = 1)
+          THEN version = 1 AND coalesce(lag(kind) OVER w, 'release') = 'release'
+        ELSE version = lag(version) OVER w + 1 AND lag(kind) OVER w NOT IN ('release', 'void')
           AND assigned_at IS NOT DISTINCT FROM lag(assigned_at) OVER w END AS follows
     FROM page WINDOW w AS (PARTITION BY code ORDER BY epoch, n, i)),
   rows AS (SELECT * FROM coupons
@@ -157,7 +158,8 @@ const misfitsSql = `WITH page AS MATERIALIZED (
     FROM (SELECT * FROM facts WHERE newest OR follows IS NOT TRUE) AS f
     FULL JOIN rows AS k ON k.code = f.code
     WHERE f.follows IS NOT TRUE OR CASE WHEN k.code IS NULL THEN f.kind <> 'release'
-      ELSE f.kind = 'release' OR f.version <> k.version OR f.user_id <> k.user_id
+      ELSE f.kind = 'release' OR f.version <> k.version
+        OR CASE f.kind WHEN 'void' THEN '' ELSE f.user_id END <> k.user_id
         OR f.redemptions <> k.redemptions OR f.max_redemptions <> k.max_redemptions
         OR f.at <> k.updated_at OR f.book_id <> k.book_id
         OR f.assigned_at IS DISTINCT FROM k.assigned_at

@@ -1,6 +1,7 @@
 import type { Book } from '../../ledger/books.ts'
 import { redemptionsOf, usersOf } from '../../ledger/state.ts'
 import { keys } from '../../store/keys.ts'
+import { isVoid } from '../../store/record.ts'
 import { Met } from './digest.ts'
 import { type Lock, liveLock, misguarded, openClock } from './locks.ts'
 import {
@@ -75,17 +76,17 @@ async function compareRest(
   } while (cursor !== '0')
 }
 
-/** Compares all coupons and codes of a book; what seems to differ becomes a suspect. */
+/** Compares all coupons and codes of a book, void ones too; what seems to differ becomes a suspect. */
 export async function compareCodes(run: Run, book: Book, shared: Shared) {
-  const coupons = await compareCoupons(run, book, shared)
-  const codes = book.kind === 'codes' ? await compareStock(run, book) : coupons
+  const { coupons, records } = await compareCoupons(run, book, shared)
+  const codes = book.kind === 'codes' ? await compareStock(run, book) : records
   return { codes, coupons }
 }
 
-async function compareCoupons(run: Run, { shard, book_id }: Book, shared: Shared): Promise<number> {
+async function compareCoupons(run: Run, { shard, book_id }: Book, shared: Shared) {
   const digests = run.digests.get(book_id)!
   const clock = await openClock(run)
-  let coupons = 0
+  let [records, coupons] = [0, 0]
   let locked: Lock[] = []
   await compareHash(
     run,
@@ -93,7 +94,8 @@ async function compareCoupons(run: Run, { shard, book_id }: Book, shared: Shared
     heldPages(run.database, book_id),
     shared.coupons,
     (code, record, isSame) => {
-      coupons++
+      records++
+      if (!isVoid(record)) coupons++
       run.progress(1)
       if (!isSame) return run.suspects.add({ shard, book: book_id, code, digested: false })
       digests.addBoth(code, record)
@@ -107,7 +109,7 @@ async function compareCoupons(run: Run, { shard, book_id }: Book, shared: Shared
       await run.suspects.relieve(run)
     },
   )
-  return coupons
+  return { coupons, records }
 }
 
 /** How many codes the book has. */

@@ -11,6 +11,10 @@ export const packed = (of: string, updated: 'updated_at' | 'at') =>
     ${ms(`${of}.${updated}`)}, ${of}.redemptions, ${of}.max_redemptions,
     coalesce(${of}.lock_token, ''), ${ms(`${of}.locked_until`)})`
 
+/** A row of coupons as Redis has it: of a void code the book and nobody. */
+export const record = (of: string) =>
+  `CASE ${of}.user_id WHEN '' THEN ${of}.book_id || E'\\t' ELSE ${packed(of, 'updated_at')} END`
+
 /**
  * Places of facts that stand aside: parked, or given up by an operator. They count as facts that there
  * were, and for nothing in the coupons.
@@ -38,9 +42,9 @@ async function* pages(database: Database, sql: string, values: unknown[]) {
   }
 }
 
-/** Coupons of a book: code, packed record, code, packed record, ... */
+/** Coupons of a book, and its void codes: code, packed record, code, packed record, ... */
 export async function* heldPages(database: Database, book: string): AsyncGenerator<string[]> {
-  const sql = `SELECT string_agg(k.code || E'\\t' || ${packed('k', 'updated_at')}, E'\\n') AS text,
+  const sql = `SELECT string_agg(k.code || E'\\t' || ${record('k')}, E'\\n') AS text,
       max(k.code) AS last, count(*)::int AS rows
     FROM (SELECT * FROM coupons WHERE book_id = $2 AND code > $1 ORDER BY code
       LIMIT ${pageSize}) AS k`

@@ -13,8 +13,10 @@ export const shownLock = (token: string, until: number) => ({
 export const unpack = (packed: string): CouponRecord => unpackRecord(packed.split('\t'))
 
 const plain = (value: string | number) => value
+/** Nobody has a void code. */
+const shownUser = (user: string) => user || null
 const columns: [keyof CouponRecord, string, (value: never) => unknown][] = [
-  ['user', 'user_id', plain],
+  ['user', 'user_id', shownUser],
   ['version', 'version', plain],
   ['redemptions', 'redemptions', plain],
   ['book', 'book_id', plain],

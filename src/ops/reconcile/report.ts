@@ -75,7 +75,7 @@ export const isUsedUp = ({ redemptions, max }: Omit<Held, 'user'>) => max > 0 &&
  * count less PostgreSQL's. One changed coupon is one difference, not four.
  */
 export class Ripples {
-  readonly #books = new Map<string, { held: number; redeemed: number; stock: number }>()
+  readonly #books = new Map<string, Record<'held' | 'redeemed' | 'void' | 'stock', number>>()
   readonly #users = new Map<string, number>()
 
   /** `stock`: whether the code is in stock, by each. */
@@ -84,7 +84,7 @@ export class Ripples {
     redis: { coupon: Held | null; stock: boolean },
     postgres: { coupon: Held | null; stock: boolean },
   ): void {
-    const sums = this.#books.get(book) ?? { held: 0, redeemed: 0, stock: 0 }
+    const sums = this.ofBook(book)
     this.#books.set(book, sums)
     for (const [side, sign] of [
       [redis, 1],
@@ -92,6 +92,10 @@ export class Ripples {
     ] as const) {
       if (side.stock) sums.stock += sign
       if (!side.coupon) continue
+      if (side.coupon.user === '') {
+        sums.void += sign
+        continue
+      }
       sums.held += sign
       if (isUsedUp(side.coupon)) sums.redeemed += sign
       const user = `${book}\t${side.coupon.user}`
@@ -99,6 +103,6 @@ export class Ripples {
     }
   }
 
-  ofBook = (book: string) => this.#books.get(book) ?? { held: 0, redeemed: 0, stock: 0 }
+  ofBook = (book: string) => this.#books.get(book) ?? { held: 0, redeemed: 0, void: 0, stock: 0 }
   ofUser = (book: string, user: string) => this.#users.get(`${book}\t${user}`) ?? 0
 }

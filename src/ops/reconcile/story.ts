@@ -1,7 +1,7 @@
 import type { EntryId, FactKind } from '../../journal/entry.ts'
 import { type CouponRecord, unpackRecord } from '../../store/record.ts'
 
-/** A fact as the ledger holds it. `record`: the coupon after it, packed as Redis packs it. */
+/** A fact as the ledger holds it. `record`: what Redis has after it; `state`: what it says. */
 export type StoredFact = EntryId & {
   i: number
   kind: FactKind
@@ -21,7 +21,7 @@ export type Hole = {
 /** What the facts of one code come to, and where they do not follow from each other. */
 export type Story = {
   last: StoredFact | undefined
-  /** null: nobody has it. */
+  /** null: in stock, or not there. */
   record: string | null
   holes: Hole[]
   duplicates: { first: StoredFact; again: StoredFact }[]
@@ -41,7 +41,8 @@ export function parseFacts(text: string | null): StoredFact[] {
       ...string[],
     ]
     const place = { epoch: Number(epoch), n: Number(n), i: Number(i) }
-    return { ...place, kind, record: fields.join('\t'), state: unpackRecord(fields) }
+    const record = kind === 'void' ? `${fields[0]}\t` : fields.join('\t')
+    return { ...place, kind, record, state: unpackRecord(fields) }
   })
 }
 
@@ -62,7 +63,7 @@ export function tell(facts: readonly StoredFact[]): Story {
     }
     told.set(name, fact)
     const { last } = story
-    const goes = last && last.kind !== 'release' && last.state.assignedAt === assignedAt
+    const goes = last && !isEnd(last) && last.state.assignedAt === assignedAt
     const twice = !goes && story.record !== null
     const missing = goes ? version - last.state.version - 1 : version - 1 + (twice ? 1 : 0)
     if (missing !== 0)
@@ -77,14 +78,19 @@ export function tell(facts: readonly StoredFact[]): Story {
  * What the ledger lacks, if its end is not what the coupons table has: facts after the last one. Zero:
  * it lacks nothing, the two contradict each other.
  */
-export function lacks({ last, record }: Story, row: CouponRecord | null): number {
+export function lacks(
+  { last, record }: Story,
+  row: Pick<CouponRecord, 'assignedAt' | 'version'> | null,
+): number {
   if (!row) return record === null ? 0 : 1
   if (!last) return row.version
   const { assignedAt, version } = last.state
-  if (row.assignedAt === assignedAt && last.kind !== 'release')
-    return Math.max(0, row.version - version)
+  if (row.assignedAt === assignedAt && !isEnd(last)) return Math.max(0, row.version - version)
   return row.assignedAt > assignedAt ? row.version + (record === null ? 0 : 1) : 0
 }
+
+/** After these nobody holds the coupon. */
+const isEnd = ({ kind }: StoredFact) => kind === 'release' || kind === 'void'
 
 export const isAfter = (fact: EntryId, { epoch, n }: EntryId) =>
   fact.epoch > epoch || (fact.epoch === epoch && fact.n > n)
