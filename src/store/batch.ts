@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { calls } from '../channels.ts'
 import { failpoint } from '../failpoint.ts'
 import { type Problem, problem } from '../problems.ts'
 import { neverWord } from './forbid.ts'
@@ -143,7 +144,8 @@ export class Batch<A extends string, V> {
       try {
         const [keyList, args] = this.#arguments(batch, op)
         failpoint('batch.before-call')
-        const reply = (await this.#place.call(this.#verb.script, keyList, args)) as string
+        const ask = () => this.#place.call(this.#verb.script, keyList, args)
+        const reply = (await calls.runStores(batch, ask)) as string
         failpoint('batch.after-call')
         if (!reply.startsWith('fenced')) return wholeCall[reply] ?? reply
         this.#place.fenced(this.#shard, reply)
