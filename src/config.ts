@@ -72,6 +72,18 @@ export const variables = {
     about: 'How often a worker compares both stores by itself; 0: never.',
     schema: count(0, 100_000).default(60),
   },
+  OTEL_EXPORTER_OTLP_ENDPOINT: {
+    about:
+      'OpenTelemetry collector for spans (OTLP/HTTP, as http://127.0.0.1:4318). Left out: no spans.',
+    schema: url('http', 'https')
+      .refine((value) => URL.canParse(value), 'must be a URL')
+      .optional(),
+  },
+  OTEL_TRACES_SAMPLER_ARG: {
+    about:
+      'Share of requests that get spans, 0 to 1; a caller’s `traceparent` decides for its own.',
+    schema: z.coerce.number().min(0).max(1).default(1),
+  },
   DATA_DIR: {
     about: '`npm start` only: where the private Redis and PostgreSQL keep their data.',
     schema: z.string().min(1).default('.stampede'),
@@ -129,6 +141,7 @@ export function readConfig<const N extends Variable>(
 }
 
 const api = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'JWT_SECRET', 'HOST', 'PORT'] as const
+const tracing = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_TRACES_SAMPLER_ARG'] as const
 const limits = [
   'REDIS_MANAGED',
   'LOG_LEVEL',
@@ -138,14 +151,17 @@ const limits = [
 ] as const
 
 /** What src/server.ts needs. */
-export const apiConfig = (env?: Environment) => readConfig([...api, ...limits], env)
+export const apiConfig = (env?: Environment) => readConfig([...api, ...limits, ...tracing], env)
 export type ApiConfig = ReturnType<typeof apiConfig>
 
 const worker = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'HOST', 'METRICS_PORT'] as const
 
 /** What workers/main.ts needs. */
 export const workerConfig = (env?: Environment) =>
-  readConfig([...worker, 'REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL', 'RECONCILE_MINUTES'], env)
+  readConfig(
+    [...worker, 'REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL', 'RECONCILE_MINUTES', ...tracing],
+    env,
+  )
 export type WorkerConfig = ReturnType<typeof workerConfig>
 
 const own = ['QUEUE_REDIS_URL', 'HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const

@@ -50,9 +50,16 @@ export type Queues = {
   close(): Promise<void>
 }
 
-export function openQueues(url: string): Queues {
+/** To whom BullMQ tells of its work: src/tracing.ts, where it is loaded. */
+export type Telemetry = QueueOptions['telemetry']
+
+/**
+ * Nudges are not told of: the job of the first goes on for as long as the sale does, and its span would
+ * hold the flushes of everybody's facts. Each flush has a span of its own.
+ */
+export function openQueues(url: string, telemetry?: Telemetry): Queues {
   const flush = producer<FlushJob>(url, queueNames.flush)
-  const jobs = producer<RowJob>(url, queueNames.jobs)
+  const jobs = producer<RowJob>(url, queueNames.jobs, telemetry)
   /** Shards whose nudge is on its way; true: once more when it has arrived. */
   const underway = new Map<number, boolean>()
 
@@ -110,12 +117,13 @@ function after(ms: number): Promise<false> {
 }
 
 /** A queue that is only written to, so that an outage of its Redis is an error at once. */
-function producer<T>(url: string, name: string) {
+function producer<T>(url: string, name: string, telemetry?: Telemetry) {
   const options: QueueOptions = {
     connection: { url, maxRetriesPerRequest: 1, enableOfflineQueue: false },
     prefix,
     streams: { events: { maxLen: eventsMaxLen } },
     defaultJobOptions: { removeOnComplete: true, removeOnFail: true },
+    telemetry,
   }
   let closed = false
   let queue = open()

@@ -27,7 +27,10 @@ const config = (() => {
   }
 })()
 const log = pino({ name: 'api', level: config.LOG_LEVEL })
-const queues = openQueues(config.QUEUE_REDIS_URL ?? config.REDIS_URL)
+const tracing = config.OTEL_EXPORTER_OTLP_ENDPOINT
+  ? (await import('./tracing.ts')).startTracing('stampede-api', config, log)
+  : undefined
+const queues = openQueues(config.QUEUE_REDIS_URL ?? config.REDIS_URL, tracing?.telemetry)
 const house = await openHouse(config, queues, log).catch((error: Error) => {
   log.fatal(`PostgreSQL has no shards to serve: ${error.message}. Is it there, and migrated?`)
   process.exit(69)
@@ -76,4 +79,5 @@ closeWithGrace({ delay: stopMs, logger: log }, async ({ err }) => {
   await gates
   await queues.close()
   await house.close()
+  await tracing?.stop()
 })

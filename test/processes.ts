@@ -31,16 +31,17 @@ export async function openProcesses({
     : await makeDatabase(shards)
   const all: Process[] = []
 
-  function run(path: string, more: Parameters<typeof environmentOf>[0] = {}): Process {
-    const env = environmentOf({
+  function run(path: string, more: Record<string, string>): Process {
+    const ours = environmentOf({
       REDIS_URL: redis.url,
       QUEUE_REDIS_URL: '',
       DATABASE_URL: database.url,
       JWT_SECRET: secret,
       LOG_LEVEL: 'warn',
       HOST: '127.0.0.1',
-      ...more,
+      OTEL_EXPORTER_OTLP_ENDPOINT: '',
     })
+    const env = { ...ours, ...more } as NodeJS.ProcessEnv
     const child = spawn(process.execPath, [main(path)], {
       env,
       stdio: ['ignore', 'inherit', 'inherit'],
@@ -72,13 +73,11 @@ export async function openProcesses({
     redisUrl: redis.url,
     databaseUrl: database.url,
     secret,
-    startWorker: (more?: Parameters<typeof environmentOf>[0]) => run('workers/main.ts', more),
+    startWorker: (env: Record<string, string> = {}) => run('workers/main.ts', env),
     /** An API process that serves; `base` is where. */
-    async startApi(
-      more?: Parameters<typeof environmentOf>[0],
-    ): Promise<Process & { base: string }> {
+    async startApi(env: Record<string, string> = {}): Promise<Process & { base: string }> {
       const port = await freePort()
-      const api = run('src/server.ts', { ...more, PORT: String(port) })
+      const api = run('src/server.ts', { PORT: String(port), ...env })
       const base = `http://127.0.0.1:${port}`
       await until(
         async () => (await fetch(`${base}/readyz`).catch(() => undefined))?.ok === true,

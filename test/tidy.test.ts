@@ -63,6 +63,14 @@ describe('tidy', () => {
     expect(breaks((file, it) => it !== 'bullmq' || doors.includes(file))).toEqual([])
   })
 
+  test('OpenTelemetry has one door, which opens for the mains when they ask for it', () => {
+    const isOpenTelemetry = (it: string) => it.startsWith('@opentelemetry/') || it === 'bullmq-otel'
+    expect(breaks((file, it) => !isOpenTelemetry(it) || file === 'src/tracing.ts')).toEqual([])
+    const mains = ['src/server.ts', 'workers/main.ts']
+    expect(breaks((file, it) => it !== 'src/tracing.ts' || mains.includes(file))).toEqual([])
+    for (const main of mains) expect(text(main)).not.toMatch(/from '[./a-z]*tracing\.ts'/)
+  })
+
   test('config.ts alone reads the environment', () => {
     const readers = [...sources, ...files('bench', '.ts')].filter((file) =>
       /process\.env\b/.test(text(file)),

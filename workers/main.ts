@@ -8,7 +8,14 @@ import { forgetCreations } from '../src/ledger/once.ts'
 import { watchPresence } from '../src/ledger/presence.ts'
 import { beat, forgetProcesses } from '../src/ledger/processes.ts'
 import { installationId, shardRows } from '../src/ledger/shards.ts'
-import { type FlushJob, openQueues, queueNames, type RowJob, workerOptions } from '../src/queues.ts'
+import {
+  type FlushJob,
+  openQueues,
+  queueNames,
+  type RowJob,
+  type Telemetry,
+  workerOptions,
+} from '../src/queues.ts'
 import { openFitness } from '../src/recovery/fitness.ts'
 import { shutGatesOnce } from '../src/recovery/gate.ts'
 import { gauges } from '../src/recovery/gauges.ts'
@@ -37,7 +44,10 @@ const stopMs = 8_000
 /** BullMQ, told to close while its connection is down, waits for ever: it is left behind then. */
 const closeMs = 5_000
 
-type Settings = Omit<WorkerConfig, 'LOG_LEVEL' | 'HOST' | 'METRICS_PORT' | 'RECONCILE_MINUTES'> & {
+type Settings = Pick<
+  WorkerConfig,
+  'REDIS_URL' | 'QUEUE_REDIS_URL' | 'DATABASE_URL' | 'DATABASE_POOL' | 'REDIS_MANAGED'
+> & {
   /** Left out: never. */
   RECONCILE_MINUTES?: number
 }
@@ -46,12 +56,12 @@ type Settings = Omit<WorkerConfig, 'LOG_LEVEL' | 'HOST' | 'METRICS_PORT' | 'RECO
  * A worker process: BullMQ says when to flush and which job to do, sweeps find what BullMQ lost, and
  * shut gates are looked after. Any number of these may run; PostgreSQL decides who was first.
  */
-export async function startWorker(config: Settings, log: Logger) {
+export async function startWorker(config: Settings, log: Logger, telemetry?: Telemetry) {
   const database = openDatabase(config.DATABASE_URL, config.DATABASE_POOL, 'worker')
   const shardCount = (await shardRows(database)).length
   const place = new Place(config.REDIS_URL, shardCount, 'worker', await installationId(database))
   const queueUrl = config.QUEUE_REDIS_URL ?? config.REDIS_URL
-  const queues = openQueues(queueUrl)
+  const queues = openQueues(queueUrl, telemetry)
   const presence = watchPresence(config.DATABASE_URL, database, log)
   const fitness = openFitness(place, database, { managed: config.REDIS_MANAGED === '1', log })
   const store = openStore(place, { backlog: 0 }, () => {})
@@ -74,7 +84,7 @@ export async function startWorker(config: Settings, log: Logger) {
   const jobWorker = new Worker<RowJob>(
     queueNames.jobs,
     ({ data }) => jobOnce(data.job_id, { database, store }, withOps),
-    { ...options, concurrency: jobsAtOnce },
+    { ...options, concurrency: jobsAtOnce, telemetry },
   )
   for (const worker of [flushWorker, jobWorker]) {
     worker.on('error', (error) => log.warn(`BullMQ: ${error.message}`))
@@ -138,7 +148,10 @@ export async function startWorker(config: Settings, log: Logger) {
 async function main(): Promise<void> {
   const config = workerConfig()
   const log = pino({ name: 'worker', level: config.LOG_LEVEL })
-  const worker = await startWorker(config, log).catch((error: Error) => {
+  const tracing = config.OTEL_EXPORTER_OTLP_ENDPOINT
+    ? (await import('../src/tracing.ts')).startTracing('stampede-worker', config, log)
+    : undefined
+  const worker = await startWorker(config, log, tracing?.telemetry).catch((error: Error) => {
     log.fatal(`PostgreSQL has no shards to work for: ${error.message}. Is it there, and migrated?`)
     process.exit(69)
   })
@@ -148,6 +161,7 @@ async function main(): Promise<void> {
   closeWithGrace({ delay: stopMs, logger: log }, async ({ err }) => {
     if (err) log.fatal({ err }, 'unexpected error')
     await worker.stop()
+    await tracing?.stop()
   })
 }
 

@@ -80,9 +80,9 @@ async function show(code: string, _: unknown, command: Command): Promise<void> {
 
 function text({ code, book_id, facts, parked, redis, postgres }: Timeline): string {
   const lines = facts.map(
-    ({ at, entry, kind, user_id, version, redemptions, actor, request_id }) =>
+    ({ at, entry, kind, user_id, version, redemptions, actor, request_id, traceparent }) =>
       `${at.toISOString()}  ${kind.padEnd(8)} ${user_id || 'nobody'}  version ${version}, ${redemptions} redemptions` +
-      `  by ${actor}, request ${request_id}, entry ${entry}`,
+      `  by ${actor}, request ${request_id}, entry ${entry}${traceparent ? `, trace ${traceparent}` : ''}`,
   )
   const { record, in_stock, locked_by_guard } = redis
   const inRedis = redis.void

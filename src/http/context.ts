@@ -13,6 +13,8 @@ export type Principal = { kind: PrincipalKind; id: string; actor: string }
 export type Env = {
   Variables: {
     requestId: string
+    /** Of our own span, where spans are made. */
+    traceparent: string
     /** What the answer comes to, for /metrics; undefined: done. */
     outcome: string
     /** Left by a route that threw: whoever answers in its place counts the answer. */
@@ -40,9 +42,25 @@ export function requestId(c: Context): string {
   return id
 }
 
+/** Version, trace, parent and flags of W3C Trace Context; later versions may add more at the end. */
+const traceparent = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}(-.*)?$/
+
+/**
+ * The caller's trace, in the layout of version 00. One that is not valid counts as none: then the
+ * trace begins here, as W3C has it.
+ */
+export function callersTrace(c: Context): string | undefined {
+  const sent = c.req.raw.headers.get('traceparent')
+  if (sent === null || !traceparent.test(sent)) return undefined
+  if (sent.startsWith('00') && sent.length > 55) return undefined
+  return `00${sent.slice(2, 55)}`
+}
+
 /** What a fact remembers of the request that made it. */
 export function factContext(c: Context, who: Principal): FactContext {
   const context: FactContext = { actor: who.actor, request_id: requestId(c) }
+  const trace = c.get('traceparent') ?? callersTrace(c)
+  if (trace !== undefined) context.traceparent = trace
   const address = c.env?.incoming?.socket.remoteAddress
   if (address !== undefined) context.address = address
   const agent = c.req.raw.headers.get('user-agent')

@@ -1,6 +1,7 @@
 import { OpenAPIHono, type z } from '@hono/zod-openapi'
 import type { StatusCode } from 'hono/utils/http-status'
 import type { Deps } from '../app.ts'
+import { requests } from '../channels.ts'
 import { type Problem, type ProblemCode, problem } from '../problems.ts'
 import { readBody } from './body.ts'
 import { type Context, type Env, type Principal, type PrincipalKind, requestId } from './context.ts'
@@ -102,7 +103,7 @@ export function resource(deps: Deps, tag: string) {
     const run = runner(deps, spec, handler as unknown as AnyHandler)
     const label = `${spec.method.toUpperCase()} ${spec.path}`
     const meter = deps.meters.meter(spec.verb ?? tag.toLowerCase(), label)
-    api.on(spec.method, path, async (c) => {
+    const handle = async (c: Context): Promise<Response> => {
       const started = performance.now()
       let response: Response
       try {
@@ -120,7 +121,12 @@ export function resource(deps: Deps, tag: string) {
       else if (deps.log.isLevelEnabled('info') && sampled(started))
         deps.log.info({ request_id: requestId(c), route: label, status: response.status, ms })
       return response
-    })
+    }
+    api.on(spec.method, path, (c) =>
+      requests.hasSubscribers
+        ? requests.runStores({ c, route: label, path: spec.path }, handle, undefined, c)
+        : handle(c),
+    )
   }
   return { api, route }
 }

@@ -22,10 +22,14 @@ export const factKinds = [
 ] as const
 export type FactKind = (typeof factKinds)[number]
 
-/** Who did it and from where. `metadata` is the redeemer's, `key`/`hash` of an Idempotency-Key. */
+/**
+ * Who did it and from where. `metadata` is the redeemer's, `key`/`hash` of an Idempotency-Key,
+ * `traceparent` of W3C Trace Context: the span that a trace goes on from.
+ */
 export type Context = {
   actor: string
   request_id: string
+  traceparent?: string
   address?: string
   agent?: string
   metadata?: unknown

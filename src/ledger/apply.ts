@@ -1,3 +1,4 @@
+import { flushes } from '../channels.ts'
 import { failpoint } from '../failpoint.ts'
 import type { Entry, Fact } from '../journal/entry.ts'
 import { type Database, type Transaction, transaction } from './database.ts'
@@ -11,7 +12,7 @@ import { copy, copyText, isDataError, iso, nullable, writeFold } from './write.t
  * not at all. Returns the number of facts that had to be parked (0 in a healthy life).
  * Throws Overtaken if another process moved the shard, and whatever PostgreSQL throws when it is away.
  */
-export async function apply(
+export function apply(
   database: Database,
   row: ShardRow,
   entries: Entry[],
@@ -19,6 +20,16 @@ export async function apply(
 ): Promise<number> {
   const facts = entries.reduce((sum, entry) => sum + entry.facts.length, 0)
   const to = { n: entries.at(-1)!.n, hash: checkpointHash, facts: row.facts + facts }
+  const told = { shard: row.shard, facts, entries }
+  return flushes.tracePromise(() => commit(database, row, entries, to), told)
+}
+
+async function commit(
+  database: Database,
+  row: ShardRow,
+  entries: Entry[],
+  to: { n: number; hash: string; facts: number },
+): Promise<number> {
   try {
     await transaction(database, async (tx) => {
       await moveCheckpoint(tx, row, to)

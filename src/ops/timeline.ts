@@ -12,6 +12,8 @@ export type TimelineFact = {
   redemptions: number
   actor: string
   request_id: string
+  /** The span that it belongs to, if its request had one. */
+  traceparent: string | null
 }
 
 export type Timeline = {
@@ -37,7 +39,8 @@ export async function timeline(
 ): Promise<Timeline | undefined> {
   const facts = await database.query<TimelineFact & { book_id: string }>(
     `SELECT at, shard || '/' || epoch || '-' || n || '/' || i AS entry, kind, book_id, user_id, version,
-       redemptions, context->>'actor' AS actor, context->>'request_id' AS request_id
+       redemptions, context->>'actor' AS actor, context->>'request_id' AS request_id,
+       context->>'traceparent' AS traceparent
      FROM ledger WHERE code = $1 ORDER BY epoch, n, i`,
     [code],
   )

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { calls } from '../channels.ts'
 import { failpoint } from '../failpoint.ts'
 import { type Problem, problem } from '../problems.ts'
 import { neverWord, settle } from './forbid.ts'
@@ -142,7 +143,8 @@ export class Batch<A extends string, V> {
       try {
         const [keyList, args] = this.#arguments(batch, op)
         failpoint('batch.before-call')
-        const reply = (await this.#place.call(this.#verb.script, keyList, args)) as string
+        const ask = () => this.#place.call(this.#verb.script, keyList, args)
+        const reply = (await calls.runStores(batch, ask)) as string
         failpoint('batch.after-call')
         if (!reply.startsWith('fenced')) {
           const kept = lost ? await settle(this.#place, this.#shard, op) : null
