@@ -489,6 +489,7 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
         (one) => one.kind === 'void' && ofCodes(one.book),
       )!
       ofCodes(book)!.stock.push(code)
+      ofCodes(book)!.left++
     },
   ],
   [

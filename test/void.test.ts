@@ -1,7 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { warmBook } from '../src/ops/books.ts'
+import { booksLook } from '../src/ops/reconcile/books.ts'
+import { codesLook } from '../src/ops/reconcile/codes.ts'
+import { usersLook } from '../src/ops/reconcile/counters.ts'
 import { reconcile } from '../src/ops/reconcile/reconcile.ts'
+import { Ripples } from '../src/ops/reconcile/report.ts'
+import type { Run } from '../src/ops/reconcile/settle.ts'
 import { replay } from '../src/ops/replay.ts'
 import { type Pusher, pushCodes, pushOnce } from '../src/recovery/push.ts'
 import { keys } from '../src/store/keys.ts'
@@ -229,6 +234,31 @@ describe('void', () => {
     expect((await client().show(code)).body).toEqual(gone(code, book, 7))
     expect(await row(code)).toMatchObject({ max_redemptions: 7 })
   })
+})
+
+test('void  is no difference to a comparison that saw Redis before it and PostgreSQL after it', async () => {
+  const codes = [code, `${code}-2`]
+  const book = await makeBook({}, codes)
+  await client().assignCode(code, 'ann')
+  await world().level()
+  const its = await world().house.deps.books.get(book)
+  if ('problem' in its) throw new Error(its.problem)
+  const run = { ...ops(), exact: false, ripples: new Ripples() } as unknown as Run
+  const at = { shard: 0, book }
+  const looks = [
+    [booksLook(run), { ...at, its }],
+    [usersLook(run), { ...at, user: 'ann' }],
+    ...codes.map((one) => [codesLook(run), { ...at, code: one, digested: true }] as const),
+  ] as const
+  const seen = await Promise.all(looks.map(([look, item]) => look.see([item as never])))
+  for (const one of codes) await client().void(one)
+  await world().level()
+  for (const [l, [look, item]] of looks.entries()) {
+    const [before] = await look.judge([item as never], seen[l] as never, seen[l]!.at)
+    expect(before).toMatchObject({ equal: true, differences: [] })
+    const [after] = await look.judge([item as never], seen[l] as never, { epoch: 9, n: 0 })
+    expect(after, 'as PostgreSQL is now').toMatchObject({ equal: false })
+  }
 })
 
 describe('what is void stays void', () => {
