@@ -106,7 +106,7 @@ test('killed while it saves the rest of a journal: the next recovery saves the r
   await level()
   await first.kill()
   // One entry each, and more than a recovery flushes at once.
-  for (let user = 0; user < 450; user++)
+  for (let user = 0; user < 260; user++)
     await post(api.base, 'coupons/assign', { book_id: book, user_id: `user-${user}` })
   const { rows } = await database.query(
     'SELECT shard, epoch FROM shards JOIN books USING (shard) WHERE book_id = $1',
@@ -125,7 +125,7 @@ test('killed while it saves the rest of a journal: the next recovery saves the r
     ).rows[0]
   const { facts: saved } = await facts()
   expect(saved).toBeGreaterThan(0)
-  expect(saved).toBeLessThan(450)
+  expect(saved).toBeLessThan(260)
   const worker = town.startWorker()
   await until(
     async () =>
@@ -134,7 +134,7 @@ test('killed while it saves the rest of a journal: the next recovery saves the r
     20_000,
   )
   await level()
-  expect(await facts()).toEqual({ facts: 451, codes: 451 })
+  expect(await facts()).toEqual({ facts: 261, codes: 261 })
   const now = await database.query('SELECT epoch FROM shards WHERE shard = $1', [shard])
   expect(now.rows[0].epoch).toBeGreaterThanOrEqual(epoch + 2)
   await Promise.all([api.stop(), worker.stop()])

@@ -92,7 +92,7 @@ describe('a large generation', () => {
   test('killed in the middle with its process is finished by the next one', async () => {
     await world.stopWorker()
     const book = await world.makeBook()
-    const body = { count: 400_000 }
+    const body = { count: 150_000 }
     const made = await world.call('POST', `books/${book}/codes/generate`, { as, body })
     const { job_id } = made.body
     const { REDIS_URL, DATABASE_URL } = world.settings
@@ -106,10 +106,10 @@ describe('a large generation', () => {
     await once(worker, 'exit')
     const { done, state } = await jobRow(job_id)
     expect(state).toBe('running')
-    expect(done).toBeLessThan(400_000)
+    expect(done).toBeLessThan(150_000)
     await world.startWorker()
     await finished(job_id)
-    await expectExactly(book, 400_000, job_id)
+    await expectExactly(book, 150_000, job_id)
   })
 })
 

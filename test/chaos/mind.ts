@@ -123,9 +123,9 @@ export function makeMind(seed: number, books: string[]) {
       if (coupon) return withCoupon(coupon)
       const spent = dice < 0.3 ? among(used) : undefined
       if (spent) return rollback(spent)
-      const live = dice > 0.95 && dice < 0.98 ? among(locked) : undefined
+      const live = dice > 0.92 && dice < 0.95 ? among(locked) : undefined
       if (live) return chance(0.4) ? unlock(live) : withCoupon(live)
-      return (dice > 0.98 && assignCode()) || assign()
+      return (dice > 0.95 && assignCode()) || assign()
     },
     learn(wish: Wish, { outcome, codes, token, redemption, at }: Answered): void {
       if (outcome !== 'done' && outcome !== 'again') return

@@ -111,12 +111,18 @@ first one happened after all. No promise speaks of it: a refusal is decided anew
 what got through of the rate below in the second and a half before the fault, from a cold start of all
 processes, beside locks, redemptions and the crowd itself, all on the same cores.
 
-${rows.map(([row, all]) => `- **${row}**: ${all.at(-1)!.what} (${all.map(command).join('; ')})`).join('\n')}
+${rows.map(([row, all]) => `- **${row}**: ${all.at(-1)!.what} (${commands(all)})`).join('\n')}
 `
 }
 
-const command = ({ date, commit, rate, codes, runs }: Proof) =>
-  `${runs} on ${date}, commit ${commit}, ${rate} assignments/s, ${codes} codes`
+/** How many runs were made of which code, and under which load. */
+function commands(proofs: Proof[]): string {
+  const on = ({ date, commit, rate, codes }: Proof) =>
+    `on ${date}, commit ${commit}, ${rate} assignments/s, ${codes} codes`
+  return [...Map.groupBy(proofs, on)]
+    .map(([what, all]) => `${all.reduce((sum, { runs }) => sum + runs, 0)} ${what}`)
+    .join('; ')
+}
 
 /** This command's results as a table. */
 export function shown(results: Told[]): string {
