@@ -20,7 +20,7 @@ afterAll(async () => {
 
 test.each(short)('chaos %s', { timeout: 60_000 }, async (name) => {
   const row = rows.find((one) => one.name === name)!
-  const load = { perSecond: 300, codes: 8_000, calmMs: 700 }
+  const load = { perSecond: 300, codes: 8_000, calmMs: 700, warmMs: 0 }
   const log: string[] = []
   const options = { cluster, ...load, seed: 1, run: 0, log: (line: string) => log.push(line) }
   const result = await sale(row, options).catch((error: Error) => {

@@ -30,6 +30,7 @@ const seed = Number(values.seed)
 const light = values.short ? { rate: '300', codes: '8000' } : undefined
 const codes = Number(values.codes ?? light?.codes ?? 100_000)
 const calmMs = light ? 700 : 1_500
+const warmMs = light ? 0 : 20_000
 const chosen = values.only ? rows.filter(({ name }) => values.only!.includes(name)) : rows
 if (chosen.length === 0) {
   console.error(`No such row. There are: ${rows.map(({ name }) => name).join(' ')}`)
@@ -72,7 +73,7 @@ async function rate(): Promise<number> {
   const given = values.rate ?? light?.rate
   if (given) return Number(given)
   const calm: Row = { name: 'calm', what: 'nothing', fault: async () => ({ since: Date.now() }) }
-  const options = { cluster, seed, run: 0, calmMs: 6_000, log: () => {} }
+  const options = { cluster, seed, run: 0, calmMs: 6_000, warmMs: 0, log: () => {} }
   const { assignedPerSecond } = await sale(calm, { ...options, perSecond: 20_000, codes: 150_000 })
   const half = Math.round(assignedPerSecond / 2)
   const perSecond = Math.max(2_000, half)
@@ -92,7 +93,7 @@ async function one(
   }
   const begun = performance.now()
   const log = (line: string) => values.verbose && console.error(line)
-  const options = { cluster, seed: seed + run, run, calmMs, log }
+  const options = { cluster, seed: seed + run, run, calmMs, warmMs, log }
   try {
     const result = { ...(await sale(row, { ...options, ...load })), what: row.what }
     if (result.violations.length > 0) failed = true
