@@ -2,6 +2,9 @@ import { keys } from '../../src/store/keys.ts'
 import type { Loss } from './checker.ts'
 import { type Town, until } from './town.ts'
 
+/** On a crowded machine whoever asks queues behind the crowd: late is not the same as no. */
+const patienceMs = 15_000
+
 type Row = { phase: string; epoch: number; checkpoint: number }
 
 /** Why the town does not serve yet: somebody recovers or is not ready; undefined: it does. */
@@ -16,7 +19,7 @@ export async function notServing(town: Town): Promise<string | undefined> {
     }
     for (const { base, name, alive } of town.apis) {
       if (!alive()) return `${name} is dead`
-      const answer = await fetch(`${base}/readyz`, { signal: AbortSignal.timeout(3_000) })
+      const answer = await fetch(`${base}/readyz`, { signal: AbortSignal.timeout(patienceMs) })
       if (!answer.ok) return `${name}: ${await answer.text()}`
     }
     return undefined
@@ -48,16 +51,19 @@ async function look(
   }
 }
 
-export async function level(town: Town, ms: number): Promise<void> {
+/** Waits until the town serves; throws with the reason why not. */
+export const serving = (town: Town, ms: number) => gone(() => notServing(town), 'it serves', ms)
+
+/** Waits until the town is level; throws with the reason why not. */
+export const level = (town: Town, ms: number) => gone(() => notLevel(town), 'it is level', ms)
+
+async function gone(reason: () => Promise<string | undefined>, what: string, ms: number) {
   let why: string | undefined
-  await until(
-    async () => {
-      why = await notLevel(town)
-      return why === undefined
-    },
-    'everything is level',
-    ms,
-  ).catch((error: Error) => {
+  const holds = async () => {
+    why = await reason()
+    return why === undefined
+  }
+  await until(holds, what, ms).catch((error: Error) => {
     throw new Error(`${error.message}; ${why}`)
   })
 }

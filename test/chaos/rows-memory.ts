@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { keys } from '../../src/store/keys.ts'
 import { truncateTail } from './aof.ts'
 import type { Loss } from './checker.ts'
-import { activeEpochs, epochs, lose, notServing } from './level.ts'
+import { activeEpochs, epochs, lose, notServing, serving } from './level.ts'
 import type { Row, Scene } from './row.ts'
 import { type Town, until } from './town.ts'
 
@@ -122,7 +122,7 @@ const swapdb: Row = {
 
 /** Waits until it serves; the shards that are in a new epoch by then have lost something. */
 async function lostIn(town: Town, before: number[], at: number): Promise<Loss[]> {
-  await until(async () => !(await notServing(town)), 'it serves again', 30_000)
+  await serving(town, 30_000)
   const after = await epochs(town)
   return all(town)
     .filter((shard) => after[shard] !== before[shard])

@@ -2,7 +2,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSyn
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { failpointOf, reached, revive } from './failpoints.ts'
-import { epochs, notServing } from './level.ts'
+import { epochs, notServing, serving } from './level.ts'
 import type { Row } from './row.ts'
 import { until } from './town.ts'
 
@@ -31,7 +31,7 @@ const coldStart: Row = {
     await sleep(failpoint.mode === 'freeze' ? 7_000 : 500)
     revive(town.workers)
     const since = Date.now()
-    await until(async () => !(await notServing(town)), 'it serves again', 30_000)
+    await serving(town, 30_000)
     const losses = before.map((epoch, shard) => ({ shard, epoch, at }))
     return { since, losses, detail: failpoint.order }
   },

@@ -87,7 +87,7 @@ async function onTown(row: Row, options: SaleOptions, disk: Disk | undefined): P
   let load: Load | undefined
   try {
     town.startAll()
-    await until(async () => !(await notLevel(town)), 'both APIs serve', readyMs)
+    await level(town, readyMs)
     const books = await makeBooks(town, options.codes)
     load = startLoad({
       ...{ bases: town.apis.map(({ base }) => base), service: town.service, admin: town.admin },
