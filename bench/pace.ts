@@ -12,10 +12,13 @@ export type Paced = {
   refused: Record<string, number>
 }
 
+/** Where a service stalls, more requests than this wait here, and their waiting counts as theirs. */
+const socketsMax = 500
+
 /** Assigns one code from each book of the plan, in its order and at its pace. */
 export async function pace({ assignUrl, headers }: Client, plan: Plan): Promise<Paced> {
   const { books, perSecond, userOf } = plan
-  const agent = new Agent({ keepAlive: true })
+  const agent = new Agent({ keepAlive: true, maxSockets: socketsMax })
   const ms = new Float64Array(books.length)
   const acknowledged = new Map<string, Acknowledged[]>(books.map((book) => [book, []]))
   const refused: Record<string, number> = {}

@@ -15,7 +15,7 @@ import {
 } from './checklist.ts'
 
 /** How long a look holds: what was refused is looked at more often, because somebody repairs it. */
-const fineMs = 10_000
+const fineMs = 2_000
 const refusedMs = 1_000
 const tightShare = 0.9
 /** Longer than this no question of the checklist waits for its answer. */
@@ -34,7 +34,7 @@ const answered = <T>(answer: Promise<T>) =>
 type Found = { redis: RedisSettings; postgres: PostgresSettings | undefined }
 
 /**
- * The checklist as the gates need it: looked through at every new connection to Redis and every ten
+ * The checklist as the gates need it: looked through at every new connection to Redis and every two
  * seconds from then on. What changes is logged. With PostgreSQL away, what it said last counts: a
  * process that has served may go on without it, and one that has not is held up by the gates.
  */

@@ -9,7 +9,7 @@ import type { StoredFact } from './story.ts'
 import type { Lacking } from './suspects.ts'
 
 /** The ledger by itself, and against the coupons: each statement sees one moment, load or not. */
-const factsPerPage = 20_000
+const factsPerPage = 50_000
 const placesPerPage = 50_000
 
 type Place = Pick<StoredFact, 'epoch' | 'n' | 'i'>
@@ -103,19 +103,29 @@ export async function compareLedger(run: Run, book: Book | undefined): Promise<v
   const range = book ? await rangeOf(run.database, book) : { first: '', last: null }
   if (!range) return
   for (let after = range.first; ; ) {
-    const { rows } = await run.database.query<MisfitsPage>(misfitsSql, [
-      ...[after, range.last, book?.book_id ?? null],
-    ])
-    const { upper, misfits } = rows[0]!
-    for (const { code, book: home } of misfits) {
+    const upper = await endOfPage(run.database, after)
+    const isLast = upper === null || (range.last !== null && upper >= range.last)
+    const values = [after, isLast ? range.last : upper, book?.book_id ?? null]
+    const { rows } = await run.database.query<Misfit>(misfitsSql, values)
+    for (const { code, book: home } of rows) {
       const shard = shards.get(home)
       if (shard !== undefined && run.serving.has(shard))
         run.suspects.add({ shard, book: home, code, digested: true })
     }
     await run.suspects.relieve(run)
-    if (upper === null) return
+    if (isLast) return
     after = upper
   }
+}
+
+/**
+ * The code with which a page of facts ends; null: no more follow. Asked for by itself, because it comes
+ * from the index alone, and PostgreSQL then knows how little of the ledger lies before it.
+ */
+async function endOfPage(database: Database, after: string): Promise<string | null> {
+  const sql = `SELECT code FROM ledger WHERE code > $1 ORDER BY code OFFSET ${factsPerPage} LIMIT 1`
+  const { rows } = await database.query<{ code: string }>(sql, [after])
+  return rows[0]?.code ?? null
 }
 
 /** Where the codes of a book lie among all codes: exclusive, inclusive. */
@@ -131,18 +141,15 @@ async function rangeOf(database: Database, { book_id, code_prefix }: Book) {
   return first === null ? undefined : { first: first.slice(0, -1), last }
 }
 
-/** `upper`: the last code of the page; null: no more follow. */
-type MisfitsPage = { upper: string | null; misfits: { code: string; book: string }[] }
+type Misfit = { code: string; book: string }
 
-/** A page ends with the last fact of a code. Coupons without any fact belong to it, too. */
-const misfitsSql = `WITH page AS MATERIALIZED (
+/** All facts of the codes in a range, and its coupons: some may have no fact. `$2` null: to the end. */
+const misfitsSql = `WITH page AS (
     SELECT code, book_id, kind, user_id, version, redemptions, max_redemptions, lock_token,
       locked_until, at, assigned_at, epoch, n, i
     FROM ledger f
     WHERE code > $1 AND ($2::text IS NULL OR code <= $2)
-      AND ($3::uuid IS NULL OR book_id = $3) AND ${counts('f')}
-    ORDER BY code FETCH FIRST ${factsPerPage} ROWS WITH TIES),
-  ends AS (SELECT CASE WHEN count(*) >= ${factsPerPage} THEN max(code) END AS upper FROM page),
+      AND ($3::uuid IS NULL OR book_id = $3) AND ${counts('f')}),
   facts AS (
     SELECT *, lead(i) OVER w IS NULL AS newest,
       CASE WHEN kind = 'assign' OR (kind = 'void' AND version = 1)
@@ -151,10 +158,9 @@ const misfitsSql = `WITH page AS MATERIALIZED (
           AND assigned_at IS NOT DISTINCT FROM lag(assigned_at) OVER w END AS follows
     FROM page WINDOW w AS (PARTITION BY code ORDER BY epoch, n, i)),
   rows AS (SELECT * FROM coupons
-    WHERE code > $1 AND code <= coalesce((SELECT upper FROM ends), $2, repeat(chr(127), 51))
-      AND ($3::uuid IS NULL OR book_id = $3)),
-  misfits AS (
-    SELECT coalesce(f.code, k.code) AS code, coalesce(f.book_id, k.book_id) AS book
+    WHERE code > $1 AND ($2::text IS NULL OR code <= $2)
+      AND ($3::uuid IS NULL OR book_id = $3))
+  SELECT DISTINCT coalesce(f.code, k.code) AS code, coalesce(f.book_id, k.book_id) AS book
     FROM (SELECT * FROM facts WHERE newest OR follows IS NOT TRUE) AS f
     FULL JOIN rows AS k ON k.code = f.code
     WHERE f.follows IS NOT TRUE OR CASE WHEN k.code IS NULL THEN f.kind <> 'release'
@@ -164,10 +170,7 @@ const misfitsSql = `WITH page AS MATERIALIZED (
         OR f.at <> k.updated_at OR f.book_id <> k.book_id
         OR f.assigned_at IS DISTINCT FROM k.assigned_at
         OR f.lock_token IS DISTINCT FROM k.lock_token
-        OR f.locked_until IS DISTINCT FROM k.locked_until END)
-  SELECT (SELECT upper FROM ends),
-    (SELECT coalesce(json_agg(DISTINCT jsonb_build_object('code', code, 'book', book)), '[]')
-     FROM misfits) AS misfits`
+        OR f.locked_until IS DISTINCT FROM k.locked_until END`
 
 /** Parked facts: what Redis decided, and why PostgreSQL did not take it. */
 export async function parkedFacts(run: Run): Promise<Difference[]> {
