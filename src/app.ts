@@ -19,6 +19,7 @@ import type { Meters } from './http/meter.ts'
 import { operationRoutes } from './http/operations.ts'
 import { opsRoutes } from './http/ops.ts'
 import { opsJobRoutes } from './http/ops-jobs.ts'
+import { opsParkedRoutes } from './http/ops-parked.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import { releaseRoutes } from './http/release.ts'
@@ -76,6 +77,7 @@ const v1 = [
   jobRoutes,
   operationRoutes,
   opsRoutes,
+  opsParkedRoutes,
   opsJobRoutes,
 ]
 

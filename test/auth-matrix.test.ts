@@ -56,6 +56,8 @@ const matrix: Record<string, string> = {
   'POST /api/v1/ops/flush': 'oa',
   'GET /api/v1/ops/coupons/{code}': 'voa',
   'GET /api/v1/ops/parked': 'voa',
+  'GET /api/v1/ops/parked/{shard}/{entry}/{i}': 'voa',
+  'GET /api/v1/ops/books/{book_id}/warm': 'voa',
   'POST /api/v1/ops/parked/retry': 'oa',
   'POST /api/v1/ops/parked/discard': 'a',
   'POST /api/v1/ops/shards/{shard}/rebuild': 'a',

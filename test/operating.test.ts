@@ -77,7 +77,9 @@ test('operating.md lists every route of the operators, and who may call it', asy
       const at = path
         .replace('{code}', 'NONE')
         .replace('{shard}', '63')
-        .replace('{job_id}', '00000000-0000-4000-8000-000000000000')
+        .replace('{entry}', '1-1')
+        .replace('{i}', '0')
+        .replace(/{(job|book)_id}/, '00000000-0000-4000-8000-000000000000')
       const may: string[] = []
       for (const [who, as] of Object.entries(callers)) {
         const body = method === 'post' ? {} : undefined
@@ -102,7 +104,20 @@ test("the operators' routes do what the verbs do", async () => {
   expect((await post('flush', { state: 'running' })).status).toBe(200)
   expect((await get(`coupons/${variables.CODE}`)).body.facts).not.toEqual([])
   expect((await get('coupons/NOSUCH')).body.code).toBe('coupon-not-found')
+  expect((await get(`books/${variables.BOOK}/warm`)).body).toMatchObject({
+    left: expect.any(Number),
+  })
+  expect((await get('books/00000000-0000-4000-8000-000000000000/warm')).status).toBe(404)
   expect((await get('parked')).body).toEqual({ facts: [] })
+  expect((await get('parked/0/1-1/0')).body.code).toBe('fact-not-parked')
+  const parked = { kind: 'assign', book: variables.BOOK, fact: { code: 'PARKED', user: 'pat' } }
+  await world.database.query(
+    `INSERT INTO parked_facts (shard, epoch, n, i, reason, fact) VALUES (0, 9, 9, 0, 'a test', $1)`,
+    [parked],
+  )
+  expect((await get('parked/0/9-9/0')).body).toMatchObject({ name: '0/9-9/0', reason: 'a test' })
+  expect((await get('parked')).body.facts).toMatchObject([{ name: '0/9-9/0', code: 'PARKED' }])
+  await world.database.query('DELETE FROM parked_facts')
   expect((await post('parked/retry', {})).body).toEqual({ retried: [] })
   const none = await world.call('POST', 'ops/parked/discard', {
     as: world.admin,

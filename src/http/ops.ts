@@ -4,22 +4,19 @@ import { problem } from '../problems.ts'
 import type { Principal } from './context.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
-import { code, instant, line, queryCount, strict } from './schemas.ts'
+import { bookId, code, instant, line, queryCount, strict } from './schemas.ts'
 
 export const lookers = ['viewer', 'operator', 'admin'] as const
 export const actors = ['operator', 'admin'] as const
-const admins = ['admin'] as const
+export const admins = ['admin'] as const
 
 /** Why it is done: it stands in the audit log. */
 export const reason = line(1, 500)
-const factName = z
-  .string()
-  .regex(/^\d{1,2}\/\d{1,15}-\d{1,15}\/\d{1,6}$/, 'must be the name of a fact, such as 3/1-345/0')
 export const limit = queryCount(1, 1_000)
   .optional()
   .transform((value) => value ?? 100)
 /** What both stores say, in their own shapes. */
-const loose = z.record(z.string(), z.unknown())
+export const loose = z.record(z.string(), z.unknown())
 
 const StatusResponse = z
   .object({
@@ -35,17 +32,6 @@ const StatusResponse = z
 const Switched = z
   .object({ before: z.string(), now: z.string(), in_force: z.boolean() })
   .openapi('Switched')
-const ParkedFact = z
-  .object({
-    name: z.string(),
-    reason: z.string(),
-    parked_at: instant,
-    kind: z.string(),
-    book_id: z.string(),
-    code: z.string(),
-    user_id: z.string(),
-  })
-  .openapi('ParkedFact')
 const Deed = z
   .object({
     audit_id: z.number(),
@@ -67,6 +53,16 @@ const ChecklistItem = z
     remedy: z.string(),
   })
   .openapi('ChecklistItem')
+
+const Warm = z
+  .object({
+    book_id: bookId,
+    ready: z.boolean(),
+    why_not: z.array(z.string()),
+    left: z.number(),
+    memory: z.number().openapi({ description: 'Bytes that giving all of it away will take' }),
+  })
+  .openapi('Warm')
 
 const digest = z.string().max(100)
 /** As `drain` made it: every member is signed. */
@@ -175,52 +171,16 @@ export function opsRoutes(deps: Deps) {
   route(
     {
       method: 'get',
-      path: '/ops/parked',
-      summary: 'Facts that did not fit into the ledger, the oldest first',
+      path: '/ops/books/{book_id}/warm',
+      summary: 'Whether a book could be sold from this moment on, and if not, why not',
       needs: lookers,
-      query: strict({ limit }),
-      answers: { 200: z.object({ facts: z.array(ParkedFact) }) },
+      params: strict({ book_id: bookId }),
+      answers: { 200: Warm },
+      problems: ['book-not-found'],
     },
-    async (c, { query }) => {
-      const facts = await ops.parkedFacts(query.limit)
-      return answer(c, 200, {
-        facts: facts.map((fact) => ({ ...fact, parked_at: fact.parked_at.toISOString() })),
-      })
-    },
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/ops/parked/retry',
-      summary: 'Try parked facts once more: all of them, or those that are named',
-      needs: actors,
-      body: strict({ facts: z.array(factName).max(1_000).optional(), reason }),
-      answers: {
-        200: z.object({
-          retried: z.array(
-            z.object({ name: z.string(), applied: z.boolean(), reason: z.string().nullable() }),
-          ),
-        }),
-      },
-    },
-    async (c, { body }, who) =>
-      answer(c, 200, { retried: await ops.retryParked(body.facts, by(who, body.reason)) }),
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/ops/parked/discard',
-      summary: 'Give a parked fact up for good; what it was stays in the audit log',
-      needs: admins,
-      body: strict({ fact: factName, reason }),
-      answers: { 204: null },
-      problems: ['fact-not-parked'],
-    },
-    async (c, { body }, who) => {
-      const gone = await ops.discardParked(body.fact, by(who, body.reason))
-      return gone ? answer(c, 204, null) : problemResponse(c, problem('fact-not-parked'))
+    async (c, { params }) => {
+      const found = await ops.warmBook(params.book_id)
+      return 'problem' in found ? problemResponse(c, found) : answer(c, 200, found)
     },
   )
 

@@ -1,12 +1,13 @@
 import { audit, auditRows, type Deed } from '../ledger/audit.ts'
 import { getJob } from '../ledger/jobs.ts'
 import type { Queues } from '../queues.ts'
+import { warmBook } from './books.ts'
 import { type Certificate, isGenuine } from './certificate.ts'
 import { setFlush, setIntake } from './control.ts'
 import { doctor } from './doctor.ts'
 import { type Asked, changeJob, listJobs, requestJob } from './jobs.ts'
 import type { Ops } from './ops.ts'
-import { discardParked, parkedFacts, retryParked } from './parked.ts'
+import { discardParked, parkedFact, parkedFacts, retryParked } from './parked.ts'
 import { planRebuild, requestRebuild } from './rebuild.ts'
 import { status } from './status.ts'
 import { timeline } from './timeline.ts'
@@ -28,7 +29,9 @@ export function openOps(
     setIntake: bind(setIntake),
     setFlush: bind(setFlush),
     timeline: bind(timeline),
+    warmBook: bind(warmBook),
     parkedFacts: bind(parkedFacts),
+    parkedFact: bind(parkedFact),
     retryParked: bind(retryParked),
     discardParked: bind(discardParked),
     planRebuild: bind(planRebuild),

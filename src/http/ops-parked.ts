@@ -1,0 +1,103 @@
+import { z } from '@hono/zod-openapi'
+import type { Deps } from '../app.ts'
+import { problem } from '../problems.ts'
+import type { Principal } from './context.ts'
+import { actors, admins, limit, lookers, loose, reason } from './ops.ts'
+import { answer, problemResponse } from './respond.ts'
+import { resource } from './route.ts'
+import { instant, strict } from './schemas.ts'
+
+const factName = z
+  .string()
+  .regex(/^\d{1,2}\/\d{1,15}-\d{1,15}\/\d{1,6}$/, 'must be the name of a fact, such as 3/1-345/0')
+const ParkedFact = z
+  .object({
+    name: z.string(),
+    reason: z.string(),
+    parked_at: instant,
+    kind: z.string(),
+    book_id: z.string(),
+    code: z.string(),
+    user_id: z.string(),
+  })
+  .openapi('ParkedFact')
+
+/** Facts that did not fit into the ledger, and wait for a person. */
+export function opsParkedRoutes(deps: Deps) {
+  const { api, route } = resource(deps, 'Ops')
+  const { ops } = deps
+  const by = (who: Principal, why: string) => ({ actor: who.actor, reason: why })
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/parked',
+      summary: 'Facts that did not fit into the ledger, the oldest first',
+      needs: lookers,
+      query: strict({ limit }),
+      answers: { 200: z.object({ facts: z.array(ParkedFact) }) },
+    },
+    async (c, { query }) => {
+      const facts = await ops.parkedFacts(query.limit)
+      return answer(c, 200, {
+        facts: facts.map((fact) => ({ ...fact, parked_at: fact.parked_at.toISOString() })),
+      })
+    },
+  )
+
+  route(
+    {
+      method: 'get',
+      path: '/ops/parked/{shard}/{entry}/{i}',
+      summary: 'All that is known of one parked fact; its name is the end of the path',
+      needs: lookers,
+      params: strict({
+        shard: z.string().regex(/^\d{1,2}$/, 'must be the number of a shard'),
+        entry: z.string().regex(/^\d{1,15}-\d{1,15}$/, 'must be an entry, such as 1-345'),
+        i: z.string().regex(/^\d{1,6}$/, 'must be the place of a fact in its entry'),
+      }),
+      answers: { 200: loose },
+      problems: ['fact-not-parked'],
+    },
+    async (c, { params: { shard, entry, i } }) => {
+      const fact = await ops.parkedFact(`${shard}/${entry}/${i}`)
+      return fact ? answer(c, 200, { ...fact }) : problemResponse(c, problem('fact-not-parked'))
+    },
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/ops/parked/retry',
+      summary: 'Try parked facts once more: all of them, or those that are named',
+      needs: actors,
+      body: strict({ facts: z.array(factName).max(1_000).optional(), reason }),
+      answers: {
+        200: z.object({
+          retried: z.array(
+            z.object({ name: z.string(), applied: z.boolean(), reason: z.string().nullable() }),
+          ),
+        }),
+      },
+    },
+    async (c, { body }, who) =>
+      answer(c, 200, { retried: await ops.retryParked(body.facts, by(who, body.reason)) }),
+  )
+
+  route(
+    {
+      method: 'post',
+      path: '/ops/parked/discard',
+      summary: 'Give a parked fact up for good; what it was stays in the audit log',
+      needs: admins,
+      body: strict({ fact: factName, reason }),
+      answers: { 204: null },
+      problems: ['fact-not-parked'],
+    },
+    async (c, { body }, who) => {
+      const gone = await ops.discardParked(body.fact, by(who, body.reason))
+      return gone ? answer(c, 204, null) : problemResponse(c, problem('fact-not-parked'))
+    },
+  )
+  return api
+}
