@@ -1,12 +1,21 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { rmSync } from 'node:fs'
+import { readFileSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { Redis } from 'ioredis'
+import { expect } from 'vitest'
 import { environmentOf } from '../src/config.ts'
 import { leash } from '../src/embedded/leash.ts'
 import { scratchDir } from '../src/embedded/leftovers.ts'
 import { freePort } from '../src/embedded/ports.ts'
 import { startRedis } from '../src/embedded/redis.ts'
+import { createTokens } from '../src/http/tokens.ts'
+import { openAccounts } from '../src/ledger/accounts.ts'
+import { openDatabase } from '../src/ledger/database.ts'
+import { installationId } from '../src/ledger/shards.ts'
+import { keys } from '../src/store/keys.ts'
+import { Place } from '../src/store/place.ts'
+import { openStore } from '../src/store/store.ts'
 import { makeDatabase } from './house.ts'
 import { until } from './world.ts'
 
@@ -14,6 +23,18 @@ const main = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.u
 const secret = 'a secret of at least 32 characters'
 
 export type Process = { child: ChildProcess; kill(): Promise<void>; stop(): Promise<number | null> }
+
+/** Resolves once the process has been killed by its failpoint. */
+export const killed = ({ child }: { child: ChildProcess }) =>
+  until(() => child.signalCode === 'SIGKILL', 'it was killed at its failpoint', 20_000)
+
+/** Resolves once the process has been stopped by its failpoint; SIGCONT lets it go on. */
+export const frozen = ({ child }: { child: ChildProcess }) =>
+  until(
+    () => /^\d+ \(.*\) T/s.test(readFileSync(`/proc/${child.pid}/stat`, 'utf8')),
+    'it was frozen at its failpoint',
+    20_000,
+  )
 
 /** API and worker as the processes they are in production, to be killed by pid. `databaseUrl`: whose it is. */
 export async function openProcesses({
@@ -31,7 +52,7 @@ export async function openProcesses({
     : await makeDatabase(shards)
   const all: Process[] = []
 
-  function run(path: string, more: Record<string, string>): Process {
+  const environment = (more: Record<string, string>) => {
     const ours = environmentOf({
       REDIS_URL: redis.url,
       QUEUE_REDIS_URL: '',
@@ -41,9 +62,12 @@ export async function openProcesses({
       HOST: '127.0.0.1',
       OTEL_EXPORTER_OTLP_ENDPOINT: '',
     })
-    const env = { ...ours, ...more } as NodeJS.ProcessEnv
+    return { ...ours, ...more } as NodeJS.ProcessEnv
+  }
+
+  function run(path: string, more: Record<string, string>): Process {
     const child = spawn(process.execPath, [main(path)], {
-      env,
+      env: environment(more),
       stdio: ['ignore', 'inherit', 'inherit'],
     })
     leash(child, 'TERM')
@@ -86,6 +110,16 @@ export async function openProcesses({
       )
       return { ...api, base }
     },
+    /** The ops command as an operator runs it: how it ended, and what it said. */
+    async cli(args: string[], env: Record<string, string> = {}) {
+      const child = spawn(process.execPath, [main('src/cli/main.ts'), ...args], {
+        env: environment(env),
+      })
+      let out = ''
+      for (const stream of [child.stdout, child.stderr]) stream.on('data', (some) => (out += some))
+      const [code, signal] = await once(child, 'close')
+      return { code, signal, out }
+    },
     async close() {
       await Promise.all(all.map((one) => one.kill()))
       await database.drop()
@@ -94,3 +128,77 @@ export async function openProcesses({
     },
   }
 }
+
+/** The same with what tests of them do: an administrator's requests, and looks into both stores. */
+export async function openTown({ shards = 2 } = {}) {
+  const town = await openProcesses({ shards })
+  const database = openDatabase(town.databaseUrl, 4, 'test')
+  const redis = new Redis(town.redis.url)
+  const admin = await openAccounts(database).createUser({
+    name: 'Admin',
+    email: 'admin@example.com',
+    password: 'password',
+    role: 'admin',
+  })
+  if ('problem' in admin) throw new Error(admin.problem)
+  const token = await createTokens(town.secret).issue(admin)
+
+  async function post(base: string, path: string, body: unknown, headers = {}) {
+    const response = await fetch(`${base}/api/v1/${path}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', authorization: `Bearer ${token}`, ...headers },
+      body: JSON.stringify(body),
+    })
+    // biome-ignore lint/suspicious/noExplicitAny: tests look into whatever came
+    return { status: response.status, body: (await response.json()) as any }
+  }
+
+  async function makeBook(base: string, count: number): Promise<string> {
+    const { body } = await post(base, 'books', { name: 'Sale', owner_id: 'o' })
+    const made = await post(base, `books/${body.book_id}/codes/generate`, { count })
+    expect(made.status).toBe(200)
+    return body.book_id
+  }
+
+  async function level(): Promise<void> {
+    await until(async () => {
+      for (let shard = 0; shard < shards; shard++) {
+        const [n, watermark] = await redis.hmget(keys.meta(shard), 'n', 'watermark')
+        if (n !== watermark) return false
+      }
+      return true
+    }, 'the ledger is level')
+  }
+
+  async function shardOf(book: string): Promise<number> {
+    const { rows } = await database.query('SELECT shard FROM books WHERE book_id = $1', [book])
+    return rows[0].shard
+  }
+
+  /** Assigns one after the other, each in an entry of its own, without an API on the way. */
+  async function assignMany(book: string, count: number): Promise<void> {
+    const place = new Place(town.redis.url, shards, 'test', await installationId(database))
+    const shard = await shardOf(book)
+    await until(() => place.connected, 'it is connected')
+    const [epoch, n] = await redis.hmget(keys.meta(shard), 'epoch', 'n')
+    place.open(shard, Number(epoch), Number(n))
+    const store = openStore(place, { backlog: count }, () => {})
+    const rest = { count: '1', codes: '', key: '', hash: '', context: '{"actor":"a test"}' }
+    for (let user = 0; user < count; user++) {
+      const { ok } = await store.assign({ shard, book }, { user: `user-${user}`, ...rest })
+      expect(ok).toBe(true)
+    }
+    place.close()
+  }
+
+  async function close(): Promise<void> {
+    redis.disconnect()
+    await database.end()
+    await town.close()
+  }
+  return {
+    ...{ ...town, database, redis, token, close },
+    ...{ post, makeBook, shardOf, assignMany, level },
+  }
+}
+export type Town = Awaited<ReturnType<typeof openTown>>
