@@ -1,5 +1,4 @@
 import { type Command, InvalidArgumentError } from 'commander'
-import { audit } from '../ledger/audit.ts'
 import { openDatabase } from '../ledger/database.ts'
 import { acceptLoss, shardRows } from '../ledger/shards.ts'
 import { type Loss, lossOf } from '../recovery/loss.ts'
@@ -42,12 +41,10 @@ async function run({ shard, yes }: Options, command: Command): Promise<void> {
       return
     }
     if (yes)
-      for (const loss of losses) {
-        await acceptLoss(database, loss.shard)
-        await audit(database, {
+      for (const loss of losses)
+        await acceptLoss(database, loss.shard, {
           ...{ actor, action: 'accept-loss', target: `shard:${loss.shard}`, detail: { ...loss } },
         })
-      }
     else process.exitCode = 3
     const next = yes
       ? 'The loss is accepted: a worker makes the shards anew from what PostgreSQL has.'

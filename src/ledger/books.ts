@@ -2,7 +2,9 @@ import { randomUUID } from 'node:crypto'
 import { and, eq, inArray, isNull, lt, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import { drawPrefix } from '../codes.ts'
+import { failpoint } from '../failpoint.ts'
 import { type Problem, problem } from '../problems.ts'
+import { audit, type Deed } from './audit.ts'
 import { type Database, isUniqueViolation, type Transaction, transaction } from './database.ts'
 import { type Once, remember } from './once.ts'
 import { books, codes, loads, shards } from './schema.ts'
@@ -113,18 +115,32 @@ async function noteUnits(tx: Transaction, book_id: string, count: number, create
   })
 }
 
-export async function getBook(database: Database, id: string): Promise<Book | undefined> {
+export async function getBook(
+  database: Database | Transaction,
+  id: string,
+): Promise<Book | undefined> {
   const rows = await drizzle(database).select().from(books).where(eq(books.book_id, id))
   return rows[0]
 }
 
 const risen = { version: sql`${books.version} + 1`, updated_at: sql`now()` }
 
-/** Changes a book's policy. Its version rises, so that Redis takes it for newer than what it has. */
+/** In the transaction of what an operator does: a deed whose record could be lost was done by nobody. */
+async function onRecord(tx: Transaction, deed: Deed | undefined): Promise<void> {
+  if (!deed) return
+  failpoint('book.before-audit')
+  await audit(tx, deed)
+}
+
+/**
+ * Changes a book's policy. Its version rises, so that Redis takes it for newer than what it has.
+ * `deed`: what the audit log is to say of it.
+ */
 export async function updateBook(
   database: Database,
   id: string,
   change: BookChange,
+  deed?: Deed,
 ): Promise<Book | Problem> {
   return transaction(database, async (tx) => {
     const db = drizzle(tx)
@@ -142,18 +158,28 @@ export async function updateBook(
       .set({ ...derived, ...change, ...risen })
       .where(eq(books.book_id, id))
       .returning()
+    await onRecord(tx, deed)
     return book!
   })
 }
 
 /** Archives a book for ever. A book that is archived already stays as it is, and that is fine. */
-export async function archiveBook(database: Database, id: string): Promise<Book | Problem> {
-  const rows = await drizzle(database)
-    .update(books)
-    .set({ ...risen, archived_at: sql`now()` })
-    .where(and(eq(books.book_id, id), isNull(books.archived_at)))
-    .returning()
-  return rows[0] ?? (await getBook(database, id)) ?? problem('book-not-found')
+export async function archiveBook(
+  database: Database,
+  id: string,
+  deed?: Deed,
+): Promise<Book | Problem> {
+  return transaction(database, async (tx) => {
+    const rows = await drizzle(tx)
+      .update(books)
+      .set({ ...risen, archived_at: sql`now()` })
+      .where(and(eq(books.book_id, id), isNull(books.archived_at)))
+      .returning()
+    const book = rows[0] ?? (await getBook(tx, id))
+    if (!book) return problem('book-not-found')
+    await onRecord(tx, deed)
+    return book
+  })
 }
 
 /** Adds units to a counter book: they reach Redis as part of its next version. */

@@ -1,4 +1,6 @@
-import type { Database, Transaction } from './database.ts'
+import { failpoint } from '../failpoint.ts'
+import { audit, type Deed } from './audit.ts'
+import { type Database, type Transaction, transaction } from './database.ts'
 
 /** A shard as PostgreSQL knows it: the fence and the checkpoint. */
 export type ShardRow = {
@@ -97,9 +99,17 @@ export async function suspectShard(
   )
 }
 
-/** An operator accepts that what a restored PostgreSQL lacks of this shard is lost. */
-export async function acceptLoss(database: Database, shard: number): Promise<void> {
-  await database.query('UPDATE shards SET loss_accepted = true WHERE shard = $1', [shard])
+/**
+ * An operator accepts that what a restored PostgreSQL lacks of this shard is lost. With its record in
+ * one transaction: the next recovery makes the loss final, and nobody could tell any more who did it.
+ */
+export async function acceptLoss(database: Database, shard: number, deed: Deed): Promise<void> {
+  await transaction(database, async (tx) => {
+    await tx.query('UPDATE shards SET loss_accepted = true WHERE shard = $1', [shard])
+    failpoint('loss.before-audit')
+    await audit(tx, deed)
+  })
+  failpoint('loss.after-postgres')
 }
 
 /** Takes the shard for a recovery under `epoch` and `token`; false if somebody else was faster. */

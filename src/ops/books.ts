@@ -37,13 +37,10 @@ export async function endBook(
   how: 'close' | 'archive',
   by: By,
 ): Promise<Book | Problem> {
-  const book =
-    how === 'archive'
-      ? await archiveBook(database, bookId)
-      : await updateBook(database, bookId, { closes_at: new Date() })
-  if (!('problem' in book))
-    await audit(database, { ...by, action: `books.${how}`, target: `book:${bookId}` })
-  return book
+  const deed = { ...by, action: `books.${how}`, target: `book:${bookId}` }
+  return how === 'archive'
+    ? archiveBook(database, bookId, deed)
+    : updateBook(database, bookId, { closes_at: new Date() }, deed)
 }
 
 /** Whether a book could be sold from this moment on, and if not, why not. */

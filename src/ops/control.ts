@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { failpoint } from '../failpoint.ts'
 import { audit } from '../ledger/audit.ts'
 import { getBook, updateBook } from '../ledger/books.ts'
 import { transaction } from '../ledger/database.ts'
@@ -22,6 +23,7 @@ export type Switched = { before: string; now: string; in_force: boolean }
 export async function setIntake(ops: Ops, wanted: 'open' | 'stopped', by: By): Promise<Switched> {
   const action = wanted === 'stopped' ? 'pause' : 'resume'
   const before = await setShards(ops, 'intake', wanted, { ...by, action, target: 'intake' })
+  failpoint('intake.after-postgres')
   return { before, now: wanted, in_force: await untilMirrored(ops, wanted) }
 }
 
@@ -79,14 +81,19 @@ export async function setBook(
   const { database } = ops
   const old = await getBook(database, bookId)
   if (!old) return problem('book-not-found')
-  const changed = await updateBook(database, bookId, { is_active: active })
-  if ('problem' in changed) return changed
   const word = (on: boolean) => (on ? 'active' : 'paused')
-  await audit(database, {
-    ...by,
-    ...{ action: active ? 'resume' : 'pause', target: `book:${bookId}` },
-    detail: { before: word(old.is_active), now: word(active) },
-  })
+  const changed = await updateBook(
+    database,
+    bookId,
+    { is_active: active },
+    {
+      ...by,
+      ...{ action: active ? 'resume' : 'pause', target: `book:${bookId}` },
+      detail: { before: word(old.is_active), now: word(active) },
+    },
+  )
+  if ('problem' in changed) return changed
+  failpoint('book.after-postgres')
   return {
     ...{ before: word(old.is_active), now: word(active) },
     in_force: await untilPushed(ops, bookId, changed.version),
