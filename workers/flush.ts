@@ -96,12 +96,14 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
 export async function squeeze({ place, database, shard }: Flusher): Promise<void> {
   const row = await shardRow(database, shard)
   if (row.phase !== 'active') return
+  failpoint('squeeze.after-read')
   await announce(place, shard, {
     epoch: row.checkpointEpoch,
     watermark: row.checkpoint,
     facts: row.facts,
     trimBelow: entryId({ epoch: row.checkpointEpoch, n: row.checkpoint }),
   })
+  failpoint('squeeze.after-trim')
 }
 
 /** A flusher that died after its commit announced nothing: Redis learns of it here. */

@@ -1,3 +1,4 @@
+import { failpoint } from '../src/failpoint.ts'
 import { type Book, getBook } from '../src/ledger/books.ts'
 import { writeChunk } from '../src/ledger/generate.ts'
 import { failJob, finishJob, type Job, startJob } from '../src/ledger/jobs.ts'
@@ -54,6 +55,7 @@ async function writeAll(
   let pushing = start.written === 0 ? readyFor(pusher, book) : Promise.resolve(unknown)
   for (let empty = 0; load.state === 'writing'; ) {
     const [chunk, pushed] = await Promise.all([writeChunk(pusher.database, job, load), pushing])
+    failpoint('generate.after-chunk')
     pushing = pushed.ok
       ? pushCodes(pusher, book, chunk.codes, load.max_redemptions)
       : Promise.resolve(pushed)

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
+import { failpoint } from '../failpoint.ts'
 import { audit } from '../ledger/audit.ts'
 import { confirmFacts } from '../ledger/confirm.ts'
 import type { Database } from '../ledger/database.ts'
@@ -68,6 +69,7 @@ async function act(
       : await store[verb](home, common)
   if (!outcome.ok) return outcome
   const fact = outcome.fact!
+  failpoint('coupon.after-redis')
   await audit(database, { ...by, action: `coupon.${verb}`, target: `coupon:${code}` })
   const entry = `${fact.shard}/${fact.epoch}-${fact.n}/${fact.i}`
   return { code, entry, durable: await isDurable(database, fact) }

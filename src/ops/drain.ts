@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { failpoint } from '../failpoint.ts'
 import { audit } from '../ledger/audit.ts'
 import { getBook } from '../ledger/books.ts'
 import { installationId, shardRow, shardRows } from '../ledger/shards.ts'
@@ -62,6 +63,7 @@ export async function drain(
     exact: !book,
     ...(options.onProgress ? { onProgress: options.onProgress } : {}),
   })
+  failpoint('drain.before-attest')
   const certificate = await attest(ops, book, ends, reconciliation)
   return { state: 'drained', certificate, reconciliation }
 }

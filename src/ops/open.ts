@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import { audit, auditRows, type Deed } from '../ledger/audit.ts'
 import { getJob } from '../ledger/jobs.ts'
 import type { Queues } from '../queues.ts'
@@ -41,6 +42,7 @@ export function openOps(
     job: (jobId: string) => getJob(ops.database, jobId),
     async requestJob(asked: Asked) {
       const job = await requestJob(ops, asked)
+      failpoint('jobs.before-enqueue')
       if (!('problem' in job)) await enqueue(job.job_id)
       return job
     },

@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import type { Entry, Fact } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
 import { transaction } from '../ledger/database.ts'
@@ -67,6 +68,7 @@ export async function retryParked(ops: Ops, names: string[] | undefined, by: By)
         if (!rows[0]) return { name, applied: false, reason: 'no fact of that name is parked' }
         const { fact, ...entry } = rows[0].fact
         const reason = await applyAgain(tx, place[0]!, { ...entry, facts: [fact] }, fact)
+        failpoint('parked.after-apply')
         if (!reason)
           await tx.query(
             `DELETE FROM parked_facts WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4`,

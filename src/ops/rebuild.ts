@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { failpoint } from '../failpoint.ts'
 import { audit } from '../ledger/audit.ts'
 import { transaction } from '../ledger/database.ts'
 import { keys } from '../store/keys.ts'
@@ -79,6 +80,7 @@ export async function rebuildShards(
   timeoutMs: number,
 ): Promise<Rebuilt[]> {
   const before = await requestRebuild(ops, shards, by)
+  failpoint('rebuild.after-request')
   const { database } = ops
   for (const until = performance.now() + timeoutMs; ; await sleep(pollMs)) {
     const { rows } = await database.query<Rebuilt>(

@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import { decodeEntry, type Entry, type EntryId, entryId } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
 import { transaction } from '../ledger/database.ts'
@@ -44,7 +45,10 @@ export async function replay(
       const flushed = entries.filter(isFlushed)
       sum.waiting += factsOf(entries) - factsOf(flushed)
       const missing = await lacking(ops, shard, flushed, sum)
-      for (const entry of missing) await applyEntry(ops, shard, entry, sum)
+      for (const entry of missing) {
+        await applyEntry(ops, shard, entry, sum)
+        failpoint('replay.after-entry')
+      }
       done += entries.length
       options.onProgress?.(done)
     }

@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import {
   addUnits,
   archiveBook,
@@ -89,6 +90,7 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     const pattern = wanted.pattern ?? book.code_pattern
     if (wanted.count > generateNowMax) {
       const made = await generateLater(database, { ...wanted, pattern })
+      failpoint('jobs.before-enqueue')
       if ('job' in made) await enqueue(made.job.job_id)
       return made
     }

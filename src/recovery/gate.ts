@@ -1,3 +1,4 @@
+import { failpoint } from '../failpoint.ts'
 import type { Database } from '../ledger/database.ts'
 import { suspectShard } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
@@ -33,8 +34,11 @@ export async function openGatesOnce(
       else if (!ready) gate.why = 'no worker has brought the scripts yet'
       else place.open(gate.shard, verdict.state.epoch, verdict.state.n)
       // Only this process may have seen the damage: the workers learn of it through PostgreSQL.
-      if (verdict.is === 'lost' && verdict.row.phase === 'active' && !verdict.row.suspect)
+      if (verdict.is === 'lost' && verdict.row.phase === 'active' && !verdict.row.suspect) {
+        failpoint('suspect.before-postgres')
         await suspectShard(database, gate.shard, verdict.row.epoch, verdict.why).catch(() => {})
+        failpoint('suspect.after-postgres')
+      }
     }),
   )
   return shut.filter((gate) => !gate.open).length
@@ -58,8 +62,11 @@ export async function shutGatesOnce(place: Place, database: Database): Promise<v
       const same = verdict.is === 'level' && verdict.state.epoch === epoch
       if (!same) place.shut(shard, verdict.is === 'level' ? 'a new epoch has begun' : verdict.why)
       // Intake stands in PostgreSQL; Redis, where it is decided by, follows.
-      else if (verdict.state.intake !== verdict.row.intake)
+      else if (verdict.state.intake !== verdict.row.intake) {
+        failpoint('intake.before-redis')
         await place.call('intake', [keys.meta(shard)], [epoch, verdict.row.intake]).catch(() => {})
+        failpoint('intake.after-redis')
+      }
     }),
   )
 }
