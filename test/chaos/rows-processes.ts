@@ -135,9 +135,11 @@ const callFails: Row = {
  * load is counted before it is said to be there.
  */
 const pushes = (['upload', 'policy', 'generation'] as const).flatMap((what) =>
-  ['push.after-postgres', 'push.after-call', 'push.after-redis', 'push.before-settled']
-    .filter((point) => what !== 'policy' || point !== 'push.before-settled')
-    .map((point) => ({ what, point })),
+  [
+    ...(what === 'generation' ? ['generate.after-chunk'] : []),
+    ...['push.after-postgres', 'push.after-call', 'push.after-redis'],
+    ...(what === 'policy' ? [] : ['push.before-settled']),
+  ].map((point) => ({ what, point })),
 )
 
 const pushFails: Row = {
