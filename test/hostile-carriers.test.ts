@@ -113,7 +113,10 @@ const sane: Record<string, (epoch: string) => Omit<Call, 'script'>> = {
     keys: [meta, journal],
     args: [epoch, pick(['0', '1', '2']), pick(['1', '2']), pick(['', '', '1-1', '1-2', '0-5'])],
   }),
-  intake: (epoch) => ({ keys: [meta], args: [epoch, pick(['open', 'stopped'])] }),
+  intake: (epoch) => ({
+    keys: [meta],
+    args: [epoch, pick(['open', 'stopped']), String(Date.now())],
+  }),
   recovering: (epoch) => ({
     keys: [meta],
     args: [String(Number(epoch) + below(3)), pick(['mine', 'another'])],
@@ -248,7 +251,9 @@ const crafted: Crafted[] = [
   ['flushed', 'the same in other words', ([e]) => [e!, '2', '2', '01-999']],
   ['flushed', 'a minid of a later epoch', ([e]) => [e!, '2', '2', '2-1']],
   ['intake', 'nothing', ([e]) => [e!, '']],
-  ['intake', 'ajar', ([e]) => [e!, 'ajar']],
+  ['intake', 'ajar', ([e]) => [e!, 'ajar', '1']],
+  ['intake', 'no time', ([e]) => [e!, 'open']],
+  ['intake', 'time inf', ([e]) => [e!, 'open', 'inf']],
   ...['nan', 'inf', '1e300', '2.5', '', '0x99', ' 9', '09'].map(
     (epoch): Crafted => ['recovering', `epoch ${epoch}`, () => [epoch, 'mine']],
   ),

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { keys } from '../src/store/keys.ts'
-import { killed, openTown, type Process, type Town } from './processes.ts'
+import { frozen, killed, openTown, type Process, type Town } from './processes.ts'
 import { until } from './world.ts'
 
 /** Operators' commands that die between two stores, or between a deed and its record. */
@@ -122,6 +122,27 @@ test('a drain killed while intake was stopped in PostgreSQL alone, and again bef
   expect(JSON.parse(drained.out)).toMatchObject({ state: 'drained', differences: [] })
   expect((await town.cli(['resume', '--intake', ...why])).code).toBe(0)
   expect((await assign('fay')).status).toBe(200)
+})
+
+test('a process frozen with an older word on intake does not open it again after a drain', async () => {
+  const told = () => Promise.all([0, 1].map((s) => town.redis.hget(keys.meta(s), 'intake')))
+  expect((await town.cli(['pause', '--intake', ...why])).code).toBe(0)
+  await Promise.all([api.kill(), worker.kill()])
+  // Opened, and stopped again before anybody but the sleeper has seen it.
+  await town.database.query("UPDATE shards SET intake = 'open'")
+  const sleeper = town.startWorker({ FAILPOINT: 'intake.before-redis:freeze' })
+  await frozen(sleeper)
+  await town.database.query("UPDATE shards SET intake = 'stopped'")
+  worker = town.startWorker()
+  api = await town.startApi()
+  expect((await town.cli(['drain', ...why])).code).toBe(0)
+  sleeper.child.kill('SIGCONT')
+  for (const until = performance.now() + 400; performance.now() < until; ) {
+    expect((await assign('late')).body.code).toBe('intake-stopped')
+    expect(await told()).toEqual(['stopped', 'stopped'])
+  }
+  expect((await town.cli(['resume', '--intake', ...why])).code).toBe(0)
+  expect((await assign('late')).status).toBe(200)
 })
 
 test('accept-loss killed before and after it is on record: not accepted, then made anew', async () => {

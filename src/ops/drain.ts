@@ -16,6 +16,8 @@ import {
 } from './reconcile/reconcile.ts'
 
 const pollMs = 100
+/** Until then an older word on intake may still be on its way to Redis: lua/intake.lua refuses later ones. */
+const settledMs = 1_100
 
 /** What is not level yet, in words. What it throws ends the drain; intake stays stopped. */
 export type OnWaiting = (waits: string[]) => void | Promise<void>
@@ -44,13 +46,17 @@ export async function drain(
   const switched = book ? await setBook(ops, book, false, by) : await setIntake(ops, 'stopped', by)
   if ('problem' in switched) return switched
   await audit(ops.database, { ...by, action: 'drain', target: book ? `book:${book}` : 'intake' })
+  const switchedAt = performance.now()
   let last: Last | undefined
   for (;;) {
+    const settled = book || performance.now() - switchedAt > settledMs
     const waits = await notStopped(ops, book)
     // Of one book nothing comes after this; its neighbours go on, so their shard is never level.
     if (waits.length === 0 && book) last ??= await lastOf(ops, book)
     waits.push(...(last ? await notReached(ops, last) : await notLevel(ops)))
     waits.push(...(await openJobs(ops, book)))
+    if (!settled && waits.length === 0)
+      waits.push('an older word on intake may still be on its way to Redis')
     if (waits.length === 0) break
     await options.onWaiting?.(waits)
     if (performance.now() > until) return { state: 'timed-out', waits }

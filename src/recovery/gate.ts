@@ -1,6 +1,6 @@
 import { failpoint } from '../failpoint.ts'
 import type { Database } from '../ledger/database.ts'
-import { suspectShard } from '../ledger/shards.ts'
+import { shardRow, suspectShard } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
 import { scriptNames, scriptSha } from '../store/lua.ts'
 import type { Place } from '../store/place.ts'
@@ -61,12 +61,26 @@ export async function shutGatesOnce(place: Place, database: Database): Promise<v
       const verdict = await judge(place, database, shard)
       const same = verdict.is === 'level' && verdict.state.epoch === epoch
       if (!same) place.shut(shard, verdict.is === 'level' ? 'a new epoch has begun' : verdict.why)
-      // Intake stands in PostgreSQL; Redis, where it is decided by, follows.
-      else if (verdict.state.intake !== verdict.row.intake) {
-        failpoint('intake.before-redis')
-        await place.call('intake', [keys.meta(shard)], [epoch, verdict.row.intake]).catch(() => {})
-        failpoint('intake.after-redis')
-      }
+      else if (verdict.state.intake !== verdict.row.intake)
+        await mirrorIntake(place, database, shard, epoch).catch(() => {})
     }),
   )
+}
+
+/**
+ * Intake stands in PostgreSQL; Redis, where it is decided by, follows. The word of a process that stood
+ * still since it read the row is refused there: it could undo what others have been told since.
+ */
+async function mirrorIntake(
+  place: Place,
+  database: Database,
+  shard: number,
+  epoch: number,
+): Promise<void> {
+  const [seconds, micros] = (await place.redis.time()).map(Number) as [number, number]
+  const at = seconds * 1000 + Math.floor(micros / 1000)
+  const { intake } = await shardRow(database, shard)
+  failpoint('intake.before-redis')
+  await place.call('intake', [keys.meta(shard)], [epoch, intake, at])
+  failpoint('intake.after-redis')
 }
