@@ -42,7 +42,7 @@ export function callScript(
 }
 
 /** Hashes and sets in sorted order: their own order may change when they are merely read. */
-const digestText = `
+export const digestText = `
   local function pairs_of(list)
     local pairs = {}
     for i = 1, #list, 2 do pairs[#pairs + 1] = list[i] .. '=' .. list[i + 1] end
