@@ -10,6 +10,7 @@ export const scenarios = [
   'restart',
   'drains',
   'compare',
+  'down',
 ] as const
 export type Scenario = (typeof scenarios)[number]
 

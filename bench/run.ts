@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { assign, keys } from './assign.ts'
 import { type Bench, Interrupted, withBench } from './bench.ts'
 import { compare } from './compare.ts'
+import { down } from './down.ts'
 import { drains } from './drains.ts'
 import { drive } from './drive.ts'
 import { flushall } from './flushall.ts'
@@ -31,6 +32,7 @@ const scenarios: Record<Scenario, (bench: Bench) => Promise<Report>> = {
   restart,
   drains,
   compare,
+  down,
 }
 
 /** What both stores and the client do not agree on: none of it may ever be. */

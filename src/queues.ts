@@ -1,4 +1,5 @@
 import { Queue, type QueueOptions, type WorkerOptions } from 'bullmq'
+import { inTime } from './deadline.ts'
 
 /**
  * BullMQ is the clock, the journal and the tables are the carriers: a job names a shard or a row
@@ -15,6 +16,8 @@ const eventsMaxLen = 100
 /** How long a route waits for BullMQ to take a job; after that the sweep brings it. */
 const enqueueMs = 500
 const reopenMs = 1_000
+/** An operator who looks at the queues waits no longer. */
+const answerMs = 1_500
 /** The other states are empty here: nothing that is over is kept, nothing has children. */
 const states = ['waiting', 'active', 'delayed'] as const
 
@@ -175,13 +178,18 @@ export function openQueueDesk(url: string) {
         maxRetriesPerRequest: 0,
         enableOfflineQueue: false,
         retryStrategy: () => null,
+        connectTimeout: answerMs,
+        socketTimeout: answerMs,
+        disconnectTimeout: 100,
       },
       prefix,
     })
     queue.on('error', () => {}) // whoever asks is told
     return queue
   })
-  const ready = () => Promise.all(all.map((queue) => queue.waitUntilReady()))
+  const silence = () => new Error(`no answer in ${answerMs} ms`)
+  const ready = () =>
+    inTime(Promise.all(all.map((queue) => queue.waitUntilReady())), answerMs, silence)
 
   return {
     async list(): Promise<QueueOverview[]> {
@@ -225,6 +233,8 @@ export function openQueueDesk(url: string) {
       return gone.flat().length
     },
 
-    close: () => Promise.allSettled(all.map((queue) => queue.disconnect())),
+    /** BullMQ would wait for a connection that is never made. */
+    close: () =>
+      inTime(Promise.all(all.map((queue) => queue.disconnect())), 200, silence).catch(() => {}),
   }
 }

@@ -215,8 +215,12 @@ describe('checklist of a running service', () => {
       doctor(REDIS_URL, 'postgres://nobody@127.0.0.1:1/none'),
     ])
     expect([noRedis.code, noPostgres.code]).toEqual([69, 69])
-    expect(noRedis.out).toMatch(/^Redis does not answer: .*ECONNREFUSED/)
-    expect(noPostgres.out).toMatch(/^PostgreSQL does not answer: .*ECONNREFUSED/)
+    expect(noRedis.out).toMatch(/^refusal +redis connection +does not answer: .*ECONNREFUSED/m)
+    expect(noRedis.out).toMatch(/^fine +postgres fsync/m)
+    expect(noPostgres.out).toMatch(
+      /^refusal +postgres connection +does not answer: .*ECONNREFUSED/m,
+    )
+    expect(noPostgres.out).toMatch(/^fine +redis appendonly/m)
   })
 })
 

@@ -4,10 +4,9 @@ import type { Book } from '../ledger/books.ts'
 import { listBooks } from '../ledger/lists.ts'
 import { endBook, makeBook, warmBook } from '../ops/books.ts'
 import { setBook } from '../ops/control.ts'
-import type { Ops } from '../ops/ops.ts'
 import { type Problem, problemDocument } from '../problems.ts'
 import { count, id, reason } from './arguments.ts'
-import { actor, withOps } from './ops.ts'
+import { actor, withBoth, withOps } from './ops.ts'
 import { say } from './say.ts'
 
 const line = (book: Book) =>
@@ -130,11 +129,11 @@ async function run(
   command: Command,
 ): Promise<void> {
   const by = { actor, reason: why }
-  const change = async (ops: Ops) =>
+  const change =
     name === 'open' || name === 'pause'
-      ? setBook(ops, bookId, name === 'open', by)
-      : endBook(ops, bookId, name, by)
-  const done: object = sound((await withOps<object | Problem>(change)) as object)
+      ? withBoth<object | Problem>((ops) => setBook(ops, bookId, name === 'open', by))
+      : withOps<object | Problem>((ops) => endBook(ops, bookId, name, by))
+  const done: object = sound(await change)
   const past = { open: 'open', pause: 'paused', close: 'closed', archive: 'archived' }[name]
   say(command, `book ${bookId} is ${past}`, { ...done, book_id: bookId })
 }

@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 import { type Switched, setBook, setFlush, setIntake } from '../ops/control.ts'
 import { type Problem, problemDocument } from '../problems.ts'
 import { id, reason } from './arguments.ts'
-import { actor, withOps } from './ops.ts'
+import { actor, withBoth, withOps } from './ops.ts'
 import { say } from './say.ts'
 
 type Options = { book?: string; intake?: boolean; flush?: boolean; reason: string }
@@ -29,11 +29,11 @@ async function run(on: boolean, options: Options, command: Command): Promise<voi
   if ([book, intake, flush].filter(Boolean).length !== 1)
     command.error('error: exactly one of --book, --intake and --flush is needed', { exitCode: 2 })
   const by = { actor, reason: options.reason }
-  const switched = await withOps<Switched | Problem>((ops) => {
-    if (book) return setBook(ops, book, on, by)
-    if (intake) return setIntake(ops, on ? 'open' : 'stopped', by)
-    return setFlush(ops, on ? 'running' : 'paused', by)
-  })
+  const switched = await (flush
+    ? withOps<Switched | Problem>((ops) => setFlush(ops, on ? 'running' : 'paused', by))
+    : withBoth<Switched | Problem>((ops) =>
+        book ? setBook(ops, book, on, by) : setIntake(ops, on ? 'open' : 'stopped', by),
+      ))
   if ('problem' in switched) throw new Error(problemDocument(switched, '', '').title)
   const what = book ? `book ${book}` : intake ? 'intake' : 'the flush'
   const { before, now, in_force } = switched

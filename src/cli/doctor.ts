@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
 import { readConfig } from '../config.ts'
-import { doctor } from '../ops/doctor.ts'
+import { connection, doctor } from '../ops/doctor.ts'
 import type { Item } from '../recovery/checklist.ts'
 import { withOps } from './ops.ts'
 import { say } from './say.ts'
@@ -10,7 +10,10 @@ export function doctorVerb(program: Command): void {
     .command('doctor')
     .description('look at Redis and PostgreSQL as the service does before it serves')
     .addHelpText('before', 'Example:\n  $ npm run stampede -- doctor\n')
-    .addHelpText('after', '\nEnds with 3 if there is a warning or a refusal.')
+    .addHelpText(
+      'after',
+      '\nEnds with 3 if there is a warning or a refusal, and with 69 if one of the two does not answer.',
+    )
     .action(run)
 }
 
@@ -20,6 +23,7 @@ async function run(_: unknown, command: Command): Promise<void> {
   say(command, items.map(line).join('\n'), { items })
   if (items.some(({ verdict }) => verdict === 'warning' || verdict === 'refusal'))
     process.exitCode = 3
+  if (items.some(({ setting }) => setting === connection)) process.exitCode = 69
 }
 
 const width = { verdict: 8, setting: 38 }

@@ -4,7 +4,7 @@ import { type Certificate, isGenuine } from '../ops/certificate.ts'
 import { drain } from '../ops/drain.ts'
 import { problemDocument } from '../problems.ts'
 import { duration, id, reason } from './arguments.ts'
-import { actor, withOps } from './ops.ts'
+import { actor, withBoth, withOps } from './ops.ts'
 import { say, tell, told } from './say.ts'
 
 type Options = { timeout: number; book?: string; certificate?: string; reason: string }
@@ -39,7 +39,7 @@ export function drainVerbs(program: Command): void {
 }
 
 async function run(options: Options, command: Command): Promise<void> {
-  const drained = await withOps((ops) =>
+  const drained = await withBoth((ops) =>
     drain(ops, {
       ...(options.book ? { book: options.book } : {}),
       timeoutMs: options.timeout,

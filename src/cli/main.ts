@@ -3,7 +3,7 @@ import { Command, CommanderError } from 'commander'
 import { ConfigError } from '../config.ts'
 import { isOutage } from '../ledger/outage.ts'
 import { NotSent } from '../store/place.ts'
-import { RedisDown } from './redis.ts'
+import { ServerDown } from './redis.ts'
 
 /**
  * The ops command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is something to see to, 4 not
@@ -67,7 +67,7 @@ function explain(error: Error): number {
   const message = isDown ? `PostgreSQL does not answer: ${reason}` : reason
   console.error(program.opts().json ? JSON.stringify({ error: message }) : message)
   if (error instanceof ConfigError) return exits.config
-  const noRedis = error instanceof RedisDown || error instanceof NotSent
+  const noRedis = error instanceof ServerDown || error instanceof NotSent
   return isDown || noRedis ? exits.unavailable : exits.failed
 }
 

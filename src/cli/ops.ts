@@ -40,7 +40,7 @@ export function running(): { redis: string; postgres: string; http: string } | u
   }
 }
 
-/** One piece of work with both stores, neither of which is waited for. */
+/** One piece of work with the stores, neither of which is waited for; one that is not asked may be away. */
 export async function withOps<T>(work: (ops: Ops) => Promise<T>): Promise<T> {
   const { redis: redisUrl, postgres } = stores()
   const database = openDatabase(postgres, 4, 'cli')
@@ -50,3 +50,10 @@ export async function withOps<T>(work: (ops: Ops) => Promise<T>): Promise<T> {
     await database.end()
   }
 }
+
+/** The same for work that begins in PostgreSQL and ends in Redis: with Redis away it is not begun. */
+export const withBoth = <T>(work: (ops: Ops) => Promise<T>): Promise<T> =>
+  withOps(async (ops) => {
+    await ops.redis.connect()
+    return work(ops)
+  })

@@ -3,7 +3,7 @@ import { readConfig } from '../config.ts'
 import { openQueueDesk } from '../queues.ts'
 import { count } from './arguments.ts'
 import { stores } from './ops.ts'
-import { RedisDown } from './redis.ts'
+import { ServerDown } from './redis.ts'
 import { say } from './say.ts'
 
 type Desk = ReturnType<typeof openQueueDesk>
@@ -65,7 +65,7 @@ function desk(work: (its: Desk, command: Command) => Promise<void>) {
     try {
       await work(its, command)
     } catch (error) {
-      throw new RedisDown(`BullMQ's Redis does not answer: ${(error as Error).message}`)
+      throw new ServerDown(`BullMQ's Redis does not answer: ${(error as Error).message}`)
     } finally {
       await its.close()
     }

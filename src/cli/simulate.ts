@@ -6,7 +6,10 @@ import type { Ops } from '../ops/ops.ts'
 import { simulate, type Tally } from '../ops/simulate.ts'
 import { count, duration, id } from './arguments.ts'
 import { actor, running, withOps } from './ops.ts'
+import { ServerDown } from './redis.ts'
 import { say, tell, told } from './say.ts'
+
+const answerMs = 2_000
 
 type Options = {
   users: number
@@ -45,6 +48,7 @@ const line = ({ arrived, requests, assigned, locked, redeemed, refused, p50, p99
 async function run(options: Options, command: Command): Promise<void> {
   const base = (options.url ?? running()?.http)?.replace(/\/$/, '')
   if (!base) command.error('error: --url is needed: no `npm start` runs here', { exitCode: 2 })
+  await answers(base)
   const found = await withOps((ops) =>
     withKey(ops, (key) =>
       simulate(ops, {
@@ -58,6 +62,15 @@ async function run(options: Options, command: Command): Promise<void> {
   if (found.verdict === 'different') process.exitCode = 3
   const shown = found.differences.slice(0, 20).map((one) => `! ${one}`)
   say(command, [line(found), `checked: ${found.verdict}`, ...shown].join('\n'), found)
+}
+
+/** A crowd in front of a door that nobody opens would be told nothing, and nothing contradicts that. */
+async function answers(base: string): Promise<void> {
+  const timeout = AbortSignal.timeout(answerMs)
+  await fetch(`${base}/healthz`, { signal: timeout }).catch((error: Error) => {
+    const why = error.cause instanceof Error ? error.cause.message : error.message
+    throw new ServerDown(`the API at ${base} does not answer: ${why}`)
+  })
 }
 
 /** Works with a key that nobody else knows, and that is revoked afterwards. */

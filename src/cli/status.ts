@@ -29,8 +29,8 @@ async function run({ watch }: { watch?: boolean }, command: Command): Promise<vo
   const redis = openRedis(urls.redis)
   try {
     do {
-      // What cannot be reached is what status is there to say.
-      await redis.connect().catch(() => {})
+      // What cannot be reached is what status is there to say; questions wait for the connection.
+      redis.connect().catch(() => {})
       const found = await status({ redis, database }, BACKLOG_FACTS)
       const clear = watch && process.stdout.isTTY ? '\u001b[2J\u001b[H' : ''
       say(command, clear + text(found), found)

@@ -17,6 +17,7 @@ export async function migrate(databaseUrl: string, shards: number): Promise<void
   const client = new pg.Client({
     connectionString: databaseUrl,
     application_name: 'stampede-migrate',
+    connectionTimeoutMillis: 1_500,
   })
   await client.connect()
   try {

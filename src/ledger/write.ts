@@ -119,7 +119,7 @@ async function writeRedemptions(tx: Transaction, { redeemed, rolledBack }: Folde
   if (rowCount !== rolledBack.length) throw new Misfit('a redemption was rolled back before')
 }
 
-/** Misfits, and SQLSTATE classes 22 (data exception) and 23 (integrity violation). */
+/** Misfits, and SQLSTATE classes 22 (data exception), 23 (integrity violation), 54 (beyond a limit). */
 export function isDataError(error: unknown): boolean {
-  return error instanceof Misfit || /^2[23]/.test((error as { code?: string }).code ?? '')
+  return error instanceof Misfit || /^(2[23]|54)/.test((error as { code?: string }).code ?? '')
 }

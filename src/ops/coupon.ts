@@ -15,7 +15,8 @@ import { openStore, type Store } from '../store/store.ts'
 import type { FactId } from '../store/verb.ts'
 import type { By } from './control.ts'
 
-/** How long to wait for a gate to open, and then for the ledger. */
+/** How long to wait for Redis, for a gate to open, and then for the ledger. */
+const connectMs = 1_500
 const openMs = 2_500
 const ledgerMs = 10_000
 const pollMs = 50
@@ -40,10 +41,13 @@ export async function actOnCoupon(where: Where, wanted: Wanted, by: By): Promise
   try {
     const log = pino({ level: 'silent' })
     const fitness = openFitness(place, database, { managed: where.managed, log })
-    const until = performance.now() + openMs
-    while ((await openGatesOnce(place, database, fitness)) > 0 && performance.now() < until)
+    const begun = performance.now()
+    while ((await openGatesOnce(place, database, fitness)) > 0) {
+      const ms = performance.now() - begun
+      if (!place.connected && ms > connectMs) throw new NotSent('Redis does not answer')
+      if (ms > openMs) break
       await sleep(pollMs)
-    if (!place.connected) throw new NotSent('Redis does not answer')
+    }
     const store = openStore(place, { backlog: Number.MAX_SAFE_INTEGER }, () => {})
     return await act(store, database, wanted, by)
   } finally {

@@ -5,10 +5,10 @@ import type { Database } from '../ledger/database.ts'
 import { type ProcessRow, processRows } from '../ledger/processes.ts'
 import { shardRows } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
-import type { Ops } from './ops.ts'
+import { answerOf, type Ops } from './ops.ts'
 
 /** Longer than this nobody waits for either store: what did not answer is the answer. */
-const patienceMs = 2_500
+const patienceMs = 2_000
 /** Facts that wait longer than this for the ledger are a problem. */
 const lagSeconds = 5
 const memoryShare = 0.8
@@ -40,11 +40,14 @@ export type Status = {
 }
 
 /**
- * How the installation is, from both stores' own word; what does not answer within 2.5 s is a problem
+ * How the installation is, from both stores' own word; what does not answer within 2 s is a problem
  * like another. `backlog`: BACKLOG_FACTS, the facts a shard may be ahead of the ledger.
  */
 export async function status({ redis, database }: Ops, backlog: number): Promise<Status> {
-  const [memory, ledger] = await Promise.all([asked(ofRedis(redis)), asked(ofPostgres(database))])
+  const [memory, ledger] = await Promise.all([
+    asked(answerOf(redis, ofRedis(redis))),
+    asked(ofPostgres(database)),
+  ])
   const shards = await shardsOf(redis, ledger, memory, backlog)
   const found = {
     redis: {

@@ -113,6 +113,7 @@ async function lookAfter(
 ): Promise<void> {
   const { database } = pusher
   const gate = place.gates[shard]!
+  const at = place.connection
   let verdict = await soundVerdict(place, database, shard)
   if (verdict.is === 'lost') {
     log.warn({ shard, epoch: verdict.row.epoch }, `recovering: ${verdict.why}`)
@@ -122,6 +123,8 @@ async function lookAfter(
     if (ended) onRecovered(verdict.cause, performance.now() - begun)
     verdict = await soundVerdict(place, database, shard)
   }
+  // A Redis that went away meanwhile may come back with less than the verdict was about.
+  if (!place.connected || place.connection !== at) return
   if (verdict.is === 'level') {
     // Open for this worker's pushes only: where Redis was restarted, the API has no verbs yet, and
     // it must not have them before the policies are those that were acknowledged.

@@ -60,6 +60,8 @@ export class Place {
       connectTimeout: 2_000,
       // For what has no deadline of its own: on a dead line even the first INFO would wait for ever.
       socketTimeout: 2_000,
+      // Left to itself it would hold a process that ends for two seconds more.
+      disconnectTimeout: 100,
       disableClientInfo: true,
       protocol: 2,
     })
