@@ -1,5 +1,8 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openDatabase } from '../../src/ledger/database.ts'
+import { fileURLToPath } from 'node:url'
+import { environmentOf } from '../../src/config.ts'
 import { keys } from '../../src/store/keys.ts'
 import { epochs } from './level.ts'
 import type { Row, Scene } from './row.ts'
@@ -81,6 +84,18 @@ const stopped: Row = {
   },
 }
 
+const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+
+/** A command of the operator's, beside the sale. */
+async function stampede({ memory, databaseUrl }: Scene['town'], ...words: string[]) {
+  const env = environmentOf({ REDIS_URL: memory.url, DATABASE_URL: databaseUrl })
+  const child = spawn(process.execPath, [main, ...words], { env: env as NodeJS.ProcessEnv })
+  let out = ''
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (some) => (out += some))
+  const [code] = await once(child, 'close')
+  return { code, out }
+}
+
 /** A backup of before the sale is put back: what was acknowledged since then is only in Redis. */
 const restored: Row = {
   name: 'postgres-restored',
@@ -104,10 +119,9 @@ const restored: Row = {
       '/readyz says that PostgreSQL is an old one',
       20_000,
     ).catch(() => wrong.push(`nothing said that an old backup was restored: ${said}`))
-    // What an operator who has no newer backup does.
-    const database = openDatabase(town.databaseUrl, 1, 'operator')
-    await database.query('UPDATE shards SET loss_accepted = true')
-    await database.end()
+    // What an operator who has no newer backup types.
+    const { code, out } = await stampede(town, 'accept-loss', '--yes')
+    if (code !== 0) wrong.push(`accept-loss ended with ${code}: ${out}`)
     return { since: Date.now(), wrong }
   },
 }
