@@ -57,7 +57,7 @@ const matrix: Record<string, string> = {
   'GET /api/v1/ops/coupons/{code}': 'voa',
   'GET /api/v1/ops/parked': 'voa',
   'GET /api/v1/ops/parked/{shard}/{entry}/{i}': 'voa',
-  'GET /api/v1/ops/books/{book_id}/warm': 'voa',
+  'POST /api/v1/ops/books/{book_id}/warm': 'oa',
   'POST /api/v1/ops/parked/retry': 'oa',
   'POST /api/v1/ops/parked/discard': 'a',
   'POST /api/v1/ops/shards/{shard}/rebuild': 'a',

@@ -145,8 +145,8 @@ test('the service does what the model of a book does, in 300 random sequences wi
   await Promise.all(lanes)
   // Far fewer than there are on average, and far more than a model without accidents would have.
   expect(ran.all).toBe(300)
-  expect(ran.accidental).toBeGreaterThanOrEqual(35)
-  expect(ran.struck).toBeGreaterThanOrEqual(100)
+  expect(ran.accidental).toBeGreaterThanOrEqual(25)
+  expect(ran.struck).toBeGreaterThanOrEqual(80)
   for (const [what, times] of Object.entries(accidents.happened))
-    expect(times, what).toBeGreaterThanOrEqual(4)
+    expect(times, what).toBeGreaterThanOrEqual(2)
 }, 300_000)

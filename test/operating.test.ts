@@ -104,10 +104,6 @@ test("the operators' routes do what the verbs do", async () => {
   expect((await post('flush', { state: 'running' })).status).toBe(200)
   expect((await get(`coupons/${variables.CODE}`)).body.facts).not.toEqual([])
   expect((await get('coupons/NOSUCH')).body.code).toBe('coupon-not-found')
-  expect((await get(`books/${variables.BOOK}/warm`)).body).toMatchObject({
-    left: expect.any(Number),
-  })
-  expect((await get('books/00000000-0000-4000-8000-000000000000/warm')).status).toBe(404)
   expect((await get('parked')).body).toEqual({ facts: [] })
   expect((await get('parked/0/1-1/0')).body.code).toBe('fact-not-parked')
   const parked = { kind: 'assign', book: variables.BOOK, fact: { code: 'PARKED', user: 'pat' } }

@@ -3,6 +3,7 @@ import { auditRows } from '../src/ledger/audit.ts'
 import { getJob, startJob } from '../src/ledger/jobs.ts'
 import { isGenuine } from '../src/ops/certificate.ts'
 import { changeJob, requestJob } from '../src/ops/jobs.ts'
+import { keys } from '../src/store/keys.ts'
 import { operateOnce } from '../workers/operate.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -161,5 +162,27 @@ describe('a job that somebody else began', () => {
     await world.startWorker()
     await world.call('POST', 'ops/intake', { as: operator, body: { state: 'open', reason } })
     await until(async () => (await assign('joe')).status === 200, 'it serves again')
+  })
+})
+
+describe('warm', () => {
+  test('looks at every code of a book: ready, or what is missing', async () => {
+    const large = await world.makeBook({}, 12)
+    await world.level()
+    const well = (await done(`books/${large}/warm`, {})).result
+    expect(well).toMatchObject({ ready: true, why_not: [], left: 12 })
+    expect(well.digest_redis).toBe(well.digest_postgres)
+    const { rows } = await world.database.query(
+      'SELECT shard, code FROM books JOIN codes USING (book_id) WHERE book_id = $1 LIMIT 1',
+      [large],
+    )
+    const [{ shard, code }] = rows
+    await world.redis.srem(keys.stock(shard, large), code)
+    await world.redis.sadd(keys.stock(shard, large), 'ANOTHER-ONE')
+    // As many as there should be, and not the same.
+    const bad = (await done(`books/${large}/warm`, {})).result
+    expect(bad.ready).toBe(false)
+    expect(bad.why_not).toEqual([expect.stringMatching(/^2 differences between Redis and Postgre/)])
+    expect(bad.digest_redis).not.toBe(bad.digest_postgres)
   })
 })

@@ -1,5 +1,6 @@
 import type { Database } from '../src/ledger/database.ts'
 import { failJob, finishJob, progressJob, startJob } from '../src/ledger/jobs.ts'
+import { warmBook } from '../src/ops/books.ts'
 import { drain } from '../src/ops/drain.ts'
 import type { Asked } from '../src/ops/jobs.ts'
 import type { Ops } from '../src/ops/ops.ts'
@@ -49,6 +50,10 @@ async function verbs(
     }
     case 'reconcile':
       return reconcile(ops, { ...asked, onProgress: tell })
+    case 'warm': {
+      const found = await warmBook(ops, asked.book, tell)
+      return 'problem' in found ? found.problem : found
+    }
     case 'replay':
       return { shards: await replay(ops, { ...asked, onProgress: (entries) => tell(entries) }) }
   }

@@ -3,7 +3,7 @@ import { readConfig } from '../config.ts'
 import { email, line, password } from '../http/schemas.ts'
 import { createUser } from '../ledger/accounts.ts'
 import { audit } from '../ledger/audit.ts'
-import { openDatabase } from '../ledger/database.ts'
+import { openDatabase, transaction } from '../ledger/database.ts'
 import { problemDocument } from '../problems.ts'
 import { actor } from './ops.ts'
 import { readPassword } from './password.ts'
@@ -48,16 +48,15 @@ async function create(address: string, { name, role: wanted }: Options, command:
   if (!given.success) throw new Error('The password must have 8 to 100 characters.')
   const database = openDatabase(DATABASE_URL, 1, 'cli')
   try {
-    const user = await createUser(database, {
-      name,
-      email: address,
-      password: given.data,
-      role: wanted,
-    })
-    if ('problem' in user) throw new Error(problemDocument(user, '', '').title)
-    const { user_id, email, role } = user
-    await audit(database, {
-      ...{ actor, action: 'admin.create', target: `user:${user_id}`, detail: { role } },
+    const account = { name, email: address, password: given.data, role: wanted }
+    const { user_id, email, role } = await transaction(database, async (tx) => {
+      const user = await createUser(tx, account)
+      if ('problem' in user) throw new Error(problemDocument(user, '', '').title)
+      await audit(tx, {
+        ...{ actor, action: 'admin.create', target: `user:${user.user_id}` },
+        detail: { role: wanted },
+      })
+      return user
     })
     const what = { admin: 'an administrator', operator: 'an operator', viewer: 'a viewer' }[wanted]
     say(command, `${email} is ${what} now (user_id ${user_id}).`, { user_id, email, role })

@@ -7,7 +7,7 @@ import { setBook } from '../ops/control.ts'
 import { type Problem, problemDocument } from '../problems.ts'
 import { count, id, reason } from './arguments.ts'
 import { actor, withBoth, withOps } from './ops.ts'
-import { say } from './say.ts'
+import { say, tell, told } from './say.ts'
 
 const line = (book: Book) =>
   `${book.book_id}  ${book.archived_at ? 'archived' : book.is_active ? 'active' : 'paused'}  ` +
@@ -139,7 +139,10 @@ async function run(
 }
 
 async function warm(bookId: string, _: unknown, command: Command): Promise<void> {
-  const found = sound(await withOps((ops) => warmBook(ops, bookId)))
+  const onProgress = (done: number, total: number) =>
+    tell(`compared ${done} of ${total} codes`, { done, total })
+  const found = sound(await withOps((ops) => warmBook(ops, bookId, onProgress)))
+  told()
   if (!found.ready) process.exitCode = 3
   const text = found.ready
     ? `ready: ${found.left} left; giving all away takes ${found.memory} bytes of Redis`

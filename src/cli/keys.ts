@@ -2,6 +2,7 @@ import type { Command } from 'commander'
 import { makeApiKey } from '../http/tokens.ts'
 import { openAccounts } from '../ledger/accounts.ts'
 import { audit } from '../ledger/audit.ts'
+import { transaction } from '../ledger/database.ts'
 import { problemDocument } from '../problems.ts'
 import { reason } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
@@ -33,22 +34,26 @@ export function keyVerbs(program: Command): void {
 
 async function create(name: string, _: unknown, command: Command): Promise<void> {
   const { key, ...stored } = makeApiKey()
-  await withOps(async ({ database }) => {
-    await openAccounts(database).createApiKey({ ...stored, name, created_by: actor })
-    await audit(database, { actor, action: 'keys.create', target: `key:${stored.key_id}` })
-  })
+  await withOps(({ database }) =>
+    transaction(database, async (tx) => {
+      await openAccounts(tx).createApiKey({ ...stored, name, created_by: actor })
+      await audit(tx, { actor, action: 'keys.create', target: `key:${stored.key_id}` })
+    }),
+  )
   say(command, `${key}\nIt is shown this once.`, { key_id: stored.key_id, name, key })
 }
 
 async function revoke(keyId: string, options: { reason: string }, command: Command): Promise<void> {
-  const refusal = await withOps(async ({ database }) => {
-    const refused = await openAccounts(database).revokeApiKey(keyId)
-    if (!refused)
-      await audit(database, {
-        ...{ actor, action: 'keys.revoke', target: `key:${keyId}`, reason: options.reason },
-      })
-    return refused
-  })
+  const refusal = await withOps(({ database }) =>
+    transaction(database, async (tx) => {
+      const refused = await openAccounts(tx).revokeApiKey(keyId)
+      if (!refused)
+        await audit(tx, {
+          ...{ actor, action: 'keys.revoke', target: `key:${keyId}`, reason: options.reason },
+        })
+      return refused
+    }),
+  )
   if (refusal) throw new Error(problemDocument(refusal, '', '').title)
   say(command, `key ${keyId} is revoked`, { key_id: keyId, revoked: true })
 }

@@ -2,6 +2,7 @@ import type { Command } from 'commander'
 import { makeApiKey } from '../http/tokens.ts'
 import { openAccounts } from '../ledger/accounts.ts'
 import { audit } from '../ledger/audit.ts'
+import { transaction } from '../ledger/database.ts'
 import type { Ops } from '../ops/ops.ts'
 import { simulate, type Tally } from '../ops/simulate.ts'
 import { count, duration, id } from './arguments.ts'
@@ -76,12 +77,13 @@ async function answers(base: string): Promise<void> {
 /** Works with a key that nobody else knows, and that is revoked afterwards. */
 async function withKey<T>({ database }: Ops, work: (key: string) => Promise<T>): Promise<T> {
   const { key, ...stored } = makeApiKey()
-  const accounts = openAccounts(database)
-  await accounts.createApiKey({ ...stored, name: 'rehearsal', created_by: actor })
-  await audit(database, { actor, action: 'simulate', target: `key:${stored.key_id}` })
+  await transaction(database, async (tx) => {
+    await openAccounts(tx).createApiKey({ ...stored, name: 'rehearsal', created_by: actor })
+    await audit(tx, { actor, action: 'simulate', target: `key:${stored.key_id}` })
+  })
   try {
     return await work(key)
   } finally {
-    await accounts.revokeApiKey(stored.key_id)
+    await openAccounts(database).revokeApiKey(stored.key_id)
   }
 }

@@ -91,6 +91,20 @@ export function opsJobRoutes(deps: Deps) {
 
   route(
     {
+      ...operatorJob,
+      method: 'post',
+      path: '/ops/books/{book_id}/warm',
+      summary: 'Look a book over before its sale: ready, or why not: a job',
+      params: strict({ book_id: bookId }),
+      body: strict({ reason }),
+      problems: ['book-not-found'],
+    },
+    (c, { params, body }, who) =>
+      begin(c, { kind: 'warm', book: params.book_id, by: by(who, body.reason) }),
+  )
+
+  route(
+    {
       method: 'get',
       path: '/ops/jobs/{job_id}',
       summary: 'How far a job is, and what came of it',

@@ -4,7 +4,7 @@ import { problem } from '../problems.ts'
 import type { Principal } from './context.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
-import { bookId, code, instant, line, queryCount, strict } from './schemas.ts'
+import { code, instant, line, queryCount, strict } from './schemas.ts'
 
 export const lookers = ['viewer', 'operator', 'admin'] as const
 export const actors = ['operator', 'admin'] as const
@@ -53,16 +53,6 @@ const ChecklistItem = z
     remedy: z.string(),
   })
   .openapi('ChecklistItem')
-
-const Warm = z
-  .object({
-    book_id: bookId,
-    ready: z.boolean(),
-    why_not: z.array(z.string()),
-    left: z.number(),
-    memory: z.number().openapi({ description: 'Bytes that giving all of it away will take' }),
-  })
-  .openapi('Warm')
 
 const digest = z.string().max(100)
 /** As `drain` made it: every member is signed. */
@@ -165,22 +155,6 @@ export function opsRoutes(deps: Deps) {
       const found = await ops.timeline(params.code)
       if (!found) return problemResponse(c, problem('coupon-not-found'))
       return answer(c, 200, { ...found })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/ops/books/{book_id}/warm',
-      summary: 'Whether a book could be sold from this moment on, and if not, why not',
-      needs: lookers,
-      params: strict({ book_id: bookId }),
-      answers: { 200: Warm },
-      problems: ['book-not-found'],
-    },
-    async (c, { params }) => {
-      const found = await ops.warmBook(params.book_id)
-      return 'problem' in found ? problemResponse(c, found) : answer(c, 200, found)
     },
   )
 

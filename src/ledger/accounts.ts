@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { asc, eq, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import { type Problem, problem } from '../problems.ts'
-import { type Database, isUniqueViolation } from './database.ts'
+import { type Database, isUniqueViolation, type Transaction } from './database.ts'
 import { hashPassword, passwordFits } from './passwords.ts'
 import { api_keys, users } from './schema.ts'
 
@@ -29,7 +29,10 @@ const apiKey = ({ secret_hash: _, ...rest }: KeyRow): ApiKey => rest
 const sameEmail = (email: string) => eq(sql`lower(${users.email})`, email.toLowerCase())
 
 /** Makes an account. `email-taken` in any spelling of upper and lower case. */
-export async function createUser(database: Database, wanted: NewUser): Promise<User | Problem> {
+export async function createUser(
+  database: Database | Transaction,
+  wanted: NewUser,
+): Promise<User | Problem> {
   const { name, email, role = 'user' } = wanted
   const password_hash = await hashPassword(wanted.password)
   try {
@@ -45,7 +48,8 @@ export async function createUser(database: Database, wanted: NewUser): Promise<U
   }
 }
 
-export function openAccounts(database: Database) {
+/** `database`: or a transaction, so that a deed and its record are one. */
+export function openAccounts(database: Database | Transaction) {
   const db = drizzle(database)
 
   async function one(email: string): Promise<UserRow | undefined> {

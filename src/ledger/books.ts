@@ -48,11 +48,15 @@ function timesRefusal(book: Pick<Book, 'opens_at' | 'closes_at'>): Problem | und
   return { ok: false, problem: 'invalid-request', errors: [{ path: 'closes_at', message }] }
 }
 
-/** Makes a book on that one of `onto` which has the fewest; it never moves. */
+/**
+ * Makes a book on that one of `onto` which has the fewest; it never moves. `deedOf`: what the audit log
+ * is to say of it.
+ */
 export async function createBook(
   database: Database,
   wanted: NewBook,
   onto: number[],
+  deedOf?: (book: Book) => Deed,
 ): Promise<Book | Problem> {
   const refusal = timesRefusal(wanted)
   if (refusal) return refusal
@@ -73,6 +77,7 @@ export async function createBook(
           .returning()
         if (units > 0) await noteUnits(tx, book!.book_id, units, created_by)
         await remember(tx, once, { book: book! })
+        await onRecord(tx, deedOf?.(book!))
         return book!
       })
     } catch (error) {

@@ -1,4 +1,3 @@
-import { audit } from '../ledger/audit.ts'
 import {
   archiveBook,
   type Book,
@@ -12,6 +11,7 @@ import { keys } from '../store/keys.ts'
 import { scriptNames, scriptSha } from '../store/lua.ts'
 import type { By } from './control.ts'
 import type { Ops } from './ops.ts'
+import { type Options as Reconciling, reconcile } from './reconcile/reconcile.ts'
 
 /** Makes a book in PostgreSQL; the worker that sweeps brings it into Redis within a second or so. */
 export async function makeBook({ database }: Ops, wanted: NewBook): Promise<Book | Problem> {
@@ -19,15 +19,10 @@ export async function makeBook({ database }: Ops, wanted: NewBook): Promise<Book
     "SELECT shard FROM shards WHERE phase = 'active'",
   )
   if (rows.length === 0) return problem('not-ready')
-  const book = await createBook(
-    database,
-    wanted,
-    rows.map(({ shard }) => shard),
-  )
-  if ('problem' in book) return book
-  const target = `book:${book.book_id}`
-  await audit(database, { actor: wanted.created_by, action: 'books.create', target })
-  return book
+  const onto = rows.map(({ shard }) => shard)
+  return createBook(database, wanted, onto, ({ book_id }) => {
+    return { actor: wanted.created_by, action: 'books.create', target: `book:${book_id}` }
+  })
 }
 
 /** Ends the sale of a book now, or archives it for ever. */
@@ -49,14 +44,23 @@ export type Warm = {
   ready: boolean
   why_not: string[]
   left: number
+  /** Bytes of Redis that giving all of it away will take. */
   memory: number
+  /** Of all its codes and coupons, by each store; null: its shard does not serve, nothing was compared. */
+  digest_redis: string | null
+  digest_postgres: string | null
 }
 
 /**
- * Looks a book over before its sale: its policy and loads are in Redis, the numbers add up, the scripts
- * are there, and memory is enough for all of it to be given away.
+ * Looks a book over before its sale: its policy and loads are in Redis, the numbers add up, every code is
+ * the same in both stores, the scripts are there, and memory is enough for all of it to be given away.
  */
-export async function warmBook({ redis, database }: Ops, bookId: string): Promise<Warm | Problem> {
+export async function warmBook(
+  ops: Ops,
+  bookId: string,
+  onProgress?: Reconciling['onProgress'],
+): Promise<Warm | Problem> {
+  const { redis, database } = ops
   const book = await getBook(database, bookId)
   if (!book) return problem('book-not-found')
   const { shard } = book
@@ -75,6 +79,8 @@ export async function warmBook({ redis, database }: Ops, bookId: string): Promis
   const bytes = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(info)?.[1] ?? 0)
   const limit = bytes('maxmemory') || bytes('total_system_memory')
   const memory = left * bytesPerCoupon
+  const { compared, differences } =
+    phase === 'active' ? await compareBook(ops, bookId, onProgress) : nothing
   const whyNot = [
     phase !== 'active' && `shard ${shard} is ${phase ?? 'not in Redis'}`,
     intake === 'stopped' && 'intake is stopped',
@@ -86,11 +92,27 @@ export async function warmBook({ redis, database }: Ops, bookId: string): Promis
     left + given + gone !== book.total_code_count &&
       book.kind === 'codes' &&
       `${left} in stock, ${given} given out and ${gone} void are not ${book.total_code_count}`,
+    differences > 0 &&
+      `${differences} differences between Redis and PostgreSQL: see \`stampede reconcile --book ${bookId}\``,
     left === 0 && 'it is sold out, or empty',
     scripts.includes(0) && 'not all scripts are loaded: is a worker alive?',
     bytes('used_memory') + memory > limit && `giving all of it away needs ${memory} bytes more`,
   ].filter((reason): reason is string => typeof reason === 'string')
-  return { book_id: bookId, ready: whyNot.length === 0, why_not: whyNot, left, memory }
+  return {
+    ...{ book_id: bookId, ready: whyNot.length === 0, why_not: whyNot, left, memory },
+    digest_redis: compared?.digest_redis ?? null,
+    digest_postgres: compared?.digest_postgres ?? null,
+  }
+}
+
+const nothing = { compared: undefined, differences: 0 }
+
+async function compareBook(ops: Ops, book: string, onProgress?: Reconciling['onProgress']) {
+  const options = { book, exact: false, ...(onProgress ? { onProgress } : {}) }
+  const { books, differences } = await reconcile(ops, options)
+  // What is wrong with its shard is no reason not to sell this book.
+  const own = differences.filter(({ book_id }) => book_id === book)
+  return { compared: books[0], differences: own.length }
 }
 
 /** About what a coupon takes whose user's id has 36 characters, its journal entry not counted. */

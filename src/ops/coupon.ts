@@ -67,6 +67,9 @@ async function act(
   if ('problem' in home) return home
   const context = JSON.stringify({ actor: by.actor, request_id: `cli-${randomUUID()}` })
   const common = { code, key: '', hash: '', context }
+  const deed = { ...by, target: `coupon:${code}` }
+  // Beforehand: whoever dies after the script cannot say any more why it was done.
+  await audit(database, { ...deed, action: `coupon.${verb}.request` })
   const outcome =
     verb === 'rollback'
       ? await store.rollback(home, { ...common, redemption: subject })
@@ -74,8 +77,8 @@ async function act(
   if (!outcome.ok) return outcome
   const fact = outcome.fact!
   failpoint('coupon.after-redis')
-  await audit(database, { ...by, action: `coupon.${verb}`, target: `coupon:${code}` })
   const entry = `${fact.shard}/${fact.epoch}-${fact.n}/${fact.i}`
+  await audit(database, { ...deed, action: `coupon.${verb}`, detail: { entry } })
   return { code, entry, durable: await isDurable(database, fact) }
 }
 

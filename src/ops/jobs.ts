@@ -12,10 +12,12 @@ export type Asked =
   | { kind: 'drain'; book?: string; timeoutMs: number; by: By }
   | { kind: 'reconcile'; book?: string; exact: boolean; by: By }
   | { kind: 'replay'; shard?: number; from?: EntryId; by: By }
+  | { kind: 'warm'; book: string; by: By }
 export const operatorJobs: readonly string[] = [
   'drain',
   'reconcile',
   'replay',
+  'warm',
 ] satisfies Asked['kind'][]
 
 /** Has a worker do a long verb. */

@@ -2,7 +2,6 @@ import { failpoint } from '../failpoint.ts'
 import { audit, auditRows, type Deed } from '../ledger/audit.ts'
 import { getJob } from '../ledger/jobs.ts'
 import type { Queues } from '../queues.ts'
-import { warmBook } from './books.ts'
 import { type Certificate, isGenuine } from './certificate.ts'
 import { setFlush, setIntake } from './control.ts'
 import { doctor } from './doctor.ts'
@@ -30,7 +29,6 @@ export function openOps(
     setIntake: bind(setIntake),
     setFlush: bind(setFlush),
     timeline: bind(timeline),
-    warmBook: bind(warmBook),
     parkedFacts: bind(parkedFacts),
     parkedFact: bind(parkedFact),
     retryParked: bind(retryParked),
