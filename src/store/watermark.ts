@@ -43,14 +43,16 @@ export class Watermarks {
     this.#place = place
     this.#interested = interested
     this.#heard = heard
-    this.#hints = place.redis.duplicate({ autoResubscribe: true, enableOfflineQueue: true })
+    // Not left to ioredis: it subscribes again and listens to no answer, so that a connection which
+    // breaks just then would end the process; and what failed the first time it never tries again.
+    this.#hints = place.redis.duplicate({ autoResubscribe: false })
     // Without hints the poll does the work, so a broken subscription is nobody's error.
     this.#hints.on('error', () => {})
     this.#hints.on('message', (_, text) => {
       const [shard, epoch, n] = text.split(' ').map(Number)
       this.#heard(shard!, epoch!, n!)
     })
-    this.#hints.subscribe(channelOf(place)).catch(() => {})
+    this.#hints.on('ready', () => this.#hints.subscribe(channelOf(place)).catch(() => {}))
   }
 
   /** Somebody has begun to wait: polls until nobody is interested any more. */

@@ -170,7 +170,8 @@ async function reckon(
     losses: fault.losses,
     parked: fault.parked,
   })
-  const longestMs = Math.max(...history.map(({ at, answer }) => answer.at - at))
+  // Too many for arguments of one call.
+  const longestMs = history.reduce((most, { at, answer }) => Math.max(most, answer.at - at), 0)
   const violations = [
     ...(fault.wrong ?? []),
     ...(held ? [] : [`${load.perSecond} assignments a second never held`]),
