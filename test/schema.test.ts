@@ -1,7 +1,12 @@
-import { getTableColumns, getTableName, is } from 'drizzle-orm'
-import { getTableConfig, PgTable } from 'drizzle-orm/pg-core'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import {
+  getTableColumns,
+  getTableConfig,
+  getTableName,
+  is,
+  PgTable,
+} from '../src/ledger/drizzle.ts'
 import * as schema from '../src/ledger/schema.ts'
 import { makeDatabase } from './house.ts'
 

@@ -63,6 +63,13 @@ describe('tidy', () => {
     expect(breaks((file, it) => it !== 'bullmq' || doors.includes(file))).toEqual([])
   })
 
+  test('drizzle has one door, and the ledger alone goes through it', () => {
+    const door = 'src/ledger/drizzle.ts'
+    expect(breaks((file, it) => it !== door || inside('ledger')(file))).toEqual([])
+    for (const file of sources.filter((name) => name !== door))
+      expect(text(file), file).not.toMatch(/^import (?!type ).*'drizzle-orm/m)
+  })
+
   test('OpenTelemetry has one door, which opens for the mains when they ask for it', () => {
     const isOpenTelemetry = (it: string) => it.startsWith('@opentelemetry/') || it === 'bullmq-otel'
     expect(breaks((file, it) => !isOpenTelemetry(it) || file === 'src/tracing.ts')).toEqual([])

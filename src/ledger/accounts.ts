@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto'
-import { asc, eq, sql } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/node-postgres'
 import { type Problem, problem } from '../problems.ts'
 import { type Database, isUniqueViolation, type Transaction } from './database.ts'
+import { asc, drizzle, eq, sql } from './drizzle.ts'
 import { hashPassword, passwordFits } from './passwords.ts'
 import { api_keys, users } from './schema.ts'
 

@@ -1,11 +1,10 @@
 import { randomUUID } from 'node:crypto'
-import { and, eq, inArray, isNull, lt, sql } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/node-postgres'
 import { drawPrefix } from '../codes.ts'
 import { failpoint } from '../failpoint.ts'
 import { type Problem, problem } from '../problems.ts'
 import { audit, type Deed } from './audit.ts'
 import { type Database, isUniqueViolation, type Transaction, transaction } from './database.ts'
+import { and, drizzle, eq, inArray, isNull, lt, sql } from './drizzle.ts'
 import { type Once, remember } from './once.ts'
 import { books, codes, loads, shards } from './schema.ts'
 

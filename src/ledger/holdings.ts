@@ -1,6 +1,5 @@
-import { and, count, eq, gt } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/node-postgres'
 import type { Database } from './database.ts'
+import { and, count, drizzle, eq, gt } from './drizzle.ts'
 import { books, coupons } from './schema.ts'
 
 export type Holding = typeof coupons.$inferSelect & { expiration_date: Date | null }

@@ -1,8 +1,8 @@
-import { and, desc, eq, gt, isNull, type SQL, sql } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/node-postgres'
+import type { SQL } from 'drizzle-orm'
 import { type Problem, problem } from '../problems.ts'
 import type { Book } from './books.ts'
 import type { Database } from './database.ts'
+import { and, desc, drizzle, eq, gt, isNull, sql } from './drizzle.ts'
 import { books, codes, coupons, redemptions } from './schema.ts'
 
 /** What lists show. All give up to limit + 1 rows: one more than asked for says that there are more. */

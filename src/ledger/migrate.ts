@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
-import { drizzle } from 'drizzle-orm/node-postgres'
-import { migrate as runMigrations } from 'drizzle-orm/node-postgres/migrator'
 import pg from 'pg'
+import { drizzle, runMigrations } from './drizzle.ts'
 
 const folder = fileURLToPath(new URL('./migrations', import.meta.url))
 /** Any constant will do, as long as nobody else's advisory lock in this database uses it. */

@@ -8,7 +8,7 @@ import {
   text,
   timestamp,
   uuid,
-} from 'drizzle-orm/pg-core'
+} from './drizzle.ts'
 
 /**
  * The tables as migrations/ makes them, for typed queries. The SQL there is the truth; this is its

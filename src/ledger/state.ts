@@ -1,7 +1,6 @@
-import { eq } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/node-postgres'
 import type { Book } from './books.ts'
 import type { Database } from './database.ts'
+import { drizzle, eq } from './drizzle.ts'
 import { books } from './schema.ts'
 
 /** PostgreSQL's side of a rebuild: what Redis must hold, page by page, so that memory stays bounded. */
