@@ -154,7 +154,7 @@ function onSignal(signal: string, starting: Promise<unknown>): void {
     say(`${signal}: stopping (once more: kill)`)
     // A step in progress notices `stopping`; should it hang, the leashes end what it started.
     const patience = new Promise((resolve) => setTimeout(resolve, 3_000))
-    Promise.race([starting.catch(() => {}), patience]).then(() => stop(0))
+    void Promise.race([starting.catch(() => {}), patience]).then(() => stop(0))
   } else if (now - firstSignalAt > 500 && signal !== 'npm is gone') {
     // Sooner it is the same Ctrl-C, which the terminal and npm both pass on.
     for (const { kept } of running) kept.kill()
@@ -179,7 +179,7 @@ async function main(): Promise<void> {
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
   process.on('uncaughtException', (error) => {
     console.error(error)
-    stop(1)
+    void stop(1)
   })
   const config = startConfig()
   const starting = start(config)

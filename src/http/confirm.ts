@@ -73,7 +73,7 @@ export function createConfirmer(
     const clear = () => {
       for (const credential of credentials) credential.check = null
     }
-    answered.then((ok) => {
+    void answered.then((ok) => {
       settled()
       resolve(ok)
       clear() // also those who came after the patience of the others was over

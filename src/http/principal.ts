@@ -63,7 +63,7 @@ export function createPrincipals({ accounts, tokens, now = Date.now }: Options):
       const age = at - credential.checkedAt
       if (age < refreshMs) return credential.verdict
       if (age < trustMs || (age < outageMs && confirmer.away())) {
-        confirmer.check(credential)
+        void confirmer.check(credential)
         return credential.verdict
       }
       return confirm(credential)
