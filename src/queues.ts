@@ -1,4 +1,4 @@
-import { Queue, type QueueOptions, type WorkerOptions } from 'bullmq'
+import { type Job, Queue, type QueueOptions, type WorkerOptions } from 'bullmq'
 import { inTime } from './deadline.ts'
 
 /**
@@ -18,8 +18,11 @@ const enqueueMs = 500
 const reopenMs = 1_000
 /** An operator who looks at the queues waits no longer. */
 const answerMs = 1_500
-/** The other states are empty here: nothing that is over is kept, nothing has children. */
+/** Who waits: what is done is not kept, what failed waits for nobody, nothing has children. */
 const states = ['waiting', 'active', 'delayed'] as const
+
+/** What failed is kept for whoever asks why; so many of a queue, and so long (in seconds). */
+const failedKept = { count: 1_000, age: 7 * 86_400 }
 
 /** What every worker process passes to BullMQ's Worker. */
 export function workerOptions(url: string): WorkerOptions {
@@ -32,7 +35,7 @@ export function workerOptions(url: string): WorkerOptions {
     // A shard's job may outlive any number of workers: it must never end up as failed.
     maxStalledCount: 1_000_000,
     removeOnComplete: { count: 0 },
-    removeOnFail: { count: 0 },
+    removeOnFail: failedKept,
   }
 }
 
@@ -89,13 +92,10 @@ export function openQueues(url: string, telemetry?: Telemetry): Queues {
     },
 
     async enqueue(jobId) {
-      const added = jobs
-        .queue()
-        .add('job', { job_id: jobId }, { jobId })
-        .then(
-          () => true,
-          () => false,
-        )
+      const added = add(jobs.queue(), jobId).then(
+        () => true,
+        () => false,
+      )
       return Promise.race([added, after(enqueueMs)])
     },
 
@@ -115,6 +115,27 @@ export function openQueues(url: string, telemetry?: Telemetry): Queues {
   }
 }
 
+/** A job that failed stands there under its id, and would keep the same one from being added. */
+async function add(queue: Queue<RowJob>, jobId: string): Promise<void> {
+  const old = await queue.getJob(jobId)
+  if (old?.finishedOn) await retried(old)
+  else await queue.add('job', { job_id: jobId }, { jobId })
+}
+
+/** BullMQ's codes for a job that is gone, and for one that somebody else had done again. */
+const movedOn = [-1, -3]
+
+/** Has a failed job done again; false: it is not a failed one any more. */
+async function retried(job: Job): Promise<boolean> {
+  try {
+    await job.retry('failed')
+    return true
+  } catch (error) {
+    if (movedOn.includes((error as { code?: number }).code ?? 0)) return false
+    throw error
+  }
+}
+
 function after(ms: number): Promise<false> {
   return new Promise((resolve) => setTimeout(resolve, ms, false).unref())
 }
@@ -125,7 +146,7 @@ function producer<T>(url: string, name: string, telemetry?: Telemetry) {
     connection: { url, maxRetriesPerRequest: 1, enableOfflineQueue: false },
     prefix,
     streams: { events: { maxLen: eventsMaxLen } },
-    defaultJobOptions: { removeOnComplete: true, removeOnFail: true },
+    defaultJobOptions: { removeOnComplete: true, removeOnFail: failedKept },
     telemetry,
   }
   let closed = false
@@ -166,9 +187,12 @@ export type QueueOverview = {
 }
 export type FailedJob = { queue: string; id: string; reason: string; attempts: number; at: Date }
 
+/** BullMQ's Redis does not answer. */
+export class QueuesAway extends Error {}
+
 /**
  * The queues as an operator looks at them. Nothing here can lose work: jobs hold none, and what is
- * removed by `clean` is over. Throws if BullMQ's Redis does not answer.
+ * removed by `clean` is over. Throws QueuesAway if BullMQ's Redis does not answer.
  */
 export function openQueueDesk(url: string) {
   const all = Object.values(queueNames).map((name) => {
@@ -188,26 +212,34 @@ export function openQueueDesk(url: string) {
     return queue
   })
   const silence = () => new Error(`no answer in ${answerMs} ms`)
-  const ready = () =>
-    inTime(Promise.all(all.map((queue) => queue.waitUntilReady())), answerMs, silence)
+  const isReady = async (queue: Queue) => (await queue.getBackend().client).status === 'ready'
+  /** Asks all queues; what goes wrong although Redis answers is no outage. */
+  async function each<T>(work: (queue: Queue) => Promise<T>): Promise<T[]> {
+    const away = (error: Error) => new QueuesAway(error.message)
+    await inTime(Promise.all(all.map((queue) => queue.waitUntilReady())), answerMs, silence).catch(
+      (error) => Promise.reject(away(error)),
+    )
+    return Promise.all(
+      all.map((queue) =>
+        work(queue).catch(async (error: Error) => {
+          throw (await isReady(queue)) ? error : away(error)
+        }),
+      ),
+    )
+  }
 
   return {
-    async list(): Promise<QueueOverview[]> {
-      await ready()
-      return Promise.all(
-        all.map(async (queue) => {
-          const counts = await queue.getJobCounts('waiting', 'active', 'delayed', 'failed')
-          const { waiting = 0, active = 0, delayed = 0, failed = 0 } = counts
-          const paused = await queue.isPaused()
-          const workers = await queue.getWorkersCount()
-          return { queue: queue.name, paused, workers, waiting, active, delayed, failed }
-        }),
-      )
-    },
+    list: (): Promise<QueueOverview[]> =>
+      each(async (queue) => {
+        const counts = await queue.getJobCounts('waiting', 'active', 'delayed', 'failed')
+        const { waiting = 0, active = 0, delayed = 0, failed = 0 } = counts
+        const paused = await queue.isPaused()
+        const workers = await queue.getWorkersCount()
+        return { queue: queue.name, paused, workers, waiting, active, delayed, failed }
+      }),
 
     async failed(limit: number): Promise<FailedJob[]> {
-      await ready()
-      const lists = await Promise.all(all.map((queue) => queue.getFailed(0, limit - 1)))
+      const lists = await each((queue) => queue.getFailed(0, limit - 1))
       return lists.flat().map((job) => ({
         ...{ queue: job.queueName, id: job.id!, reason: job.failedReason ?? '' },
         ...{ attempts: job.attemptsMade, at: new Date(job.finishedOn ?? job.timestamp) },
@@ -216,20 +248,26 @@ export function openQueueDesk(url: string) {
 
     /** Has every failed job done again; how many there were. */
     async retry(): Promise<number> {
-      await ready()
-      const jobs = (await Promise.all(all.map((queue) => queue.getFailed()))).flat()
-      for (const job of jobs) await job.retry('failed')
-      return jobs.length
+      const lists = await each(async (queue) => {
+        const again: boolean[] = []
+        for (const job of await queue.getFailed()) again.push(await retried(job))
+        return again
+      })
+      return lists.flat().filter(Boolean).length
+    },
+
+    /** How many jobs are over: what `clean` would remove. */
+    async over(): Promise<number> {
+      const counts = await each((queue) => queue.getJobCountByTypes('completed', 'failed'))
+      return counts.reduce((sum, count) => sum + count, 0)
     },
 
     /** Removes what is over: jobs that failed or were done; how many there were. */
     async clean(): Promise<number> {
-      await ready()
-      const gone = await Promise.all(
-        all.flatMap((queue) =>
-          (['completed', 'failed'] as const).map((state) => queue.clean(0, 100_000, state)),
-        ),
-      )
+      const gone = await each(async (queue) => [
+        ...(await queue.clean(0, 100_000, 'completed')),
+        ...(await queue.clean(0, 100_000, 'failed')),
+      ])
       return gone.flat().length
     },
 

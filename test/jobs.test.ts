@@ -1,8 +1,9 @@
+import { Worker } from 'bullmq'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { transaction } from '../src/ledger/database.ts'
 import { generateLater } from '../src/ledger/generate.ts'
 import { createJob } from '../src/ledger/jobs.ts'
-import { openQueues } from '../src/queues.ts'
+import { openQueueDesk, openQueues, queueNames, workerOptions } from '../src/queues.ts'
 import { jobOnce, sweepJobsOnce } from '../workers/jobs.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -121,6 +122,27 @@ describe('the queues', () => {
     await until(async () => (await world.redis.llen('{stampede}:flush:wait')) > 0, 'it is there')
     await queues.close()
     expect(await world.redis.llen('{stampede}:flush:wait')).toBe(1)
+    await world.startWorker()
+  })
+
+  test('take a nudge although the flush of the last one failed, and keep why', async () => {
+    await world.stopWorker()
+    const { url } = world.redisServer
+    const fails = new Worker(
+      queueNames.flush,
+      () => Promise.reject(Error('no')),
+      workerOptions(url),
+    )
+    const queues = openQueues(url)
+    const desk = openQueueDesk(url)
+    for (const n of [1, 2]) {
+      queues.nudge(0)
+      await until(async () => (await desk.failed(10)).length === n, `${n} flushes have failed`)
+    }
+    expect(await desk.failed(1)).toMatchObject([{ queue: 'flush', reason: 'no' }])
+    await fails.close()
+    expect(await desk.clean()).toBe(2)
+    await Promise.all([queues.close(), desk.close()])
     await world.startWorker()
   })
 

@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
 import { readConfig } from '../config.ts'
-import { openQueueDesk } from '../queues.ts'
+import { openQueueDesk, QueuesAway } from '../queues.ts'
 import { count } from './arguments.ts'
 import { stores } from './ops.ts'
 import { ServerDown } from './redis.ts'
@@ -14,11 +14,11 @@ export function queueVerbs(program: Command): void {
     .command('queues')
     .description("BullMQ's queues: they say when, and carry nothing of their own")
     .addHelpText('before', 'Example:\n  $ npm run stampede -- queues list\n')
-  const verb = (name: string, what: string) =>
+  const verb = (name: string, what: string, yes = '') =>
     queues
       .command(name)
       .description(what)
-      .addHelpText('before', `Example:\n  $ npm run stampede -- queues ${name}\n`)
+      .addHelpText('before', `Example:\n  $ npm run stampede -- queues ${name}${yes}\n`)
   verb('list', 'how many jobs are in which state, and who works').action(
     desk(async (its, command) => {
       const found = await its.list()
@@ -49,12 +49,18 @@ export function queueVerbs(program: Command): void {
       say(command, `${retried} jobs wait again.`, { retried })
     }),
   )
-  verb('clean', 'remove what is over: jobs that were done or failed; waiting ones stay').action(
-    desk(async (its, command) => {
-      const removed = await its.clean()
-      say(command, `${removed} jobs removed.`, { removed })
-    }),
-  )
+  verb('clean', 'remove what is over: jobs that were done or failed; waiting ones stay', ' --yes')
+    .option('--yes', 'do it; without it you are shown how many would go')
+    .action(
+      desk(async (its, command) => {
+        const over = command.opts().yes ? 0 : await its.over()
+        const removed = command.opts().yes ? await its.clean() : 0
+        const text = command.opts().yes
+          ? `${removed} jobs removed.`
+          : `Nothing was changed. With --yes ${over} jobs would go.`
+        say(command, text, { removed, over })
+      }),
+    )
 }
 
 /** Runs with the queues of this installation, as far as BullMQ's Redis answers. */
@@ -65,7 +71,8 @@ function desk(work: (its: Desk, command: Command) => Promise<void>) {
     try {
       await work(its, command)
     } catch (error) {
-      throw new ServerDown(`BullMQ's Redis does not answer: ${(error as Error).message}`)
+      if (!(error instanceof QueuesAway)) throw error
+      throw new ServerDown(`BullMQ's Redis does not answer: ${error.message}`)
     } finally {
       await its.close()
     }
