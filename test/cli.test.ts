@@ -1,10 +1,15 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { Command } from 'commander'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { verbs } from '../src/cli/main.ts'
 import { environmentOf } from '../src/config.ts'
+import { scratchDir } from '../src/embedded/leftovers.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 
@@ -12,6 +17,8 @@ const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 const name = `t_${randomBytes(6).toString('hex')}`
 const here = new URL(inject('postgres'))
 here.pathname = name
+/** Where no `npm start` runs. */
+const scratch = scratchDir('cli')
 const nowhere = 'postgres://someone@127.0.0.1:1/none'
 
 async function admin(sql: string): Promise<void> {
@@ -24,9 +31,13 @@ beforeAll(() => admin(`CREATE DATABASE ${name}`))
 afterAll(() => admin(`DROP DATABASE ${name} WITH (FORCE)`))
 
 /** Runs the ops command as an operator would; `input` is what they pipe into it. */
-async function stampede(args: string[], { url = here.href, input = '', shards = '3' } = {}) {
+async function stampede(
+  args: string[],
+  { url = here.href, input = '', shards = '3', redis = '', dir = scratch } = {},
+) {
+  const settings = { DATABASE_URL: url, SHARDS: shards, REDIS_URL: redis, DATA_DIR: dir }
   const child = spawn(process.execPath, [main, ...args], {
-    env: environmentOf({ DATABASE_URL: url, SHARDS: shards }) as NodeJS.ProcessEnv,
+    env: environmentOf(settings) as NodeJS.ProcessEnv,
   })
   child.stdin.on('error', () => {}) // it may end before it has read
   child.stdin.end(input)
@@ -92,6 +103,52 @@ test('wrong usage ends with 2', async () => {
   expect(address.err).toContain('must be an e-mail address')
 })
 
+test('with --json wrong usage is one object, too', async () => {
+  const wrong: [args: string[], said: RegExp][] = [
+    [['--json'], /^a command is missing/],
+    [['nonsense', '--json'], /^unknown command 'nonsense'/],
+    [['--json', 'migrate', '--fast'], /^unknown option '--fast'/],
+    [['accept-loss', '--json', '--shard', 'x'], /must be the number of a shard/],
+    [['pause', '--reason', 'x', '--json'], /^exactly one of/],
+  ]
+  for (const [i, { code, out, err }] of (
+    await Promise.all(wrong.map(([args]) => stampede(args)))
+  ).entries()) {
+    expect([code, out]).toEqual([2, ''])
+    expect(JSON.parse(err)).toEqual({ error: expect.stringMatching(wrong[i]![1]) })
+  }
+})
+
+test('beside a running npm start its stores are found, and never one of them alone', async () => {
+  const dir = scratchDir('run')
+  const running = { pid: 1, http: 'http://x', redis: 'redis://127.0.0.1:1', postgres: here.href }
+  writeFileSync(join(dir, 'run.json'), JSON.stringify(running))
+  const beside = { url: '', dir }
+  // Its own number of shards is known to it alone: the default must not add any.
+  const migrated = await stampede(['migrate'], { ...beside, shards: '' })
+  const create = ['admin', 'create', 'fay@example.com', '--reason', 'first one']
+  const made = await stampede(create, { ...beside, input: 'long enough\n' })
+  const list = await stampede(['jobs', 'list'], beside)
+  expect([migrated, made, list].map(({ code, err }) => [code, err])).toEqual(
+    Array.from({ length: 3 }, () => [0, '']),
+  )
+  const database = openDatabase(here.href, 1, 'test')
+  const { rows } = await database.query(
+    "SELECT (SELECT count(*)::int FROM shards) AS shards, reason FROM audit_log WHERE reason = 'first one'",
+  )
+  await database.end()
+  expect(rows).toEqual([{ shards: 3, reason: 'first one' }])
+  const [one, other, none] = await Promise.all([
+    stampede(['jobs', 'list'], { dir }),
+    stampede(['jobs', 'list'], { ...beside, redis: 'redis://127.0.0.1:1' }),
+    stampede(['jobs', 'list'], { url: '' }),
+  ])
+  expect([one.code, other.code, none.code]).toEqual([78, 78, 78])
+  expect(one.err).toMatch(/^REDIS_URL is not set, and DATABASE_URL is: .*http:\/\/x/)
+  expect(other.err).toMatch(/^DATABASE_URL is not set, and REDIS_URL is: .*http:\/\/x/)
+  expect(none.err).toMatch(/are not set, and no `npm start` runs here/)
+})
+
 test('a PostgreSQL that is down ends with 69, and no secret is shown', async () => {
   const input = 'very secret word'
   const migrate = await stampede(['migrate'], { url: nowhere })
@@ -112,16 +169,23 @@ test('bad configuration ends with 78 and names the variable', async () => {
   expect([shards.code, shards.err.startsWith('SHARDS is "many"')]).toEqual([78, true])
 })
 
-test('help begins with an example and ends with 0', async () => {
-  const verbs = [
-    ['--help'],
-    ['migrate', '--help'],
-    ['admin', 'create', '--help'],
-    ['doctor', '--help'],
-    ['accept-loss', '--help'],
-  ]
-  for (const { code, out } of await Promise.all(verbs.map((args) => stampede(args)))) {
-    expect(code).toBe(0)
-    expect(out).toMatch(/^Example:\n {2}\$ /)
+test('every command of every verb begins its help with an example', async () => {
+  const program = new Command('stampede')
+  for (const load of Object.values(verbs)) (await load())(program)
+  const all: Command[] = []
+  const walk = (command: Command) => {
+    all.push(command)
+    command.commands.forEach(walk)
   }
+  program.commands.forEach(walk)
+  expect(all.length).toBeGreaterThan(40)
+  for (const command of all) {
+    let out = ''
+    command.configureOutput({ writeOut: (text) => (out += text) })
+    command.outputHelp()
+    expect(out, command.name()).toMatch(/^Example:\n {2}\$ /)
+  }
+  const [whole, one] = await Promise.all([stampede(['--help']), stampede(['admin', '--help'])])
+  for (const { code, out } of [whole, one])
+    expect([code, out]).toEqual([0, expect.stringMatching(/^Example:\n {2}\$ /)])
 })

@@ -233,7 +233,7 @@ describe('config', () => {
       { DATABASE_URL_FILE: '/none' },
       /^DATABASE_URL_FILE=\/none /,
     ],
-    ['admin create without PostgreSQL', admin, {}, /^DATABASE_URL is not set: /],
+    ['admin create without PostgreSQL', admin, { DATA_DIR: '/none' }, /^DATABASE_URL is not set: /],
   ])('%s is said in one line, and the process exits 78', async (_, command, env, line) => {
     const { code, output } = await run(command, env)
     expect(output).toMatch(line)

@@ -16,9 +16,18 @@ beforeAll(async () => {
 })
 afterAll(() => world?.close())
 
+type OnSaid = (said: string, type: (keys: string) => void) => void
+
 /** A drain that has to wait, because somebody holds the flush. */
-async function drain(terminal: boolean): Promise<{ code: number; said: string }> {
-  const command = [process.execPath, main, 'drain', '--timeout', '1s']
+const drain = (terminal: boolean, timeout = '1s', onSaid?: OnSaid) =>
+  run(terminal, ['drain', '--timeout', timeout], onSaid)
+
+async function run(
+  terminal: boolean,
+  verb: string[],
+  onSaid: OnSaid = () => {},
+): Promise<{ code: number; said: string }> {
+  const command = [process.execPath, main, ...verb]
   // util-linux' script gives a command a terminal of its own, which has no width at first.
   const [program, ...args] = terminal
     ? ['script', '-qefc', `stty cols 120 rows 40; exec ${command.join(' ')}`, '/dev/null']
@@ -27,7 +36,11 @@ async function drain(terminal: boolean): Promise<{ code: number; said: string }>
   const env = environmentOf({ REDIS_URL, DATABASE_URL })
   const child = spawn(program!, args, { env: { ...env, CI: '' } as NodeJS.ProcessEnv })
   let said = ''
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (some) => (said += some))
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (some) => {
+      said += some
+      onSaid(said, (keys) => child.stdin.writable && child.stdin.end(keys))
+    })
   const [code] = await once(child, 'close')
   return { code, said }
 }
@@ -46,4 +59,33 @@ test('a terminal is shown what is waited for, and then the answer alone', async 
 test('where nobody watches there is the answer and nothing else', async () => {
   const { code, said } = await drain(false)
   expect([code, said]).toEqual([4, 'Not drained in time:\nshard 0: the flush is paused\n'])
+})
+
+test('Ctrl-C at a terminal ends it with 130, as what was not done', async () => {
+  const { code, said } = await drain(true, '60s', (said, type) => {
+    if (/waiting:/.test(said)) type('\u0003')
+  })
+  expect(code, said).toBe(130)
+})
+
+test('a rehearsal at a terminal is a table that grows by a line a second', async () => {
+  await world.database.query("UPDATE shards SET flush = 'running', intake = 'open'")
+  const crowd = ['--rate', '5', '--time', '1500ms', '--book', book, '--url', world.base]
+  const { code, said } = await run(true, ['simulate', ...crowd])
+  const [head, first, ...rest] = said.split(/\r?\n/)
+  expect([code, head]).toEqual([0, expect.stringMatching(/^ +came +requests .* p99 ms +refused$/)])
+  expect(first).toMatch(/^ +\d+ +\d+/)
+  expect(rest.slice(-2)).toEqual(['checked: equal', ''])
+})
+
+test('an error at a terminal ends it, and takes away what was drawn', async () => {
+  await world.database.query("UPDATE shards SET flush = 'paused'")
+  const body = { book_id: book, user_id: 'bob' }
+  await world.call('POST', 'coupons/assign', { as: world.service, body })
+  const { code, said } = await drain(true, '60s', (said) => {
+    if (/waiting:/.test(said)) world.wire.set('cut')
+  })
+  world.wire.set('up')
+  const [, answer] = /\u001b\[\?25h(.*)$/s.exec(said)!
+  expect([code, answer!.trim()]).toEqual([69, expect.stringMatching(/^PostgreSQL does not answer/)])
 })

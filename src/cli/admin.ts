@@ -1,11 +1,11 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { readConfig } from '../config.ts'
 import { email, line, password } from '../http/schemas.ts'
 import { createUser } from '../ledger/accounts.ts'
 import { audit } from '../ledger/audit.ts'
 import { openDatabase, transaction } from '../ledger/database.ts'
 import { problemDocument } from '../problems.ts'
-import { actor } from './ops.ts'
+import { reason } from './arguments.ts'
+import { actor, postgresUrl } from './ops.ts'
 import { readPassword } from './password.ts'
 import { say } from './say.ts'
 
@@ -22,7 +22,10 @@ function checked(rule: typeof email | typeof nameRule) {
 }
 
 export function adminVerbs(program: Command): void {
-  const admin = program.command('admin').description('administrators of this installation')
+  const admin = program
+    .command('admin')
+    .description('administrators of this installation')
+    .addHelpText('before', 'Example:\n  $ npm run stampede -- admin create you@example.com\n')
   admin
     .command('create')
     .description('make an administrator; the password is asked for, or read from stdin')
@@ -33,6 +36,7 @@ export function adminVerbs(program: Command): void {
         .choices(['viewer', 'operator', 'admin'])
         .default('admin'),
     )
+    .option('--reason <text>', 'why: it stands in the audit log', reason)
     .addHelpText(
       'before',
       'Example:\n  $ npm run stampede -- admin create you@example.com --name "Your Name"\n',
@@ -40,13 +44,14 @@ export function adminVerbs(program: Command): void {
     .action(create)
 }
 
-type Options = { name: string; role: 'viewer' | 'operator' | 'admin' }
+type Options = { name: string; role: 'viewer' | 'operator' | 'admin'; reason?: string }
 
-async function create(address: string, { name, role: wanted }: Options, command: Command) {
-  const { DATABASE_URL } = readConfig(['DATABASE_URL'])
+async function create(address: string, options: Options, command: Command): Promise<void> {
+  const { name, role: wanted, reason: why } = options
+  const url = postgresUrl()
   const given = passwordRule.safeParse(await readPassword())
   if (!given.success) throw new Error('The password must have 8 to 100 characters.')
-  const database = openDatabase(DATABASE_URL, 1, 'cli')
+  const database = openDatabase(url, 1, 'cli')
   try {
     const account = { name, email: address, password: given.data, role: wanted }
     const { user_id, email, role } = await transaction(database, async (tx) => {
@@ -54,7 +59,7 @@ async function create(address: string, { name, role: wanted }: Options, command:
       if ('problem' in user) throw new Error(problemDocument(user, '', '').title)
       await audit(tx, {
         ...{ actor, action: 'admin.create', target: `user:${user.user_id}` },
-        detail: { role: wanted },
+        ...{ reason: why, detail: { role: wanted } },
       })
       return user
     })

@@ -1,8 +1,6 @@
 import type { Command } from 'commander'
 import { makeApiKey } from '../http/tokens.ts'
-import { openAccounts } from '../ledger/accounts.ts'
-import { audit } from '../ledger/audit.ts'
-import { transaction } from '../ledger/database.ts'
+import { createKey, revokeKey } from '../ops/keys.ts'
 import { problemDocument } from '../problems.ts'
 import { reason } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
@@ -18,6 +16,7 @@ export function keyVerbs(program: Command): void {
     .command('create')
     .description('make a key; it is shown this once')
     .argument('<name>', 'which service it is for')
+    .option('--reason <text>', 'why: it stands in the audit log', reason)
     .addHelpText('before', 'Example:\n  $ npm run stampede -- keys create checkout\n')
     .action(create)
   keys
@@ -32,28 +31,14 @@ export function keyVerbs(program: Command): void {
     .action(revoke)
 }
 
-async function create(name: string, _: unknown, command: Command): Promise<void> {
+async function create(name: string, options: { reason?: string }, command: Command) {
   const { key, ...stored } = makeApiKey()
-  await withOps(({ database }) =>
-    transaction(database, async (tx) => {
-      await openAccounts(tx).createApiKey({ ...stored, name, created_by: actor })
-      await audit(tx, { actor, action: 'keys.create', target: `key:${stored.key_id}` })
-    }),
-  )
+  await withOps((ops) => createKey(ops, { ...stored, name }, { actor, ...options }))
   say(command, `${key}\nIt is shown this once.`, { key_id: stored.key_id, name, key })
 }
 
 async function revoke(keyId: string, options: { reason: string }, command: Command): Promise<void> {
-  const refusal = await withOps(({ database }) =>
-    transaction(database, async (tx) => {
-      const refused = await openAccounts(tx).revokeApiKey(keyId)
-      if (!refused)
-        await audit(tx, {
-          ...{ actor, action: 'keys.revoke', target: `key:${keyId}`, reason: options.reason },
-        })
-      return refused
-    }),
-  )
+  const refusal = await withOps((ops) => revokeKey(ops, keyId, { actor, ...options }))
   if (refusal) throw new Error(problemDocument(refusal, '', '').title)
   say(command, `key ${keyId} is revoked`, { key_id: keyId, revoked: true })
 }

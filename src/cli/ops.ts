@@ -9,29 +9,54 @@ import { withRedis } from './redis.ts'
 /** Who types: stands in the audit log. */
 export const actor = `cli:${userInfo().username}@${hostname()}`
 
-/** Where both stores are: as the environment says, else of the `npm start` that is running. */
-export function stores(): { redis: string; postgres: string } {
-  const found = running()
-  const given = (name: 'REDIS_URL' | 'DATABASE_URL') => {
-    try {
-      return readConfig([name])[name as never] as string
-    } catch (error) {
-      // What is set wrongly is said; what is not set may be found.
-      if (error instanceof ConfigError && /is not set/.test(error.message)) return undefined
-      throw error
-    }
-  }
-  const redis = given('REDIS_URL') ?? found?.redis
-  const postgres = given('DATABASE_URL') ?? found?.postgres
+/** `http`: the API's address, where it is known. */
+type Installation = { redis: string; postgres: string; http?: string }
+
+/**
+ * Where both stores are: as the environment says, else of the `npm start` that is running. Never one
+ * from here and one from there: those would be the stores of two installations.
+ */
+export function stores(): Installation {
+  const redis = given('REDIS_URL')
+  const postgres = given('DATABASE_URL')
   if (redis && postgres) return { redis, postgres }
+  const found = running()
+  const [missing, other] = redis ? ['DATABASE_URL', 'REDIS_URL'] : ['REDIS_URL', 'DATABASE_URL']
+  if (redis || postgres)
+    throw new ConfigError(
+      `${missing} is not set, and ${other} is: set both` +
+        (found ? `, or neither for the \`npm start\` that runs here (${found.http})` : ''),
+    )
+  if (found) return found
   throw new ConfigError(
-    `${redis ? 'DATABASE_URL' : 'REDIS_URL'} is not set, and no \`npm start\` runs here: ` +
+    `${missing} and ${other} are not set, and no \`npm start\` runs here: ` +
       'name the stores of the installation, or start it',
   )
 }
 
+/** For what needs PostgreSQL alone: where DATABASE_URL is set, nothing else has to be. */
+export function postgresUrl(): string {
+  const url = given('DATABASE_URL')
+  if (url) return url
+  const found = given('REDIS_URL') ? undefined : running()
+  if (found) return found.postgres
+  throw new ConfigError(
+    'DATABASE_URL is not set: name the PostgreSQL of the installation, or start `npm start` here',
+  )
+}
+
+/** What is set wrongly is said; what is not set may be found. */
+function given(name: 'REDIS_URL' | 'DATABASE_URL'): string | undefined {
+  try {
+    return readConfig([name])[name as never] as string
+  } catch (error) {
+    if (error instanceof ConfigError && /is not set/.test(error.message)) return undefined
+    throw error
+  }
+}
+
 /** run.json of a running `npm start` has the URLs, passwords and all. */
-export function running(): { redis: string; postgres: string; http: string } | undefined {
+function running(): Required<Installation> | undefined {
   const { DATA_DIR } = readConfig(['DATA_DIR'])
   try {
     return JSON.parse(readFileSync(join(DATA_DIR, 'run.json'), 'utf8'))

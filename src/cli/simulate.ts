@@ -1,14 +1,13 @@
+import { constants } from 'node:os'
 import type { Command } from 'commander'
 import { makeApiKey } from '../http/tokens.ts'
-import { openAccounts } from '../ledger/accounts.ts'
-import { audit } from '../ledger/audit.ts'
-import { transaction } from '../ledger/database.ts'
+import { createKey, revokeKey } from '../ops/keys.ts'
 import type { Ops } from '../ops/ops.ts'
 import { simulate, type Tally } from '../ops/simulate.ts'
 import { count, duration, id } from './arguments.ts'
-import { actor, running, withOps } from './ops.ts'
+import { actor, stores, withOps } from './ops.ts'
 import { ServerDown } from './redis.ts'
-import { say, tell, told } from './say.ts'
+import { note, say } from './say.ts'
 
 const answerMs = 2_000
 
@@ -42,27 +41,37 @@ export function simulateVerb(program: Command): void {
     .action(run)
 }
 
-const line = ({ arrived, requests, assigned, locked, redeemed, refused, p50, p99 }: Tally) =>
-  `${arrived} came, ${requests} requests: ${assigned} assigned, ${locked} locked, ${redeemed} redeemed; ` +
-  `p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms; refused ${JSON.stringify(refused)}`
+const columns = ['came', 'requests', 'assigned', 'locked', 'redeemed', 'p50 ms', 'p99 ms'] as const
+const cells = (values: readonly string[]) =>
+  values.map((value, i) => value.padStart(columns[i]!.length + 2)).join('')
+const row = ({ arrived, requests, assigned, locked, redeemed, refused, p50, p99 }: Tally) => {
+  const counts = [arrived, requests, assigned, locked, redeemed].map(String)
+  const why = Object.entries(refused).map(([code, count]) => `${code} ${count}`)
+  return `${cells([...counts, p50.toFixed(1), p99.toFixed(1)])}  ${why.join(', ')}`
+}
+const header = `${cells(columns)}  refused`
 
 async function run(options: Options, command: Command): Promise<void> {
-  const base = (options.url ?? running()?.http)?.replace(/\/$/, '')
-  if (!base) command.error('error: --url is needed: no `npm start` runs here', { exitCode: 2 })
+  const base = (options.url ?? stores().http)?.replace(/\/$/, '')
+  if (!base)
+    command.error('error: --url is needed: the stores are not those of an `npm start`', {
+      exitCode: 2,
+    })
   await answers(base)
+  note(header)
   const found = await withOps((ops) =>
     withKey(ops, (key) =>
       simulate(ops, {
         ...{ base, key, book: options.book, users: options.users, rate: options.rate },
         seconds: options.time / 1000,
-        onTick: (now) => tell(line(now)),
+        onTick: (now) => note(row(now)),
       }),
     ),
   )
-  told()
   if (found.verdict === 'different') process.exitCode = 3
   const shown = found.differences.slice(0, 20).map((one) => `! ${one}`)
-  say(command, [line(found), `checked: ${found.verdict}`, ...shown].join('\n'), found)
+  const lines = [header, row(found), `checked: ${found.verdict}`, ...shown]
+  say(command, lines.join('\n'), found)
 }
 
 /** A crowd in front of a door that nobody opens would be told nothing, and nothing contradicts that. */
@@ -74,16 +83,25 @@ async function answers(base: string): Promise<void> {
   })
 }
 
-/** Works with a key that nobody else knows, and that is revoked afterwards. */
-async function withKey<T>({ database }: Ops, work: (key: string) => Promise<T>): Promise<T> {
+/**
+ * Works with a key that nobody else knows, and that is revoked afterwards, also when somebody ends the
+ * rehearsal. Of one that was killed the key stays in the list, and its secret died with the process.
+ */
+async function withKey<T>(ops: Ops, work: (key: string) => Promise<T>): Promise<T> {
   const { key, ...stored } = makeApiKey()
-  await transaction(database, async (tx) => {
-    await openAccounts(tx).createApiKey({ ...stored, name: 'rehearsal', created_by: actor })
-    await audit(tx, { actor, action: 'simulate', target: `key:${stored.key_id}` })
-  })
+  const reason = 'rehearsal'
+  const by = { actor, reason }
+  await createKey(ops, { ...stored, name: reason }, { ...by, action: 'simulate' })
+  const revoke = () => revokeKey(ops, stored.key_id, by)
+  const end = (signal: 'SIGINT' | 'SIGTERM') => {
+    // A second one ends it at once, as without us.
+    void revoke().finally(() => process.exit(128 + constants.signals[signal]))
+  }
+  process.once('SIGINT', end).once('SIGTERM', end)
   try {
     return await work(key)
   } finally {
-    await openAccounts(database).revokeApiKey(stored.key_id)
+    process.off('SIGINT', end).off('SIGTERM', end)
+    await revoke()
   }
 }

@@ -14,6 +14,8 @@ export type NewUser = { name: string; email: string; password: string; role?: Us
 /** A key without the hash of its secret. */
 export type ApiKey = Omit<KeyRow, 'secret_hash'>
 
+export type NewApiKey = Pick<KeyRow, 'key_id' | 'name' | 'secret_hash'>
+
 /** What says whether a credential still counts. */
 export type Standing = {
   users: Map<string, Pick<UserRow, 'role' | 'is_active'>>
@@ -84,9 +86,7 @@ export function openAccounts(database: Database | Transaction) {
       return row && user(row)
     },
 
-    async createApiKey(
-      key: Pick<KeyRow, 'key_id' | 'name' | 'secret_hash' | 'created_by'>,
-    ): Promise<ApiKey> {
+    async createApiKey(key: NewApiKey & { created_by: string }): Promise<ApiKey> {
       return apiKey((await db.insert(api_keys).values(key).returning())[0]!)
     },
 

@@ -1,0 +1,34 @@
+import { type ApiKey, type NewApiKey, openAccounts } from '../ledger/accounts.ts'
+import { audit } from '../ledger/audit.ts'
+import { transaction } from '../ledger/database.ts'
+import type { Problem } from '../problems.ts'
+import type { Ops } from './ops.ts'
+
+/** Who does it, and why, if they say. */
+type Who = { actor: string; reason?: string }
+
+/** Makes a key; that somebody did stands in the audit log, or there is no key. */
+export async function createKey(
+  { database }: Pick<Ops, 'database'>,
+  key: NewApiKey,
+  { action = 'keys.create', ...by }: Who & { action?: string },
+): Promise<ApiKey> {
+  return transaction(database, async (tx) => {
+    const made = await openAccounts(tx).createApiKey({ ...key, created_by: by.actor })
+    await audit(tx, { ...by, action, target: `key:${key.key_id}`, detail: { name: key.name } })
+    return made
+  })
+}
+
+/** Ends a key, for good. */
+export async function revokeKey(
+  { database }: Pick<Ops, 'database'>,
+  keyId: string,
+  by: Who,
+): Promise<Problem | undefined> {
+  return transaction(database, async (tx) => {
+    const refused = await openAccounts(tx).revokeApiKey(keyId)
+    if (!refused) await audit(tx, { ...by, action: 'keys.revoke', target: `key:${keyId}` })
+    return refused
+  })
+}
