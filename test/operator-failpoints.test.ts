@@ -47,7 +47,7 @@ async function one<Row>(sql: string, ...values: unknown[]): Promise<Row> {
 test('pause of a book killed before and after it is on record: not done, then done', async () => {
   const state = async () => ({
     active: (await one<{ is_active: boolean }>('SELECT is_active FROM books')).is_active,
-    ...(await deeds('%e')),
+    ...(await deeds('%use')),
   })
   await killedAt('book.before-audit', 'pause', '--book', book, ...why)
   expect(await state()).toEqual({ active: true })
@@ -61,9 +61,9 @@ test('pause of a book killed before and after it is on record: not done, then do
 
 test('void killed after Redis has done it: it is in the ledger, once, and the same command says so', async () => {
   const [code] = await given('ann')
-  await killedAt('coupon.after-redis', 'coupon', 'void', code!, ...why)
+  await killedAt('coupon.after-redis', 'coupon', 'void', code!, ...why, '--yes')
   await town.level()
-  const again = await town.cli(['coupon', 'void', code!, ...why])
+  const again = await town.cli(['coupon', 'void', code!, ...why, '--yes'])
   expect(again.out).toMatch(/void/i)
   expect(again.code).toBe(1)
   const { rows } = await town.database.query(

@@ -1,17 +1,20 @@
 import { type Command, Option } from 'commander'
 import { CreateBookRequest, readTimes, usual } from '../http/book-view.ts'
-import type { Book } from '../ledger/books.ts'
+import { type Book, getBook } from '../ledger/books.ts'
 import { listBooks } from '../ledger/lists.ts'
 import { endBook, makeBook, warmBook } from '../ops/books.ts'
 import { setBook } from '../ops/control.ts'
-import { type Problem, problemDocument } from '../problems.ts'
+import { type Problem, problem, problemDocument } from '../problems.ts'
 import { count, id, reason } from './arguments.ts'
 import { actor, withBoth, withOps } from './ops.ts'
-import { say, tell, told } from './say.ts'
+import { say, tell } from './say.ts'
 
 const line = (book: Book) =>
   `${book.book_id}  ${book.archived_at ? 'archived' : book.is_active ? 'active' : 'paused'}  ` +
   `${book.kind} ${book.total_code_count}  ${book.name}`
+
+type Change = 'open' | 'pause' | 'close' | 'archive'
+type Asked = { reason: string; yes?: boolean }
 
 export function bookVerbs(program: Command): void {
   const books = program
@@ -38,12 +41,13 @@ export function bookVerbs(program: Command): void {
     .option('--closes <time>', 'ISO 8601')
     .addOption(new Option('--durability <level>').choices(['redis', 'postgres']))
     .option('--paused', 'nothing is given out before it is opened')
+    .option('--reason <text>', 'why: it stands in the audit log', reason)
     .addHelpText(
       'before',
       'Example:\n  $ npm run stampede -- books create --name "Summer" --max-per-user 1 --paused\n',
     )
     .action(create)
-  const change = (name: 'open' | 'pause' | 'close' | 'archive', what: string) =>
+  const change = (name: Change, what: string, yes = '') =>
     books
       .command(name)
       .description(what)
@@ -51,15 +55,19 @@ export function bookVerbs(program: Command): void {
       .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
       .addHelpText(
         'before',
-        `Example:\n  $ npm run stampede -- books ${name} 83ff2693-cf4c-4ea8-a2c7-f3bb22244a1d --reason "as planned"\n`,
+        `Example:\n  $ npm run stampede -- books ${name} 83ff2693-cf4c-4ea8-a2c7-f3bb22244a1d --reason "as planned"${yes}\n`,
       )
-      .action((bookId: string, options: { reason: string }, command: Command) =>
-        run(name, bookId, options.reason, command),
+      .action((bookId: string, options: Asked, command: Command) =>
+        run(name, bookId, options, command),
       )
   change('open', 'let it give out coupons')
   change('pause', 'hold it: its verbs answer 409 book-inactive')
   change('close', 'end its sale now: nothing more is given out, what was given stays usable')
-  change('archive', 'end it for ever: no verb works any more, its history stays readable')
+  change(
+    'archive',
+    'end it for ever: no verb works any more, its history stays readable',
+    ' --yes',
+  ).option('--yes', 'do it; without it you are shown what would end')
   books
     .command('warm')
     .description('look it over before its sale: ready, or why not')
@@ -104,6 +112,7 @@ type Wanted = {
   closes?: string
   durability?: string
   paused?: boolean
+  reason?: string
 }
 
 async function create(options: Wanted, command: Command): Promise<void> {
@@ -118,16 +127,19 @@ async function create(options: Wanted, command: Command): Promise<void> {
     command.error(`error: ${path.join('.')}: ${message}`, { exitCode: 2 })
   }
   const policy = { ...usual, owner_id: 'operator', ...readTimes(asked.data) }
-  const book = sound(await withOps((ops) => makeBook(ops, { ...policy, created_by: actor })))
+  const book = sound(
+    await withOps((ops) => makeBook(ops, { ...policy, created_by: actor }, options.reason)),
+  )
   say(command, line(book), book)
 }
 
 async function run(
-  name: 'open' | 'pause' | 'close' | 'archive',
+  name: Change,
   bookId: string,
-  why: string,
+  { reason: why, yes }: Asked,
   command: Command,
 ): Promise<void> {
+  if (name === 'archive' && !yes) return show(bookId, command)
   const by = { actor, reason: why }
   const change =
     name === 'open' || name === 'pause'
@@ -138,11 +150,21 @@ async function run(
   say(command, `book ${bookId} is ${past}`, { ...done, book_id: bookId })
 }
 
+/** What archiving it would end. */
+async function show(bookId: string, command: Command): Promise<void> {
+  const book = sound(
+    await withOps(
+      async ({ database }) => (await getBook(database, bookId)) ?? problem('book-not-found'),
+    ),
+  )
+  const what = `Nothing was changed. With --yes this book would end for ever:\n${line(book)}`
+  say(command, what, { archived: false, book })
+}
+
 async function warm(bookId: string, _: unknown, command: Command): Promise<void> {
   const onProgress = (done: number, total: number) =>
     tell(`compared ${done} of ${total} codes`, { done, total })
   const found = sound(await withOps((ops) => warmBook(ops, bookId, onProgress)))
-  told()
   if (!found.ready) process.exitCode = 3
   const text = found.ready
     ? `ready: ${found.left} left; giving all away takes ${found.memory} bytes of Redis`

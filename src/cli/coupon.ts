@@ -27,8 +27,10 @@ export function couponVerbs(program: Command): void {
       .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
       .addHelpText('before', `Example:\n  $ npm run stampede -- coupon ${name} ${example}\n`)
       .addHelpText('after', '\nEnds with 4 if it is done in Redis and the ledger is late.')
-      .action((subject: string, options: { reason: string }, command: Command) =>
-        act(name, subject, options.reason, command),
+      .action((subject: string, options: Asked, command: Command) =>
+        name === 'void' && !options.yes
+          ? show(subject, options, command, voids)
+          : act(name, subject, options.reason, command),
       )
   verb(
     'release',
@@ -40,8 +42,8 @@ export function couponVerbs(program: Command): void {
     'void',
     '<code>',
     'take a code out of circulation for good, from stock or from its holder',
-    'SUMMER-QDJCC3L1-2026 --reason "printed in a newspaper"',
-  )
+    'SUMMER-QDJCC3L1-2026 --reason "printed in a newspaper" --yes',
+  ).option('--yes', 'do it; without it you are shown what would go')
   verb(
     'rollback',
     '<redemption_id>',
@@ -72,10 +74,16 @@ async function act(
   }
 }
 
-async function show(code: string, _: unknown, command: Command): Promise<void> {
+type Asked = { reason: string; yes?: boolean }
+
+const voids = 'Nothing was changed. With --yes this code would be out of circulation for good.'
+
+/** `next`: what was not done, and how it would be. */
+async function show(code: string, _: unknown, command: Command, next?: string): Promise<void> {
   const found = await withOps((ops) => timeline(ops, code))
   if (!found) throw new Error('Neither store has ever heard of this code.')
-  say(command, text(found), found)
+  if (next) say(command, `${text(found)}\n${next}`, { ...found, voided: false })
+  else say(command, text(found), found)
 }
 
 function text({ code, book_id, facts, parked, redis, postgres }: Timeline): string {

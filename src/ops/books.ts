@@ -14,14 +14,18 @@ import type { Ops } from './ops.ts'
 import { type Options as Reconciling, reconcile } from './reconcile/reconcile.ts'
 
 /** Makes a book in PostgreSQL; the worker that sweeps brings it into Redis within a second or so. */
-export async function makeBook({ database }: Ops, wanted: NewBook): Promise<Book | Problem> {
+export async function makeBook(
+  { database }: Ops,
+  wanted: NewBook,
+  reason?: string,
+): Promise<Book | Problem> {
   const { rows } = await database.query<{ shard: number }>(
     "SELECT shard FROM shards WHERE phase = 'active'",
   )
   if (rows.length === 0) return problem('not-ready')
   const onto = rows.map(({ shard }) => shard)
   return createBook(database, wanted, onto, ({ book_id }) => {
-    return { actor: wanted.created_by, action: 'books.create', target: `book:${book_id}` }
+    return { actor: wanted.created_by, reason, action: 'books.create', target: `book:${book_id}` }
   })
 }
 
