@@ -18,6 +18,7 @@ import { lockRoutes } from './http/lock.ts'
 import type { Meters } from './http/meter.ts'
 import { operationRoutes } from './http/operations.ts'
 import { opsRoutes } from './http/ops.ts'
+import { opsBookRoutes } from './http/ops-books.ts'
 import { opsJobRoutes } from './http/ops-jobs.ts'
 import { opsParkedRoutes } from './http/ops-parked.ts'
 import type { Principals } from './http/principal.ts'
@@ -77,6 +78,7 @@ const v1 = [
   jobRoutes,
   operationRoutes,
   opsRoutes,
+  opsBookRoutes,
   opsParkedRoutes,
   opsJobRoutes,
 ]

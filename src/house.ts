@@ -57,6 +57,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   const store = openStore(place, { backlog: settings.BACKLOG_FACTS }, (shard) =>
     queues.nudge(shard),
   )
+  const directory = openDirectory(store, database)
   const accounts = openAccounts(database)
   const tokens = createTokens(settings.JWT_SECRET)
   const meters = openMeters()
@@ -102,15 +103,16 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     tokens,
     principals: createPrincipals({ accounts, tokens }),
     store,
-    directory: openDirectory(store, database),
+    directory,
     durable,
     operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
     ops: openOps(
       { redis: place.redis, database },
-      { backlog: settings.BACKLOG_FACTS, managed },
+      { backlog: settings.BACKLOG_FACTS, managed, waitMs: settings.DURABILITY_WAIT_MS },
       queues,
+      { store, directory },
     ),
     board: () => (board ??= import('./board.ts').then(({ openBoard }) => openBoard(queues))),
     log,

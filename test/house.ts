@@ -8,6 +8,8 @@ import { createPrincipals } from '../src/http/principal.ts'
 import { createTokens } from '../src/http/tokens.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
 import { openDatabase } from '../src/ledger/database.ts'
+import { createKey, revokeKey } from '../src/ops/keys.ts'
+import type { OperatorVerbs } from '../src/ops/open.ts'
 import { checkContract, declaredRoutes } from './contract.ts'
 import { makeWire } from './wire.ts'
 
@@ -53,6 +55,12 @@ const absent = (name: string): object =>
     },
   })
 
+/** These parts, and for the others what stands for them. */
+const withAbsent = <T extends object>(parts: Partial<T>, name = ''): T =>
+  new Proxy(parts, {
+    get: (known, member) => known[member as keyof T] ?? absent(`${name}${String(member)}`),
+  }) as T
+
 /** The API over a real PostgreSQL and without Redis: accounts, keys, and the HTTP skeleton. */
 export async function openHouse(options: { now?: () => number; log?: string[] } = {}) {
   const { url, drop } = await makeDatabase()
@@ -62,7 +70,12 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
   const tokens = createTokens('a secret of at least 32 characters', options.now)
   const principals = createPrincipals({ accounts, tokens, now: options.now })
   const lines = options.log ?? []
-  const parts: Partial<Deps> = {
+  const keys: Partial<OperatorVerbs> = {
+    createKey: (...args) => createKey({ database }, ...args),
+    revokeKey: (...args) => revokeKey({ database }, ...args),
+  }
+  const deps = withAbsent<Deps>({
+    ops: withAbsent(keys, 'ops.'),
     accounts,
     tokens,
     principals,
@@ -71,10 +84,7 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
     meters: openMeters(),
     metrics: async () => '',
     version: { name: 'stampede', version: '0.0.0', node: process.version, commit: null },
-  }
-  const deps = new Proxy(parts, {
-    get: (known, name) => known[name as keyof Deps] ?? absent(String(name)),
-  }) as Deps
+  })
   const app = createApp(deps)
   const routes = declaredRoutes(app)
 

@@ -4,7 +4,10 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { environmentOf } from '../src/config.ts'
 import { auditRows } from '../src/ledger/audit.ts'
-import { openDatabase } from '../src/ledger/database.ts'
+import { openDatabase, transaction } from '../src/ledger/database.ts'
+import { createJob, getJob } from '../src/ledger/jobs.ts'
+import { beginRecovery, shardRow } from '../src/ledger/shards.ts'
+import { retryAllParked } from '../src/ops/parked.ts'
 import { keys } from '../src/store/keys.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -85,7 +88,7 @@ describe('status', () => {
       [['reconcile'], postgresDown],
       [['pause', '--intake', ...why], redisDown],
       [['parked', 'list'], postgresDown],
-      [['coupon', 'void', 'X', ...why], redisDown],
+      [['coupon', 'void', 'X', ...why, '--yes'], redisDown],
       [['queues', 'list'], redisDown],
     ]
     await Promise.all(
@@ -227,6 +230,33 @@ describe('parked', () => {
     expect(deed).toMatchObject({ action: 'parked.discard', target: `fact:${other}` })
     expect(deed!.detail).toMatchObject({ fact: { fact: { code } } })
     await world.database.query('DELETE FROM ledger WHERE n > 1000000')
+
+    // What came later stands before what it follows from: page by page, until nothing fits any more.
+    const gone = ['ledger', 'coupons'].map((table) =>
+      world.database.query(`DELETE FROM ${table} WHERE code = $1`, [code]),
+    )
+    await Promise.all(gone)
+    await world.database.query('UPDATE book_counters SET held = held - 1 WHERE book_id = $1', [
+      book,
+    ])
+    await park(n)
+    const unlock = {
+      ...entry,
+      kind: 'unlock',
+      epoch: 0,
+      n: 2_000_000,
+      fact: { ...fact, version: 2 },
+    }
+    await world.database.query(
+      "INSERT INTO parked_facts (shard, epoch, n, i, reason, fact) VALUES ($1, 0, 2000000, $2, 'a test', $3)",
+      [shard, i, unlock],
+    )
+    const ops = { redis: world.redis, database: world.database }
+    const all = await retryAllParked(ops, { actor: 'test', reason: 'a test' }, 1)
+    const later = `${shard}/0-2000000/${i}`
+    expect(all).toMatchObject([name, later].map((one) => ({ name: one, applied: true })))
+    await world.database.query('UPDATE coupons SET version = 1 WHERE code = $1', [code])
+    await world.database.query('DELETE FROM ledger WHERE n > 1000000')
   })
 })
 
@@ -243,6 +273,8 @@ describe('replay', () => {
     ])
     expect(rows).toEqual([{ user_id: 'rae' }])
     expect(sum((await asked('replay')).shards)).toBe(0)
+    const none = await stampede(['replay', '--shard', '40'])
+    expect([none.code, none.err]).toEqual([1, 'There is no shard 40: they are 0 to 1.\n'])
   })
 
   test('never brings back what was released since', async () => {
@@ -278,6 +310,27 @@ describe('rebuild', () => {
     await until(async () => (await assign('again')).status === 200, 'it serves again')
     expect((await stampede(['rebuild', '--yes'])).code).toBe(2)
   })
+
+  test('ends with 4 when no worker does it, and sees it done by the one that took over', async () => {
+    await world.level()
+    await world.stopWorker()
+    const late = await asked('rebuild', '--shard', '0', '--yes', '--timeout', '50ms')
+    expect(late).toMatchObject({ code: 4, rebuilt: [], late: [0] })
+    await world.database.query('UPDATE shards SET suspect = NULL')
+    const waiting = asked('rebuild', '--shard', '0', '--yes', '--timeout', '15s')
+    const row = () => shardRow(world.database, 0)
+    await until(async () => (await row()).suspect !== null, 'it is asked for')
+    const { epoch, suspect } = await row()
+    // A worker that begins, and dies.
+    await beginRecovery(world.database, await row(), epoch + 1, crypto.randomUUID(), suspect!)
+    await world.database.query(
+      "UPDATE shards SET updated_at = now() - interval '1 minute' WHERE shard = 0",
+    )
+    await world.startWorker()
+    expect(await waiting).toMatchObject({ code: 0, rebuilt: [{ shard: 0, epoch: epoch + 2 }] })
+    world.house.place.shut(0, 'a test')
+    await world.ready()
+  }, 60_000)
 })
 
 describe('jobs', () => {
@@ -343,10 +396,22 @@ describe('config print', () => {
 
 describe('books and keys', () => {
   test('a book is made, looked over, opened, closed and archived', async () => {
-    const create = ['books', 'create', '--name', 'Night', '--kind', 'counter', '--units', '3']
+    const create = [
+      'books',
+      'create',
+      '--name',
+      'Night',
+      '--kind',
+      'counter',
+      '--units',
+      '3',
+      ...why,
+    ]
     const made = await asked(...create, '--max-per-user', '1', '--paused')
     expect(made).toMatchObject({ code: 0, name: 'Night', is_active: false, total_code_count: 3 })
     const { book_id } = made
+    const [deed] = await auditRows(world.database, { limit: 1 })
+    expect(deed).toMatchObject({ action: 'books.create', reason: 'a test' })
     const warm = () => asked('books', 'warm', book_id)
     await until(
       async () => `${(await warm()).why_not}` === 'the book is paused',
@@ -362,7 +427,10 @@ describe('books and keys', () => {
     expect((await give()).status).toBe(200)
     expect((await asked('books', 'close', book_id, ...why)).code).toBe(0)
     await until(async () => (await give()).body.code === 'book-closed', 'it is closed')
-    expect((await asked('books', 'archive', book_id, ...why)).code).toBe(0)
+    const archive = ['books', 'archive', book_id, ...why]
+    expect(await asked(...archive)).toMatchObject({ code: 0, archived: false, book: { book_id } })
+    expect((await asked('books', 'list')).books[0]).toMatchObject({ book_id, archived_at: null })
+    expect((await asked(...archive, '--yes')).code).toBe(0)
     const { books } = await asked('books', 'list')
     expect(books.some((one: { book_id: string }) => one.book_id === book_id)).toBe(false)
     const wrong = await stampede(['books', 'create', '--name', 'x', '--opens', 'tomorrow'])
@@ -370,9 +438,14 @@ describe('books and keys', () => {
   })
 
   test('a key works until it is revoked', async () => {
-    const { key, key_id } = await asked('keys', 'create', 'checkout')
+    const { key, key_id } = await asked('keys', 'create', 'checkout', ...why)
     expect((await world.call('GET', 'books', { as: key })).status).toBe(200)
     expect((await asked('keys', 'revoke', key_id, ...why)).code).toBe(0)
+    const deeds = await auditRows(world.database, { limit: 2 })
+    expect(deeds.map(({ action, reason }) => [action, reason])).toEqual([
+      ['keys.revoke', 'a test'],
+      ['keys.create', 'a test'],
+    ])
     await until(async () => (await world.call('GET', 'books', { as: key })).status === 401, 'over')
     expect((await stampede(['keys', 'revoke', '0'.repeat(16), ...why])).code).toBe(1)
   })
@@ -388,10 +461,50 @@ describe('queues', () => {
     ])
     expect(await asked('queues', 'failed')).toMatchObject({ code: 0, failed: [] })
     expect(await asked('queues', 'retry')).toMatchObject({ code: 0, retried: 0 })
-    expect(await asked('queues', 'clean')).toMatchObject({ code: 0, removed: 0 })
+    expect(await asked('queues', 'clean')).toMatchObject({ code: 0, removed: 0, over: 0 })
     const gone = await stampede(['queues', 'list'], { REDIS_URL: 'redis://127.0.0.1:1' })
     expect([gone.code, gone.err]).toEqual([69, expect.stringMatching(/does not answer/)])
+    // A no of Redis is no outage.
+    await world.redis.set('{stampede}:jobs:failed', 'no list')
+    const wrong = await stampede(['queues', 'failed'])
+    expect([wrong.code, wrong.err]).toEqual([1, expect.stringMatching(/WRONGTYPE/)])
+    await world.redis.del('{stampede}:jobs:failed')
   })
+
+  test('a job that throws is shown with its reason, and comes again by hand and by itself', async () => {
+    const make = () =>
+      transaction(world.database, (tx) =>
+        createJob(tx, {
+          ...{ kind: 'replay', book_id: null, total: 0, created_by: 'test' },
+          input: { kind: 'replay', shard: 40, by: { actor: 'test', reason: 'a test' } },
+        }),
+      )
+    const ids = [(await make()).job_id, (await make()).job_id]
+    await world.database.query(
+      "UPDATE jobs SET updated_at = now() - interval '1 minute' WHERE job_id = ANY ($1)",
+      [ids],
+    )
+    await until(async () => (await world.redis.zcard('{stampede}:jobs:failed')) === 2, 'both fail')
+    const { code, failed } = await asked('queues', 'failed')
+    expect([code, failed.map(({ id }: { id: string }) => id).sort()]).toEqual([3, ids.sort()])
+    expect(failed[0]).toMatchObject({ queue: 'jobs', reason: expect.stringMatching(/no shard 40/) })
+    expect(await asked('queues', 'clean')).toMatchObject({ removed: 0, over: 2 })
+    const [byHand, byItself] = ids as [string, string]
+    const repair = (id: string, seen: string) =>
+      world.database.query(
+        `UPDATE jobs SET input = input || '{"shard": 0}', updated_at = now() + $2::interval WHERE job_id = $1`,
+        [id, seen],
+      )
+    const done = (id: string) => async () => (await getJob(world.database, id))!.state === 'done'
+    // The sweep finds the one that was silent, and not the other one.
+    await repair(byHand, '1 hour')
+    await repair(byItself, '-1 minute')
+    await until(done(byItself), 'the sweep has it done')
+    expect((await asked('queues', 'failed')).failed).toMatchObject([{ id: byHand }])
+    expect(await asked('queues', 'retry')).toMatchObject({ code: 0, retried: 1 })
+    await until(done(byHand), 'it is done')
+    expect(await asked('queues', 'clean', '--yes')).toMatchObject({ code: 0, removed: 0 })
+  }, 60_000)
 })
 
 describe('simulate', () => {
@@ -408,6 +521,23 @@ describe('simulate', () => {
       "SELECT count(*)::int AS n FROM api_keys WHERE name = 'rehearsal' AND revoked_at IS NULL",
     )
     expect(rows).toEqual([{ n: 0 }])
+  })
+
+  test('revokes its key, and ends with 143, when somebody ends it', async () => {
+    const crowd = ['--book', book, '--rate', '1', '--time', '60s', '--url', world.base]
+    const { REDIS_URL, DATABASE_URL } = world.settings
+    const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
+    const child = spawn(process.execPath, [main, 'simulate', ...crowd], { env })
+    const keys = async () => {
+      const { rows } = await world.database.query<{ n: number }>(
+        "SELECT count(*)::int AS n FROM api_keys WHERE name = 'rehearsal' AND revoked_at IS NULL",
+      )
+      return rows[0]!.n
+    }
+    await until(async () => (await keys()) === 1, 'it has its key')
+    child.kill('SIGTERM')
+    expect(await once(child, 'close')).toEqual([143, null])
+    expect(await keys()).toBe(0)
   })
 })
 
@@ -443,8 +573,10 @@ describe('coupon release, void and rollback', () => {
       [book, held],
     )
     const stock: string = rows[0].code
+    const shown = await asked('coupon', 'void', stock, ...why)
+    expect(shown).toMatchObject({ voided: false, redis: { in_stock: true, void: false } })
     const done = await Promise.all(
-      [stock, held].map((code) => asked('coupon', 'void', code, ...why)),
+      [stock, held].map((code) => asked('coupon', 'void', code, ...why, '--yes')),
     )
     expect(done).toMatchObject([
       { code: stock, durable: true },
@@ -456,8 +588,8 @@ describe('coupon release, void and rollback', () => {
       gone.map(({ action, target, reason }) => `${action} ${target} ${reason}`).sort(),
     ).toEqual([stock, held].map((code) => `coupon.void coupon:${code} a test`).sort())
     const [again, unknown, silent, told, seen] = await Promise.all([
-      stampede(['coupon', 'void', held, ...why]),
-      stampede(['coupon', 'void', 'NOSUCH', ...why]),
+      stampede(['coupon', 'void', held, ...why, '--yes']),
+      stampede(['coupon', 'void', 'NOSUCH', ...why, '--yes']),
       stampede(['coupon', 'void', stock]),
       asked('coupon', 'show', held),
       stampede(['coupon', 'show', stock]),

@@ -59,6 +59,9 @@ test('operating.md: every command does what the page says, in its order', {
     expect(fine, `${command}\n${said}`).toContain(code)
     expect(said, command).not.toMatch(/^refusal/m)
   }
+  // One of them made a shard anew, which this process' API would find out by its next call.
+  for (const { shard } of world.house.place.gates) world.house.place.shut(shard, 'a test')
+  await world.ready()
 })
 
 test('operating.md lists every route of the operators, and who may call it', async () => {
@@ -77,6 +80,7 @@ test('operating.md lists every route of the operators, and who may call it', asy
       const at = path
         .replace('{code}', 'NONE')
         .replace('{shard}', '63')
+        .replace('{redemption_id}', '00000000-0000-4000-8000-000000000000')
         .replace('{entry}', '1-1')
         .replace('{i}', '0')
         .replace(/{(job|book)_id}/, '00000000-0000-4000-8000-000000000000')
@@ -114,17 +118,12 @@ test("the operators' routes do what the verbs do", async () => {
   expect((await get('parked/0/9-9/0')).body).toMatchObject({ name: '0/9-9/0', reason: 'a test' })
   expect((await get('parked')).body.facts).toMatchObject([{ name: '0/9-9/0', code: 'PARKED' }])
   await world.database.query('DELETE FROM parked_facts')
-  expect((await post('parked/retry', {})).body).toEqual({ retried: [] })
+  expect((await post('parked/retry', {})).body).toEqual({ retried: [], more: false })
   const none = await world.call('POST', 'ops/parked/discard', {
     as: world.admin,
     body: { fact: '0/1-1/0', reason: 'a test' },
   })
   expect(none.body.code).toBe('fact-not-parked')
-  const nowhere = await world.call('POST', 'ops/shards/63/rebuild', {
-    as: world.admin,
-    body: { reason: 'a test' },
-  })
-  expect(nowhere.body.code).toBe('shard-not-found')
   expect((await get('jobs')).body.jobs).toEqual([])
   const { deeds } = (await get('audit?limit=2')).body
   expect(deeds).toMatchObject([
@@ -133,7 +132,105 @@ test("the operators' routes do what the verbs do", async () => {
   ])
   const older = (await get(`audit?limit=1&before=${deeds[1].audit_id}`)).body.deeds
   expect(older).toMatchObject([{ action: 'pause', target: 'intake' }])
+  const more = { kind: 'assign', book: variables.BOOK, fact: {} }
+  for (const n of [1, 2, 3])
+    await world.database.query(
+      `INSERT INTO parked_facts (shard, epoch, n, i, reason, fact) VALUES (0, 9, $1, 0, 'a test', $2)`,
+      [n, { ...more, epoch: 9, n, fact: { i: 0 } }],
+    )
+  const [some, rest] = [
+    (await post('parked/retry', { limit: 2 })).body,
+    (await post('parked/retry', { limit: 2, after: '0/9-2/0' })).body,
+  ]
+  const names = ({ retried }: typeof some) => retried.map(({ name }: { name: string }) => name)
+  expect([names(some), some.more]).toEqual([['0/9-1/0', '0/9-2/0'], true])
+  expect([names(rest), rest.more]).toEqual([['0/9-3/0'], false])
+  await world.database.query('DELETE FROM parked_facts')
   expect(
     (await world.call('POST', 'ops/intake', { as: token, body: { state: 'open' } })).status,
   ).toBe(422)
+})
+
+/** What the audit log says of the newest deeds, the oldest first. */
+async function newest(limit: number): Promise<string[]> {
+  const { body } = await world.call('GET', `ops/audit?limit=${limit}`, { as: world.admin })
+  return body.deeds
+    .map((deed: Record<string, string>) => `${deed.action} ${deed.target} ${deed.reason}`)
+    .reverse()
+}
+
+test('a book is held, opened, closed and archived over HTTP, on record', async () => {
+  const { token } = await world.signUp('operator')
+  const book = await world.makeBook({}, 1)
+  const post = (verb: string, as = token) =>
+    world.call('POST', `ops/books/${book}/${verb}`, { as, body: { reason: verb } })
+  const paused = { before: 'active', now: 'paused', in_force: true }
+  expect((await post('pause')).body).toEqual(paused)
+  expect((await post('open')).body).toMatchObject({ now: 'active', in_force: true })
+  expect((await post('close')).body.closes_at).not.toBeNull()
+  expect((await post('archive', world.admin)).body.archived_at).not.toBeNull()
+  expect((await post('open')).body.code).toBe('book-archived')
+  const at = `book:${book}`
+  const said = [`pause ${at} pause`, `resume ${at} open`]
+  expect(await newest(4)).toEqual([
+    ...said,
+    `books.close ${at} close`,
+    `books.archive ${at} archive`,
+  ])
+})
+
+test('a coupon is released, made void, and its redemption undone over HTTP, on record', async () => {
+  const { token, id } = await world.signUp('operator')
+  await world.makeBook({}, ['HTTP-1'])
+  const give = (body = { user_id: 'ned' }) =>
+    world.call('POST', 'coupons/assign/HTTP-1', { as: world.service, body })
+  await give()
+  const used = await world.call('POST', 'coupons/redeem/HTTP-1', {
+    ...{ as: world.service, body: { user_id: 'ned' } },
+  })
+  const post = (path: string, as = token) =>
+    world.call('POST', `ops/${path}`, { as, body: { reason: 'a test' } })
+  expect((await post('coupons/HTTP-1/release')).body.code).toBe('coupon-redeemed')
+  const undo = `redemptions/${used.body.redemption_id}/rollback`
+  expect((await post(undo)).body).toMatchObject({ code: 'HTTP-1', durable: true })
+  expect((await post(undo)).body.code).toBe('already-rolled-back')
+  expect((await post('coupons/HTTP-1/release')).status).toBe(200)
+  const done = await post('coupons/HTTP-1/void', world.admin)
+  expect(done.body).toMatchObject({ code: 'HTTP-1', durable: true })
+  expect((await give()).body.code).toBe('coupon-not-found')
+  const { facts } = (await world.call('GET', 'ops/coupons/HTTP-1', { as: token })).body
+  expect(facts.slice(2).map((fact: Record<string, string>) => [fact.kind, fact.actor])).toEqual([
+    ...['rollback', 'release'].map((kind) => [kind, `user:${id}`]),
+    ['void', `user:${world.adminId}`],
+  ])
+  const deeds = ['release', 'void'].flatMap((verb) =>
+    [`${verb}.request`, verb].map((action) => `coupon.${action} coupon:HTTP-1 a test`),
+  )
+  expect(await newest(4)).toEqual(deeds)
+})
+
+test('what administrators write to books and keys stands in the audit log, with a reason if given', async () => {
+  const as = world.admin
+  const book = await world.makeBook()
+  const change = { name: 'Renamed', reason: 'typo' }
+  expect((await world.call('PATCH', `books/${book}`, { as, body: change })).status).toBe(200)
+  expect((await world.call('DELETE', `books/${book}?reason=over`, { as })).status).toBe(204)
+  // There is nothing to be done any more, and so nothing to be recorded.
+  expect((await world.call('DELETE', `books/${book}`, { as })).status).toBe(204)
+  const made = await world.call('POST', 'api-keys', {
+    as,
+    body: { name: 'till', reason: 'shop 7' },
+  })
+  const { key_id } = made.body
+  expect((await world.call('DELETE', `api-keys/${key_id}`, { as })).status).toBe(204)
+  expect(await newest(5)).toEqual([
+    `books.create book:${book} null`,
+    `books.update book:${book} typo`,
+    `books.archive book:${book} over`,
+    `keys.create key:${key_id} shop 7`,
+    `keys.revoke key:${key_id} null`,
+  ])
+  const { deeds } = (await world.call('GET', 'ops/audit?limit=4', { as })).body
+  expect(deeds.at(-1)).toMatchObject({ detail: { name: 'Renamed' } })
+  expect(deeds[0].actor).toBe(`user:${world.adminId}`)
 })

@@ -30,9 +30,9 @@ const assign = (user: string) =>
   })
 
 /** Asks for a job, and what came of it as the one who may only look is told. */
-async function done(verb: string, body: object) {
+async function done(verb: string, body: object, as = operator) {
   const asked = await world.call('POST', `ops/${verb}`, {
-    as: operator,
+    as,
     body: { reason, ...body },
   })
   expect([asked.status, asked.body.state]).toEqual([202, 'queued'])
@@ -123,6 +123,39 @@ test('replay: its job says what came of every shard', async () => {
   await world.database.query('DELETE FROM ledger WHERE code = $1', [code])
   const { result } = await done('replay', {})
   expect(result.shards.map(({ applied }: { applied: number }) => applied).sort()).toEqual([0, 1])
+})
+
+test('replay of what is no shard, or no entry, is refused; from an entry on it leaves the others', async () => {
+  const ask = (body: object) =>
+    world.call('POST', 'ops/replay', { as: operator, body: { reason, ...body } })
+  expect((await ask({ shard: 40 })).body.code).toBe('shard-not-found')
+  expect((await ask({ from: '12' })).status).toBe(422)
+  const { result } = await done('replay', { shard: 0, from: '999-1' })
+  expect(result.shards).toMatchObject([{ shard: 0, already_there: 0, applied: 0 }])
+})
+
+test('rebuild: refuses while the ledger lacks facts, unless they are flushed first', async () => {
+  const ask = (body: object) =>
+    world.call('POST', 'ops/rebuild', { as: world.admin, body: { reason, ...body } })
+  for (const body of [{}, { shard: 0, all: true }]) expect((await ask(body)).status).toBe(422)
+  expect((await ask({ shard: 40 })).body.code).toBe('shard-not-found')
+  const flush = (state: string) =>
+    world.call('POST', 'ops/flush', { as: operator, body: { state, reason } })
+  await flush('paused')
+  await assign('ira')
+  const refused = await done('rebuild', { book_id: book }, world.admin)
+  expect(refused).toMatchObject({
+    state: 'failed',
+    error: expect.stringMatching(/^Redis holds 1 facts that the ledger lacks/),
+  })
+  const { result } = await done('rebuild', { book_id: book, flush_first: true }, world.admin)
+  const [{ shard }] = result.plan
+  expect(result).toMatchObject({ plan: [{ lag: 1 }], rebuilt: [{ shard }], late: [] })
+  const deeds = await auditRows(world.database, { limit: 1 })
+  expect(deeds).toMatchObject([{ action: 'rebuild', target: `shard:${shard}`, reason }])
+  await flush('running')
+  await until(async () => (await assign('joe')).status === 200, 'it serves again')
+  await world.level()
 })
 
 describe('a job that somebody else began', () => {

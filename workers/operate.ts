@@ -4,6 +4,7 @@ import { warmBook } from '../src/ops/books.ts'
 import { drain } from '../src/ops/drain.ts'
 import type { Asked } from '../src/ops/jobs.ts'
 import type { Ops } from '../src/ops/ops.ts'
+import { rebuild } from '../src/ops/rebuild.ts'
 import { reconcile } from '../src/ops/reconcile/reconcile.ts'
 import { replay } from '../src/ops/replay.ts'
 
@@ -53,6 +54,11 @@ async function verbs(
     case 'warm': {
       const found = await warmBook(ops, asked.book, tell)
       return 'problem' in found ? found.problem : found
+    }
+    case 'rebuild': {
+      const found = await rebuild(ops, { ...asked, onProgress: tell })
+      if (typeof found === 'string') return found
+      return found.late.length > 0 ? `not rebuilt in time: shards ${found.late.join(', ')}` : found
     }
     case 'replay':
       return { shards: await replay(ops, { ...asked, onProgress: (entries) => tell(entries) }) }

@@ -1,5 +1,11 @@
 import type { Command } from 'commander'
-import { discardParked, parkedFact, parkedFacts, retryParked } from '../ops/parked.ts'
+import {
+  discardParked,
+  parkedFact,
+  parkedFacts,
+  retryAllParked,
+  retryParked,
+} from '../ops/parked.ts'
 import { count, reason } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
 import { say } from './say.ts'
@@ -69,7 +75,9 @@ async function show(name: string, _: unknown, command: Command): Promise<void> {
 
 async function retry(names: string[], options: { reason: string }, command: Command) {
   const by = { actor, reason: options.reason }
-  const retried = await withOps((ops) => retryParked(ops, names.length > 0 ? names : undefined, by))
+  const retried = await withOps((ops) =>
+    names.length > 0 ? retryParked(ops, names, by) : retryAllParked(ops, by),
+  )
   const left = retried.filter(({ applied }) => !applied)
   if (left.length > 0) process.exitCode = 3
   const lines = left.map(({ name, reason }) => `! ${name}: ${reason}`)

@@ -1,8 +1,8 @@
 import type { Command } from 'commander'
-import { type Plan, planRebuild, rebuildShards } from '../ops/rebuild.ts'
+import { type Plan, planRebuild, type Rebuilt, rebuild } from '../ops/rebuild.ts'
 import { duration, id, reason, shard } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
-import { say, tell, told } from './say.ts'
+import { say, tell } from './say.ts'
 
 type Options = {
   book?: string
@@ -29,6 +29,7 @@ export function rebuildVerb(program: Command): void {
     .option('--reason <text>', 'why: it stands in the audit log', reason, 'rebuild')
     .option('--timeout <time>', 'how long to wait for the workers', duration, 120_000)
     .addHelpText('before', 'Example:\n  $ npm run stampede -- rebuild --shard 3 --yes\n')
+    .addHelpText('after', '\nEnds with 4 if it was asked for and is not done in time.')
     .action(run)
 }
 
@@ -36,35 +37,31 @@ async function run(options: Options, command: Command): Promise<void> {
   const { book, shard: number, all, yes } = options
   if ([book !== undefined, number !== undefined, all].filter(Boolean).length !== 1)
     command.error('error: exactly one of --book, --shard and --all is needed', { exitCode: 2 })
-  await withOps(async (ops) => {
-    const plan = await planRebuild(ops, {
-      ...(book === undefined ? {} : { book }),
-      ...(number === undefined ? {} : { shard: number }),
-    })
-    if (plan.length === 0) throw new Error('There is no such shard or book.')
-    const lag = plan.reduce((sum, one) => sum + one.lag, 0)
-    if (yes && lag > 0 && !options.flushFirst)
-      throw new Error(
-        `Redis holds ${lag} facts that the ledger lacks. Drain first, or say --flush-first: then they ` +
-          'are flushed before anything is made anew.',
-      )
-    if (!yes) {
-      const next = 'Nothing was changed: --yes does it, and these shards answer 503 meanwhile.'
-      say(command, [...plan.map(planned), next].join('\n'), { plan, rebuilt: null })
-      return
-    }
-    tell('a worker rebuilds ...')
-    const by = { actor, reason: options.reason }
-    const shards = plan.map((one) => one.shard)
-    const rebuilt = await rebuildShards(ops, shards, by, options.timeout)
-    told()
-    const lines = rebuilt.map(
-      ({ shard, epoch, codes, coupons, seconds }) =>
-        `shard ${shard}: ${codes} codes and ${coupons} coupons in ${seconds.toFixed(1)} s, epoch ${epoch}`,
-    )
-    say(command, lines.join('\n'), { plan, rebuilt })
-  })
+  const which = {
+    ...(book === undefined ? {} : { book }),
+    ...(number === undefined ? {} : { shard: number }),
+  }
+  if (!yes) return show(which, command)
+  const { reason: why, timeout: timeoutMs, flushFirst = false } = options
+  tell('a worker rebuilds ...')
+  const by = { actor, reason: why }
+  const found = await withOps((ops) => rebuild(ops, { ...which, flushFirst, timeoutMs, by }))
+  if (typeof found === 'string') throw new Error(found)
+  if (found.late.length > 0) process.exitCode = 4
+  const late = `Not rebuilt yet: shards ${found.late.join(', ')}. Is a worker alive? See \`stampede status\`.`
+  const lines = [...found.rebuilt.map(line), ...(found.late.length > 0 ? [late] : [])]
+  say(command, lines.join('\n'), found)
 }
+
+async function show(which: { book?: string; shard?: number }, command: Command): Promise<void> {
+  const plan = await withOps((ops) => planRebuild(ops, which))
+  if (plan.length === 0) throw new Error('There is no such shard or book.')
+  const next = 'Nothing was changed: --yes does it, and these shards answer 503 meanwhile.'
+  say(command, [...plan.map(planned), next].join('\n'), { plan, rebuilt: null })
+}
+
+const line = ({ shard, epoch, codes, coupons, seconds }: Rebuilt): string =>
+  `shard ${shard}: ${codes} codes and ${coupons} coupons in ${seconds.toFixed(1)} s, epoch ${epoch}`
 
 const planned = ({ shard, phase, books, codes, coupons, lag }: Plan): string =>
   `shard ${shard} (${phase}): ${books} books with ${codes} codes and ${coupons} coupons; ` +

@@ -3,7 +3,7 @@ import type { EntryId } from '../journal/entry.ts'
 import { replay } from '../ops/replay.ts'
 import { entry, reason, shard } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
-import { say, tell, told } from './say.ts'
+import { say, tell } from './say.ts'
 
 type Options = { shard?: number; from?: EntryId; reason: string }
 
@@ -30,7 +30,6 @@ async function run(options: Options, command: Command): Promise<void> {
       onProgress: (entries) => tell(`${entries} entries`),
     }),
   )
-  told()
   if (shards.some(({ refused }) => refused > 0)) process.exitCode = 3
   const lines = shards.map(
     (one) =>

@@ -1,6 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import type { ApiKey } from '../ledger/accounts.ts'
+import { reason } from './ops.ts'
 import { answer, noContent, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { instant, line, listOf, page, strict } from './schemas.ts'
@@ -34,7 +35,7 @@ const view = (key: ApiKey) => ({
 
 /** Keys of services, which may act for any user: made, listed and ended by administrators. */
 export function apiKeyRoutes(deps: Deps) {
-  const { accounts, principals } = deps
+  const { accounts, principals, ops } = deps
   const { api, route } = resource(deps, 'API keys')
 
   route(
@@ -43,13 +44,16 @@ export function apiKeyRoutes(deps: Deps) {
       path: '/api-keys',
       summary: 'Make an API key for a service. The key is shown this once',
       needs: ['admin'],
-      body: strict({ name: line(1, 255) }).openapi('CreateApiKeyRequest'),
+      body: strict({ name: line(1, 255), reason: reason.optional() }).openapi(
+        'CreateApiKeyRequest',
+      ),
       answers: { 201: NewApiKeyResponse },
     },
     async (c, { body }, who) => {
       const { key_id, key, secret_hash } = makeApiKey()
-      const made = { key_id, name: body.name, secret_hash, created_by: who.actor }
-      return answer(c, 201, { ...view(await accounts.createApiKey(made)), key })
+      const { name, ...why } = body
+      const made = await ops.createKey({ key_id, name, secret_hash }, { actor: who.actor, ...why })
+      return answer(c, 201, { ...view(made), key })
     },
   )
 
@@ -80,11 +84,13 @@ export function apiKeyRoutes(deps: Deps) {
       summary: 'Revoke an API key: within a second nobody accepts it any more',
       needs: ['admin'],
       params: strict({ key_id: keyId }),
+      query: strict({ reason: reason.optional() }),
       answers: { 204: null },
       problems: ['api-key-not-found'],
     },
-    async (c, { params }) => {
-      const refused = await accounts.revokeApiKey(params.key_id)
+    async (c, { params, query }, who) => {
+      const by = { actor: who.actor, ...query }
+      const refused = await ops.revokeKey(params.key_id, by)
       if (refused) return problemResponse(c, refused)
       principals.forget(params.key_id)
       return noContent(c)

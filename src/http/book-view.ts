@@ -37,7 +37,13 @@ const policy = {
 }
 export const maxUnits = 1_000_000_000
 
-export const ChangeBookRequest = z.strictObject(policy).partial().openapi('ChangeBookRequest')
+/** Why: it stands in the audit log. */
+const reason = line(1, 500).optional()
+
+export const ChangeBookRequest = z
+  .strictObject({ ...policy, reason })
+  .partial()
+  .openapi('ChangeBookRequest')
 
 export const CreateBookRequest = z
   .strictObject(policy)
@@ -52,6 +58,7 @@ export const CreateBookRequest = z
       description: 'counter: units without codes of their own; a code is made at assignment',
       default: 'codes',
     }),
+    reason,
     units: count(0, maxUnits).optional().openapi({ description: 'Of a counter book' }),
   })
   .superRefine((book, ctx) => {

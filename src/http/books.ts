@@ -8,13 +8,21 @@ import {
   readTimes,
   usual,
 } from './book-view.ts'
+import type { Principal } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
+import { reason } from './ops.ts'
 import { answer, noContent, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { bookId, listOf, page, queryFlag, strict, userId, uuid } from './schemas.ts'
 
 const params = strict({ book_id: bookId })
 const writers = ['admin', 'service'] as const
+
+/** For the audit log. */
+const deedOf = (who: Principal, action: string, id: string, why: string | undefined) => ({
+  ...{ actor: who.actor, action, target: `book:${id}` },
+  reason: why,
+})
 
 /** Books: made, read, changed and archived. Redis has every change before it is answered. */
 export function bookRoutes(deps: Deps) {
@@ -37,13 +45,17 @@ export function bookRoutes(deps: Deps) {
           return problemResponse(c, invalidPattern('code_pattern'))
         const keyed = readOnce(c, who, 'create_book', '', body)
         if ('problem' in keyed) return problemResponse(c, keyed)
-        const book = await books.create({
+        const { reason: why, ...wanted } = body
+        const made = {
           ...keyed,
           ...usual,
           owner_id: who.id,
-          ...readTimes(body),
+          ...readTimes(wanted),
           created_by: who.actor,
-        })
+        }
+        const book = await books.create(made, ({ book_id }) =>
+          deedOf(who, 'books.create', book_id, why),
+        )
         if ('problem' in book) return problemResponse(c, book)
         return answer(c, 201, bookView(book), {
           Location: `/api/v1/books/${book.book_id}`,
@@ -109,10 +121,11 @@ export function bookRoutes(deps: Deps) {
       answers: { 200: BookResponse },
       problems: ['book-not-found', 'book-archived', 'invalid-pattern', 'not-in-force'],
     },
-    async (c, { params, body }) => {
-      if (body.code_pattern && !isPattern(body.code_pattern))
+    async (c, { params, body: { reason: why, ...change } }, who) => {
+      if (change.code_pattern && !isPattern(change.code_pattern))
         return problemResponse(c, invalidPattern('code_pattern'))
-      const book = await books.update(params.book_id, readTimes(body))
+      const deed = { ...deedOf(who, 'books.update', params.book_id, why), detail: change }
+      const book = await books.update(params.book_id, readTimes(change), deed)
       return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
     },
   )
@@ -125,11 +138,13 @@ export function bookRoutes(deps: Deps) {
       description: 'There is no way back. Archiving an archived book again answers 204 as well.',
       needs: writers,
       params,
+      query: strict({ reason: reason.optional() }),
       answers: { 204: null },
       problems: ['book-not-found', 'not-in-force'],
     },
-    async (c, { params }) => {
-      const book = await books.archive(params.book_id)
+    async (c, { params, query }, who) => {
+      const deed = deedOf(who, 'books.archive', params.book_id, query.reason)
+      const book = await books.archive(params.book_id, deed)
       return 'problem' in book ? problemResponse(c, book) : noContent(c)
     },
   )

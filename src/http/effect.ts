@@ -115,7 +115,12 @@ function invalid(header: string, message: string): Problem {
 }
 
 /** Answers a verb that was not done; one that may have been says where to ask. */
-export function refuseEffect(c: Context, { tokens }: Deps, refusal: Problem, ask: Ask) {
+export function refuseEffect(
+  c: Context,
+  { tokens }: Deps,
+  refusal: Problem,
+  ask: Pick<Ask, 'actor'>,
+) {
   if (!refusal.call) return problemResponse(c, refusal)
   const operation = { ...refusal.call, i: undefined, request: requestId(c) }
   return problemResponse(c, {

@@ -1,19 +1,21 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
+import { parseEntryId } from '../journal/entry.ts'
 import { jobStates } from '../ledger/jobs.ts'
 import { problem } from '../problems.ts'
-import type { Context, Principal } from './context.ts'
+import type { Context } from './context.ts'
 import { JobResponse, jobView } from './jobs.ts'
-import { actors, limit, lookers, reason } from './ops.ts'
+import { actors, admins, by, limit, lookers, reason } from './ops.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { bookId, strict, uuid } from './schemas.ts'
+
+const shardNumber = z.number().int().min(0).max(63)
 
 /** Operators' verbs that outlive their request, and all other jobs. */
 export function opsJobRoutes(deps: Deps) {
   const { api, route } = resource(deps, 'Ops')
   const { ops } = deps
-  const by = (who: Principal, why: string) => ({ actor: who.actor, reason: why })
 
   route(
     {
@@ -80,11 +82,53 @@ export function opsJobRoutes(deps: Deps) {
       method: 'post',
       path: '/ops/replay',
       summary: 'Bring what the journals still hold into the ledger again: a job',
-      body: strict({ shard: z.number().int().min(0).max(63).optional(), reason }),
+      body: strict({
+        shard: shardNumber.optional(),
+        from: z
+          .string()
+          .regex(/^\d{1,15}-\d{1,15}$/, 'must be an entry, such as 1-345')
+          .optional()
+          .openapi({ description: 'Entries before this one are left alone', example: '1-345' }),
+        reason,
+      }),
+      problems: ['shard-not-found'],
     },
-    (c, { body: { shard, reason: why } }, who) =>
+    (c, { body: { shard, from, reason: why } }, who) =>
       begin(c, {
         ...{ kind: 'replay', by: by(who, why) },
+        ...(shard === undefined ? {} : { shard }),
+        ...(from === undefined ? {} : { from: parseEntryId(from) }),
+      }),
+  )
+
+  route(
+    {
+      ...operatorJob,
+      needs: admins,
+      method: 'post',
+      path: '/ops/rebuild',
+      summary: 'Make shards in Redis anew from PostgreSQL; they answer 503 meanwhile: a job',
+      description:
+        'Exactly one of book_id (the shard it lives on), shard and all. The job fails while Redis holds ' +
+        'facts that the ledger lacks, unless flush_first has them flushed first.',
+      body: strict({
+        book_id: bookId.optional(),
+        shard: shardNumber.optional(),
+        all: z.literal(true).optional(),
+        flush_first: z.boolean().default(false),
+        timeout_seconds: z.number().int().min(1).max(3_600).default(120),
+        reason,
+      }).refine(
+        ({ book_id, shard, all }) =>
+          [book_id, shard, all].filter((one) => one !== undefined).length === 1,
+        { path: ['shard'], message: 'exactly one of book_id, shard and all must be there' },
+      ),
+      problems: ['book-not-found', 'shard-not-found'],
+    },
+    (c, { body: { book_id, shard, flush_first, timeout_seconds, reason: why } }, who) =>
+      begin(c, {
+        ...{ kind: 'rebuild', flushFirst: flush_first, timeoutMs: timeout_seconds * 1000 },
+        ...{ by: by(who, why), ...(book_id ? { book: book_id } : {}) },
         ...(shard === undefined ? {} : { shard }),
       }),
   )

@@ -1,8 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import { problem } from '../problems.ts'
-import type { Principal } from './context.ts'
-import { actors, admins, limit, lookers, loose, reason } from './ops.ts'
+import { actors, admins, by, limit, lookers, loose, reason } from './ops.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { instant, strict } from './schemas.ts'
@@ -26,7 +25,6 @@ const ParkedFact = z
 export function opsParkedRoutes(deps: Deps) {
   const { api, route } = resource(deps, 'Ops')
   const { ops } = deps
-  const by = (who: Principal, why: string) => ({ actor: who.actor, reason: why })
 
   route(
     {
@@ -69,19 +67,31 @@ export function opsParkedRoutes(deps: Deps) {
     {
       method: 'post',
       path: '/ops/parked/retry',
-      summary: 'Try parked facts once more: all of them, or those that are named',
+      summary: 'Try parked facts once more: a page of them, or those that are named',
+      description:
+        'Without `facts` the next `limit` in the order of the journals. `more`: others follow, which ' +
+        'were not tried; the last name of `retried` as `after` goes on with them.',
       needs: actors,
-      body: strict({ facts: z.array(factName).max(1_000).optional(), reason }),
+      body: strict({
+        facts: z.array(factName).max(1_000).optional(),
+        after: factName.optional(),
+        limit: z.number().int().min(1).max(1_000).default(1_000),
+        reason,
+      }),
       answers: {
         200: z.object({
           retried: z.array(
             z.object({ name: z.string(), applied: z.boolean(), reason: z.string().nullable() }),
           ),
+          more: z.boolean(),
         }),
       },
     },
-    async (c, { body }, who) =>
-      answer(c, 200, { retried: await ops.retryParked(body.facts, by(who, body.reason)) }),
+    async (c, { body: { facts, reason: why, ...page } }, who) => {
+      if (!facts) return answer(c, 200, await ops.retryPage(page, by(who, why)))
+      const retried = await ops.retryParked(facts, by(who, why))
+      return answer(c, 200, { retried, more: false })
+    },
   )
 
   route(

@@ -9,6 +9,8 @@ import { code, instant, line, queryCount, strict } from './schemas.ts'
 export const lookers = ['viewer', 'operator', 'admin'] as const
 export const actors = ['operator', 'admin'] as const
 export const admins = ['admin'] as const
+/** Who asks, and why. */
+export const by = (who: Principal, why: string) => ({ actor: who.actor, reason: why })
 
 /** Why it is done: it stands in the audit log. */
 export const reason = line(1, 500)
@@ -29,7 +31,7 @@ const StatusResponse = z
     failed_jobs: z.number().nullable(),
   })
   .openapi('Status')
-const Switched = z
+export const Switched = z
   .object({ before: z.string(), now: z.string(), in_force: z.boolean() })
   .openapi('Switched')
 const Deed = z
@@ -75,7 +77,6 @@ const CertificateBody = strict({
 export function opsRoutes(deps: Deps) {
   const { api, route } = resource(deps, 'Ops')
   const { ops } = deps
-  const by = (who: Principal, why: string) => ({ actor: who.actor, reason: why })
 
   route(
     {
@@ -155,26 +156,6 @@ export function opsRoutes(deps: Deps) {
       const found = await ops.timeline(params.code)
       if (!found) return problemResponse(c, problem('coupon-not-found'))
       return answer(c, 200, { ...found })
-    },
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/ops/shards/{shard}/rebuild',
-      summary: 'Have a worker make a shard in Redis anew from PostgreSQL; it answers 503 meanwhile',
-      needs: admins,
-      params: strict({ shard: z.string().regex(/^\d{1,2}$/, 'must be the number of a shard') }),
-      body: strict({ reason }),
-      answers: { 202: loose },
-      problems: ['shard-not-found'],
-    },
-    async (c, { params, body }, who) => {
-      const shard = Number(params.shard)
-      const [plan] = await ops.planRebuild({ shard })
-      if (!plan) return problemResponse(c, problem('shard-not-found'))
-      const [before] = await ops.requestRebuild([shard], by(who, body.reason))
-      return answer(c, 202, { ...plan, epoch_before: before!.epoch })
     },
   )
 

@@ -181,7 +181,7 @@ export async function archiveBook(
       .returning()
     const book = rows[0] ?? (await getBook(tx, id))
     if (!book) return problem('book-not-found')
-    await onRecord(tx, deed)
+    if (rows[0]) await onRecord(tx, deed)
     return book
   })
 }

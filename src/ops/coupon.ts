@@ -2,12 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { failpoint } from '../failpoint.ts'
+import type { Context } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
 import { confirmFacts } from '../ledger/confirm.ts'
 import type { Database } from '../ledger/database.ts'
 import { installationId, shardRows } from '../ledger/shards.ts'
-import { type Problem, problem } from '../problems.ts'
-import { openDirectory } from '../recovery/directory.ts'
+import type { Problem } from '../problems.ts'
+import { type Directory, openDirectory } from '../recovery/directory.ts'
 import { openFitness } from '../recovery/fitness.ts'
 import { openGatesOnce } from '../recovery/gate.ts'
 import { NotSent, Place } from '../store/place.ts'
@@ -49,24 +50,33 @@ export async function actOnCoupon(where: Where, wanted: Wanted, by: By): Promise
       await sleep(pollMs)
     }
     const store = openStore(place, { backlog: Number.MAX_SAFE_INTEGER }, () => {})
-    return await act(store, database, wanted, by)
+    const directory = openDirectory(store, database)
+    const context = { actor: by.actor, request_id: `cli-${randomUUID()}` }
+    const shop = { store, directory, database }
+    return await doOnCoupon(shop, wanted, by, { context, waitMs: ledgerMs })
   } finally {
     place.close()
   }
 }
 
-async function act(
-  store: Store,
-  database: Database,
+/** Whoever has a store whose gates are open. */
+export type Shop = { store: Store; directory: Directory; database: Database }
+
+/**
+ * The same through a store that is there already, such as an API process' own. `context`: what the fact
+ * is to remember of who asked; `waitMs`: how long the ledger may take.
+ */
+export async function doOnCoupon(
+  { store, directory, database }: Shop,
   { verb, subject }: Wanted,
   by: By,
+  { context, waitMs }: { context: Context; waitMs: number },
 ): Promise<Done | Problem> {
-  const code = verb === 'rollback' ? await store.findRedemption(subject) : subject
-  if (code === undefined) return problem('redemption-not-found')
-  const home = await openDirectory(store, database).bookOfCode(code)
+  const code = verb === 'rollback' ? await directory.codeOfRedemption(subject) : subject
+  if (typeof code !== 'string') return code
+  const home = await directory.bookOfCode(code)
   if ('problem' in home) return home
-  const context = JSON.stringify({ actor: by.actor, request_id: `cli-${randomUUID()}` })
-  const common = { code, key: '', hash: '', context }
+  const common = { code, key: '', hash: '', context: JSON.stringify(context) }
   const deed = { ...by, target: `coupon:${code}` }
   // Beforehand: whoever dies after the script cannot say any more why it was done.
   await audit(database, { ...deed, action: `coupon.${verb}.request` })
@@ -79,11 +89,11 @@ async function act(
   failpoint('coupon.after-redis')
   const entry = `${fact.shard}/${fact.epoch}-${fact.n}/${fact.i}`
   await audit(database, { ...deed, action: `coupon.${verb}`, detail: { entry } })
-  return { code, entry, durable: await isDurable(database, fact) }
+  return { code, entry, durable: await isDurable(database, fact, waitMs) }
 }
 
-async function isDurable(database: Database, fact: FactId): Promise<boolean> {
-  for (const until = performance.now() + ledgerMs; performance.now() < until; await sleep(pollMs)) {
+async function isDurable(database: Database, fact: FactId, waitMs: number): Promise<boolean> {
+  for (const until = performance.now() + waitMs; performance.now() < until; await sleep(pollMs)) {
     const [standing] = await confirmFacts(database, fact.shard, [fact])
     if (standing === 'held') return true
   }

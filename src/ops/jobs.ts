@@ -3,6 +3,7 @@ import { audit } from '../ledger/audit.ts'
 import { getBook } from '../ledger/books.ts'
 import { transaction } from '../ledger/database.ts'
 import { createJob, type Job, type JobState } from '../ledger/jobs.ts'
+import { shardRows } from '../ledger/shards.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { By } from './control.ts'
 import type { Ops } from './ops.ts'
@@ -13,17 +14,30 @@ export type Asked =
   | { kind: 'reconcile'; book?: string; exact: boolean; by: By }
   | { kind: 'replay'; shard?: number; from?: EntryId; by: By }
   | { kind: 'warm'; book: string; by: By }
+  | {
+      kind: 'rebuild'
+      /** Neither: every shard. */
+      book?: string
+      shard?: number
+      flushFirst: boolean
+      timeoutMs: number
+      by: By
+    }
 export const operatorJobs: readonly string[] = [
   'drain',
   'reconcile',
   'replay',
   'warm',
+  'rebuild',
 ] satisfies Asked['kind'][]
 
 /** Has a worker do a long verb. */
 export async function requestJob({ database }: Ops, asked: Asked): Promise<Job | Problem> {
   const book = 'book' in asked ? asked.book : undefined
   if (book && !(await getBook(database, book))) return problem('book-not-found')
+  const shard = 'shard' in asked ? asked.shard : undefined
+  const isThere = async () => (await shardRows(database)).some((row) => row.shard === shard)
+  if (shard !== undefined && !(await isThere())) return problem('shard-not-found')
   return transaction(database, async (tx) => {
     const { kind, by } = asked
     const row = { kind, book_id: book ?? null, total: 0, input: asked, created_by: by.actor }

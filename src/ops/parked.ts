@@ -52,10 +52,43 @@ export async function parkedFact({ database }: Ops, name: string) {
 
 export type Retried = { name: string; applied: boolean; reason: string | null }
 
-/** Tries parked facts once more, oldest first: what fits now is parked no longer. `names`: only these. */
-export async function retryParked(ops: Ops, names: string[] | undefined, by: By) {
+/** `more`: the last one is followed by others, which were not tried. */
+export type Page = { retried: Retried[]; more: boolean }
+
+/** Tries a page of parked facts once more, in the order of the journals: those after the one named `after`. */
+export async function retryPage(
+  ops: Ops,
+  { after, limit }: { after?: string; limit: number },
+  by: By,
+): Promise<Page> {
+  const { rows } = await ops.database.query<Row>(
+    `SELECT shard, epoch, n, i FROM parked_facts WHERE (shard, epoch, n, i) > ($1, $2, $3, $4)
+     ORDER BY shard, epoch, n, i LIMIT $5`,
+    [...((after && readName(after)) || [-1, 0, 0, 0]), limit + 1],
+  )
+  const names = rows.slice(0, limit).map(nameOf)
+  return { retried: await retryParked(ops, names, by), more: rows.length > limit }
+}
+
+/** All of them, and again as long as that helped: one may fit once another one does. */
+export async function retryAllParked(ops: Ops, by: By, limit = 1_000): Promise<Retried[]> {
+  const fit: Retried[] = []
+  for (;;) {
+    const left: Retried[] = []
+    const before = fit.length
+    for (let page: Page | undefined, after: string | undefined; page?.more !== false; ) {
+      page = await retryPage(ops, { ...(after ? { after } : {}), limit }, by)
+      for (const one of page.retried) (one.applied ? fit : left).push(one)
+      after = page.retried.at(-1)?.name
+    }
+    if (left.length === 0 || fit.length === before) return [...fit, ...left]
+  }
+}
+
+/** Tries these parked facts once more: what fits now is parked no longer. */
+export async function retryParked(ops: Ops, names: readonly string[], by: By): Promise<Retried[]> {
   const retried: Retried[] = []
-  for (const name of names ?? (await parkedFacts(ops, 10_000)).map((fact) => fact.name)) {
+  for (const name of names) {
     const place = readName(name)
     if (!place) throw new Error(`${name} is no name of a fact: they look like 3/1-345/0`)
     retried.push(

@@ -72,27 +72,62 @@ export async function requestRebuild(
   })
 }
 
-/** The same, and waits until all serve again; throws after `timeoutMs`. */
-export async function rebuildShards(
-  ops: Ops,
-  shards: readonly number[],
-  by: By,
-  timeoutMs: number,
-): Promise<Rebuilt[]> {
-  const before = await requestRebuild(ops, shards, by)
-  failpoint('rebuild.after-request')
-  const { database } = ops
-  for (const until = performance.now() + timeoutMs; ; await sleep(pollMs)) {
-    const { rows } = await database.query<Rebuilt>(
-      `SELECT r.shard, r.epoch, r.codes, r.coupons,
-         extract(epoch FROM r.ended_at - r.begun_at)::float8 AS seconds
-       FROM recoveries r JOIN unnest($1::int[], $2::bigint[]) AS b(shard, epoch) USING (shard)
-       WHERE r.epoch > b.epoch AND r.ended_at IS NOT NULL AND r.rebuilt
-         AND r.cause = $3 ORDER BY r.shard`,
-      [before.map(({ shard }) => shard), before.map(({ epoch }) => epoch), cause],
+export type Wanted = {
+  book?: string
+  shard?: number
+  /** Go on although Redis holds facts that the ledger lacks: a recovery flushes them first. */
+  flushFirst: boolean
+  timeoutMs: number
+  by: By
+  onProgress?: (done: number, total: number) => void
+}
+
+/** `late`: shards that were asked for and are not rebuilt yet. */
+export type Rebuilding = { plan: Plan[]; rebuilt: Rebuilt[]; late: number[] }
+
+/**
+ * Has workers make a book's shard, one shard or all of them anew, and waits until they have. A string
+ * says why nothing was asked for.
+ */
+export async function rebuild(ops: Ops, wanted: Wanted): Promise<Rebuilding | string> {
+  const plan = await planRebuild(ops, wanted)
+  if (plan.length === 0) return 'There is no such shard or book.'
+  const lag = plan.reduce((sum, one) => sum + one.lag, 0)
+  if (lag > 0 && !wanted.flushFirst)
+    return (
+      `Redis holds ${lag} facts that the ledger lacks. Drain first, or have them flushed first: ` +
+      '--flush-first, or flush_first over HTTP.'
     )
-    if (rows.length >= before.length) return rows
-    if (performance.now() > until)
-      throw new Error('the shards are not rebuilt yet: is a worker alive? See `stampede status`')
+  const before = await requestRebuild(
+    ops,
+    plan.map(({ shard }) => shard),
+    wanted.by,
+  )
+  failpoint('rebuild.after-request')
+  for (const until = performance.now() + wanted.timeoutMs; ; await sleep(pollMs)) {
+    const rebuilt = await rebuiltSince(ops, before)
+    wanted.onProgress?.(rebuilt.length, before.length)
+    const done = new Set(rebuilt.map(({ shard }) => shard))
+    const late = before.map(({ shard }) => shard).filter((shard) => !done.has(shard))
+    if (late.length === 0 || performance.now() > until) return { plan, rebuilt, late }
   }
+}
+
+/**
+ * The first rebuild of each shard after its epoch. Whatever its cause: where the worker that began it
+ * dies, another one takes over, and calls that the cause.
+ */
+async function rebuiltSince(
+  { database }: Ops,
+  before: readonly { shard: number; epoch: number }[],
+): Promise<Rebuilt[]> {
+  const { rows } = await database.query<Rebuilt>(
+    `SELECT DISTINCT ON (r.shard) r.shard, r.epoch, r.codes, r.coupons,
+       extract(epoch FROM r.ended_at - r.begun_at)::float8 AS seconds
+     FROM recoveries r JOIN unnest($1::int[], $2::bigint[]) AS b(shard, epoch) USING (shard)
+     WHERE r.epoch > b.epoch AND r.ended_at IS NOT NULL AND r.rebuilt
+     ORDER BY r.shard, r.epoch`,
+    [before.map(({ shard }) => shard), before.map(({ epoch }) => epoch)],
+  )
+  return rows
 }

@@ -32,9 +32,10 @@ export async function replay(
   ops: Ops,
   options: { shard?: number; from?: EntryId; by: By; onProgress?: (entries: number) => void },
 ): Promise<Replayed[]> {
-  const rows = (await shardRows(ops.database)).filter(
-    ({ shard }) => options.shard === undefined || shard === options.shard,
-  )
+  const there = await shardRows(ops.database)
+  const rows = there.filter(({ shard }) => shard === (options.shard ?? shard))
+  if (rows.length === 0)
+    throw new Error(`There is no shard ${options.shard}: they are 0 to ${there.length - 1}.`)
   const all: Replayed[] = []
   let done = 0
   for (const { shard, checkpointEpoch, checkpoint } of rows) {

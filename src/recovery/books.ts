@@ -1,4 +1,5 @@
 import { failpoint } from '../failpoint.ts'
+import type { Deed } from '../ledger/audit.ts'
 import {
   addUnits,
   archiveBook,
@@ -124,21 +125,22 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
   return {
     get,
 
-    create(wanted: NewBook) {
+    /** `deedOf`, `deed`: what the audit log is to say of it. */
+    create(wanted: NewBook, deedOf: (book: Book) => Deed) {
       const create = async () => {
         const open = openShards(pusher)
         if (open.length === 0) return { ...problem('not-ready'), retryAfter: 1 }
-        return pushed(await createBook(database, wanted, open))
+        return pushed(await createBook(database, wanted, open, deedOf))
       }
       return createOnce(database, wanted.once, create, ({ book }) => pushed(book!))
     },
 
-    update(id: string, wanted: BookChange): Promise<Book | Problem> {
-      return change(id, () => updateBook(database, id, wanted))
+    update(id: string, wanted: BookChange, deed: Deed): Promise<Book | Problem> {
+      return change(id, () => updateBook(database, id, wanted, deed))
     },
 
-    archive(id: string): Promise<Book | Problem> {
-      return change(id, () => archiveBook(database, id))
+    archive(id: string, deed: Deed): Promise<Book | Problem> {
+      return change(id, () => archiveBook(database, id, deed))
     },
 
     list: (filter: BookFilter) => listBooks(database, filter),
