@@ -101,7 +101,15 @@ describe('with ACL users', () => {
     await world.level()
     const ops = { redis: connections.worker, database: world.database }
     expect(await reconcile(ops, { exact: false })).toMatchObject({ differences: [] })
-    expect((await status(ops, 1_000)).redis.up).toBe(true)
+    const limits = { backlog: 1_000, managed: false }
+    for (const user of ['api', 'worker'] as const) {
+      const its = await status({ ...ops, redis: connections[user] }, limits)
+      expect(its.problems).toEqual([])
+      for (const shard of its.shards) expect(shard).toMatchObject({ serves: true, lag: 0 })
+    }
+    const stranger = await status({ ...ops, redis: connections.queue }, limits)
+    expect(stranger.problems[0]).toMatch(/^shard 0 could not be looked at: NOPERM/)
+    expect(stranger.shards[0]).toMatchObject({ serves: null, lag: null })
     const { rows } = await world.database.query('SELECT code FROM coupons LIMIT 1')
     expect(await timeline(ops, rows[0].code)).toBeDefined()
     const books = await world.database.query('SELECT book_id FROM books LIMIT 1')

@@ -67,14 +67,69 @@ describe('status', () => {
     const gone = { redis: 'redis://127.0.0.1:1', postgres: 'postgres://a@127.0.0.1:1/a' }
     const redis = await stampede(['status'], { REDIS_URL: gone.redis })
     expect([redis.code, redis.out]).toEqual([69, expect.stringMatching(/^! Redis does not answer/)])
+    expect(redis.out).toMatch(/^redis DOWN, unknown of unknown, full in -; postgres up$/m)
+    expect(redis.out).toMatch(/^ +0 +\d+ +active +open +running +unknown +unknown +-$/m)
     const postgres = await stampede(['status'], { DATABASE_URL: gone.postgres })
     expect(postgres.code).toBe(69)
     expect(postgres.out).toMatch(/^! PostgreSQL does not answer: .*ECONNREFUSED/)
+    expect(postgres.out).toMatch(/^alive: unknown API, unknown worker processes$/m)
     const both = await stampede(['status', '--json'], {
       ...{ REDIS_URL: gone.redis, DATABASE_URL: gone.postgres },
     })
     expect([both.code, JSON.parse(both.out).problems.length]).toEqual([69, 2])
     for (const { ms } of [redis, postgres, both]) expect(ms).toBeLessThan(5_000)
+  })
+
+  test('names first, in the words of /readyz, why a shard does not serve', async () => {
+    const { rows } = await world.database.query(
+      'SELECT shard, checkpoint FROM shards WHERE checkpoint > 0 LIMIT 1',
+    )
+    const [{ shard, checkpoint }] = rows
+    const move = (to: number) =>
+      world.database.query('UPDATE shards SET checkpoint = $2 WHERE shard = $1', [shard, to])
+    const readyz = async () => (await world.call('GET', '/readyz')).body
+    await move(checkpoint - 1)
+    await world.house.watchGates()
+    await until(async () => /old backup/.test((await readyz()).reason ?? ''), '/readyz says why')
+    const { reason } = await readyz()
+    const { code, problems, shards } = await asked('status')
+    expect([code, problems[0]]).toEqual([3, `shard ${shard} does not serve: ${reason}`])
+    expect(shards[shard]).toMatchObject({ serves: false, reason, phase: 'active' })
+    expect(shards[1 - shard]).toMatchObject({ serves: true, reason: null })
+    await move(checkpoint)
+    await world.ready()
+  })
+
+  test('does not call level what it could not see, nor a Redis well that nobody serves from', async () => {
+    const meta = keys.meta(1)
+    await world.redis.multi().rename(meta, 'kept').set(meta, 'no hash').exec()
+    await world.redis.config('SET', 'maxmemory-policy', 'allkeys-lru')
+    const { code, problems, shards } = await asked('status')
+    await world.redis.rename('kept', meta)
+    await world.redis.config('SET', 'maxmemory-policy', 'noeviction')
+    expect([code, problems]).toEqual([
+      3,
+      [
+        expect.stringMatching(/^nothing is served: redis maxmemory-policy is allkeys-lru: set it/),
+        expect.stringMatching(/^shard 1 could not be looked at: .*WRONGTYPE/),
+      ],
+    ])
+    expect(shards[1]).toMatchObject({ serves: null, lag: null, oldest_seconds: null })
+    await world.ready()
+    await until(async () => (await asked('status')).problems.length === 0, 'all is well again')
+  })
+
+  test('says when Redis will be full if it goes on growing', async () => {
+    let grows = true
+    const growth = (async () => {
+      while (grows) await world.redis.append('junk', 'x'.repeat(500_000))
+    })()
+    const { redis } = await asked('status')
+    grows = false
+    await growth
+    await world.redis.del('junk')
+    expect(redis.seconds_until_full).toBeGreaterThan(0)
+    expect(redis.seconds_until_full).toBeLessThan(100_000)
   })
 
   /** The others, and connections on which nobody says a word: `npm run bench -- --only down`. */

@@ -23,7 +23,8 @@ export function statusVerb(program: Command): void {
 }
 
 async function run({ watch }: { watch?: boolean }, command: Command): Promise<void> {
-  const { BACKLOG_FACTS } = readConfig(['BACKLOG_FACTS'])
+  const config = readConfig(['BACKLOG_FACTS', 'REDIS_MANAGED'])
+  const limits = { backlog: config.BACKLOG_FACTS, managed: config.REDIS_MANAGED === '1' }
   const urls = stores()
   const database = openDatabase(urls.postgres, 4, 'cli')
   const redis = openRedis(urls.redis)
@@ -31,7 +32,7 @@ async function run({ watch }: { watch?: boolean }, command: Command): Promise<vo
     do {
       // What cannot be reached is what status is there to say; questions wait for the connection.
       redis.connect().catch(() => {})
-      const found = await status({ redis, database }, BACKLOG_FACTS)
+      const found = await status({ redis, database }, limits)
       const clear = watch && process.stdout.isTTY ? '\u001b[2J\u001b[H' : ''
       say(command, clear + text(found), found)
       process.exitCode = exitCode(found)
@@ -48,27 +49,32 @@ function exitCode({ redis, postgres, problems }: Status): number {
   return problems.length > 0 ? 3 : 0
 }
 
-const megabytes = (bytes: number | null) =>
-  bytes === null ? 'unknown' : `${Math.round(bytes / 1_048_576)} MB`
+/** What nobody could find out is not nothing. */
+const known = <T>(value: T | null, shown: (value: T) => string = String) =>
+  value === null ? 'unknown' : shown(value)
+const megabytes = (bytes: number) => `${Math.round(bytes / 1_048_576)} MB`
+const seconds = (count: number | null) => (count === null ? '-' : `${count} s`)
 
 function text({ problems, redis, postgres, processes, shards, ...counts }: Status): string {
   const head = problems.length > 0 ? problems.map((line) => `! ${line}`) : ['all is well']
-  const alive = (kind: string) => processes.filter((one) => one.kind === kind && one.alive).length
+  const alive = (kind: string) =>
+    postgres.up ? processes.filter((one) => one.kind === kind && one.alive).length : 'unknown'
   const up = (is: boolean) => (is ? 'up' : 'DOWN')
   return [
     ...head,
     '',
-    `redis ${up(redis.up)}, ${megabytes(redis.memory)} of ${megabytes(redis.memory_limit)}; postgres ${up(postgres.up)}`,
+    `redis ${up(redis.up)}, ${known(redis.memory, megabytes)} of ${known(redis.memory_limit, megabytes)}, ` +
+      `full in ${seconds(redis.seconds_until_full)}; postgres ${up(postgres.up)}`,
     `alive: ${alive('api')} API, ${alive('worker')} worker processes`,
-    `parked facts ${counts.parked_facts ?? 'unknown'}, failed jobs ${counts.failed_jobs ?? 'unknown'}`,
+    `parked facts ${known(counts.parked_facts)}, failed jobs ${known(counts.failed_jobs)}`,
     '',
-    'shard  epoch  phase       intake   flush    lag     oldest  cap reached in',
+    'shard  epoch  phase       intake   flush    lag      oldest   cap reached in',
     ...shards.map((one) =>
       [
         ...[`${one.shard}`.padStart(5), `${one.epoch}`.padStart(5), one.phase.padEnd(10)],
-        ...[one.intake.padEnd(7), one.flush.padEnd(7), `${one.lag}`.padEnd(6)],
-        ...[`${one.oldest_seconds.toFixed(1)} s`.padEnd(6)],
-        one.seconds_until_backlog === null ? '-' : `${one.seconds_until_backlog} s`,
+        ...[one.intake.padEnd(7), one.flush.padEnd(7), known(one.lag).padEnd(7)],
+        known(one.oldest_seconds, (age) => `${age.toFixed(1)} s`).padEnd(7),
+        seconds(one.seconds_until_backlog),
       ].join('  '),
     ),
   ].join('\n')

@@ -30,7 +30,7 @@ export function openOps(
     (...args: A) =>
       verb(ops, ...args)
   return {
-    status: () => status(ops, backlog),
+    status: () => status(ops, { backlog, managed }),
     doctor: () => doctor(ops, managed),
     isGenuine: (certificate: Certificate) => isGenuine(ops.database, certificate),
     setIntake: bind(setIntake),

@@ -1,7 +1,9 @@
+import type { Redis } from 'ioredis'
 import { entryHash } from '../journal/entry.ts'
 import type { Database } from '../ledger/database.ts'
 import { type ShardRow, shardRow } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
+import { scriptSha } from '../store/lua.ts'
 import { type Gate, NotSent, type Place, RedisRefused, ReplyLost } from '../store/place.ts'
 
 /** What lua/check.lua says of a shard; undefined: it holds nothing. */
@@ -40,8 +42,26 @@ export type Verdict =
   | { is: 'lost'; row: ShardRow; cause: Cause; why: string }
   | { is: 'wait'; why: string }
 
+/** What is judged with: how Redis is asked, and what this process has seen itself. */
+type Eyes = Pick<Place, 'call' | 'gates'>
+
+/**
+ * The eyes of somebody who has seen nothing yet and only looks: an operator at a command line. What Redis
+ * refuses to tell him says nothing about the shard, so it is thrown as it is.
+ */
+export function withoutMemory(redis: Redis, shards: number): Eyes {
+  const seen = { open: false, why: '', epoch: 0, seen: 0, suspect: undefined }
+  return {
+    gates: Array.from({ length: shards }, (_, shard) => ({ ...seen, shard })),
+    call: (script, on, args) =>
+      redis.call('EVALSHA', [scriptSha(script), on.length, ...on, ...args]).catch((error) => {
+        throw error.message.startsWith('NOSCRIPT') ? new RedisRefused(error.message) : error
+      }),
+  }
+}
+
 export async function readShard(
-  place: Place,
+  place: Pick<Place, 'call'>,
   shard: number,
   checkpoint: string,
 ): Promise<ShardState | undefined> {
@@ -69,7 +89,7 @@ export async function readShard(
 const looksMax = 5
 
 /** Compares a shard in Redis with its row in PostgreSQL: the fork check. Changes nothing. */
-export async function judge(place: Place, database: Database, shard: number): Promise<Verdict> {
+export async function judge(place: Eyes, database: Database, shard: number): Promise<Verdict> {
   let row: ShardRow
   try {
     row = await shardRow(database, shard)
@@ -90,7 +110,7 @@ export async function judge(place: Place, database: Database, shard: number): Pr
   return { is: 'wait', why: 'the ledger moves on while Redis is being compared with it' }
 }
 
-async function compare(place: Place, row: ShardRow): Promise<Verdict> {
+async function compare(place: Eyes, row: ShardRow): Promise<Verdict> {
   const { shard } = row
   const id = row.checkpoint > 0 ? `${row.checkpointEpoch}-${row.checkpoint}` : ''
   // As it was before Redis is asked: it may learn of later entries meanwhile.
@@ -186,7 +206,7 @@ function whatThisProcessSaw(gate: Gate, { epoch, n }: ShardState) {
  * PostgreSQL is away. A process that has served this shard may go on if Redis is still in the epoch
  * it knows and has every entry it saw; one that has not must wait.
  */
-async function judgeAlone(place: Place, shard: number, why: string): Promise<Verdict> {
+async function judgeAlone(place: Eyes, shard: number, why: string): Promise<Verdict> {
   const { epoch, seen } = place.gates[shard]!
   if (epoch === 0) return { is: 'wait', why }
   try {
