@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { environmentOf } from '../src/config.ts'
+import { archiveBook, updateBook } from '../src/ledger/books.ts'
 import { type Difference, reconcile } from '../src/ops/reconcile/reconcile.ts'
 import { keys } from '../src/store/keys.ts'
 import { flusher, flushOnce } from '../workers/flush.ts'
@@ -708,14 +709,26 @@ describe('reconcile', () => {
 
 describe('reconcile: what it does not call a difference, and what it cannot tell', () => {
   test('a limit that was lowered after the coupons were assigned', async () => {
-    await sql(
-      `UPDATE books SET max_assignments_per_user = 1, version = version + 1, updated_at = now(),
-         pushed_version = version + 1 WHERE book_id = $1`,
-      book,
-    )
-    await world.redis.hset(keys.book(shard, book), 'max_held', 1)
-    await world.redis.hincrby(keys.book(shard, book), 'version', 1)
+    await updateBook(world.database, book, { max_assignments_per_user: 1 })
     for (const exact of [true, false]) expect((await look(exact)).differences).toEqual([])
+  })
+
+  test('a limit that was passed, whatever else of the book was changed since', async () => {
+    await sql('UPDATE books SET max_assignments_per_user = 1 WHERE book_id = $1', book)
+    await sql('UPDATE books SET max_redemptions_per_user = 0 WHERE book_id = $1', book)
+    await updateBook(world.database, book, { is_active: false })
+    await updateBook(world.database, book, { closes_at: new Date(), max_assignments_per_user: 1 })
+    await updateBook(world.database, book, { is_active: true, max_redemptions: 3 })
+    await archiveBook(world.database, book)
+    for (const exact of [true, false]) {
+      const { differences } = await look(exact)
+      expect(differences.map(({ class: of, code, what }) => [of, code ?? what])).toEqual([
+        ...['u0', 'u1', 'u2', 'u3', 'u4'].map((user) => [
+          ...['CAP_EXCEEDED', `user ${user} holds 2 coupons, 1 are allowed`],
+        ]),
+        ['CAP_EXCEEDED', used],
+      ])
+    }
   })
 
   test('a load that Redis does not have yet, unless nothing may be under way', async () => {

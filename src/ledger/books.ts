@@ -127,6 +127,9 @@ export async function getBook(
   return rows[0]
 }
 
+/** Limits of a user: what was given under another one is no violation of today's. */
+const limits = ['max_assignments_per_user', 'max_redemptions_per_user'] as const
+
 const risen = { version: sql`${books.version} + 1`, updated_at: sql`now()` }
 
 /** In the transaction of what an operator does: a deed whose record could be lost was done by nobody. */
@@ -157,9 +160,11 @@ export async function updateBook(
       change.max_redemptions === undefined
         ? {}
         : { allow_multi_redemption: change.max_redemptions !== 1 }
+    const isOther = limits.some((of) => change[of] !== undefined && change[of] !== old[of])
+    const limited = isOther ? { limits_changed_at: sql`now()` } : {}
     const [book] = await db
       .update(books)
-      .set({ ...derived, ...change, ...risen })
+      .set({ ...derived, ...change, ...limited, ...risen })
       .where(eq(books.book_id, id))
       .returning()
     await onRecord(tx, deed)

@@ -116,6 +116,7 @@ export const books = pgTable('books', {
   pushed_version: integer().notNull().default(0),
   created_at: at().notNull().defaultNow(),
   updated_at: at().notNull().defaultNow(),
+  limits_changed_at: at(),
 })
 
 export const jobs = pgTable('jobs', {

@@ -5,14 +5,14 @@ import type { Run } from './settle.ts'
 
 /**
  * Limits of a book that were passed. A limit may have been lowered since, and then whoever was given
- * more is no difference; which limits there were is not kept, but when the book was last changed is. So
+ * more is no difference; which limits there were is not kept, but when one was last changed is. So
  * only what happened a minute later than that counts: the newest assignment, or redemption, of whoever
  * is over the limit was refused, or it passed the limit of today. What a coupon may be redeemed for
  * stands in its own record, so no change of the book excuses more.
  */
 const graceSeconds = 60
-const changedBefore = (column: string, of: Book) =>
-  of.version === 1 ? 'true' : `${column} > b.updated_at + interval '${graceSeconds} s'`
+const changedBefore = (column: string) =>
+  `(b.limits_changed_at IS NULL OR ${column} > b.limits_changed_at + interval '${graceSeconds} s')`
 
 const listedMax = 1_000
 
@@ -26,8 +26,8 @@ async function overHeld(run: Run, book: Book, over: string[]): Promise<Differenc
   if (over.length === 0) return []
   const { rows } = await run.database.query<{ user_id: string; held: number }>(
     `SELECT k.user_id, count(*)::int AS held FROM coupons k JOIN books b USING (book_id)
-     WHERE k.book_id = $1 AND k.user_id = ANY ($2) GROUP BY k.user_id, b.updated_at
-     HAVING count(*) > $3 AND ${changedBefore('max(k.assigned_at)', book)}
+     WHERE k.book_id = $1 AND k.user_id = ANY ($2) GROUP BY k.user_id, b.limits_changed_at
+     HAVING count(*) > $3 AND ${changedBefore('max(k.assigned_at)')}
      ORDER BY k.user_id LIMIT ${listedMax}`,
     [book_id, over, limit],
   )
@@ -52,7 +52,7 @@ async function overRedeemed(run: Run, book: Book): Promise<Difference[]> {
          k.redemptions > k.max_redemptions THEN k.max_redemptions ELSE $2::int END AS limit
      FROM coupons k JOIN books b USING (book_id)
      WHERE k.book_id = $1 AND (k.max_redemptions > 0 AND k.redemptions > k.max_redemptions
-       OR k.redemptions > $2::int AND (SELECT ${changedBefore('max(r.redeemed_at)', book)}
+       OR k.redemptions > $2::int AND (SELECT ${changedBefore('max(r.redeemed_at)')}
          FROM redemptions r WHERE r.book_id = $1 AND r.code = k.code AND r.rolled_back_at IS NULL))
      ORDER BY k.code LIMIT ${listedMax}`,
     [book_id, perUser],
