@@ -26,13 +26,13 @@ const table = {
   stampede_jobs: ['gauge', 'BullMQ jobs by queue and state.'],
   stampede_reconcile_differences: [
     'gauge',
-    'What the last comparison of both stores on schedule found to differ.',
+    'What the last comparison of all books, on schedule or by hand, found to differ.',
   ],
   stampede_undersold_codes: [
     'gauge',
     'Codes that the last comparison found neither in stock nor given to anybody.',
   ],
-  stampede_reconcile_age_seconds: ['gauge', 'Since the last comparison of both stores ended.'],
+  stampede_reconcile_age_seconds: ['gauge', 'Since the last comparison of all books ended.'],
   stampede_failed_jobs: ['gauge', 'Jobs that failed: see the table jobs.'],
   stampede_intake_open: ['gauge', '0 while an operator has stopped intake on the shard.'],
   stampede_flush_running: ['gauge', '0 while an operator holds the flush of the shard.'],

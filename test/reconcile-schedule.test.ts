@@ -1,6 +1,7 @@
 import pino from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { claimReconcile, lastReconciled } from '../src/ledger/reconciled.ts'
+import { reconcile } from '../src/ops/reconcile/reconcile.ts'
 import { keys } from '../src/store/keys.ts'
 import { reconcileOnce } from '../workers/reconcile.ts'
 import { openWorld, type World } from './world.ts'
@@ -50,5 +51,22 @@ test('reconcile on schedule: what differs is counted, and logged without a code'
   expect(last!.undersold).toBe(1)
   expect(last!.differences).toBeGreaterThan(0)
   expect(said.at(-1)).toMatchObject({ level: 50, book })
+  const sums = said.findLast(({ totals }) => totals)
+  expect(sums).toMatchObject({ level: 50, msg: 'the stores differ', totals: { UNDERSOLD: 1 } })
   expect(JSON.stringify(said)).not.toContain(code)
+  await world.redis.sadd(keys.stock(0, book), code)
+  await world.redis.hincrby(keys.book(0, book), 'left', 1)
+})
+
+test('reconcile on schedule: /metrics tells what the last comparison found, whoever made it, and all of it', async () => {
+  const large = await world.makeBook({}, 1_200)
+  await world.redis.spop(keys.stock(0, large), 1_100)
+  const ops = { redis: world.redis, database: world.database }
+  await reconcile(ops, { exact: false, book })
+  expect((await lastReconciled(world.database))!.undersold).toBe(1)
+  await wait(61)
+  await reconcile(ops, { exact: false })
+  expect(await lastReconciled(world.database)).toMatchObject({ undersold: 1_100 })
+  // One by hand puts off none of the workers'.
+  expect(await run(60)).toBe(true)
 })

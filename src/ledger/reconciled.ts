@@ -1,6 +1,6 @@
 import type { Database } from './database.ts'
 
-/** What the last comparison of both stores on schedule came to. */
+/** What the last comparison of both stores came to, whoever asked for it. */
 export type Reconciled = { differences: number; undersold: number }
 
 /**
@@ -22,8 +22,10 @@ export async function claimReconcile(database: Database, minutes: number): Promi
 
 export async function noteReconcile(database: Database, found: Reconciled): Promise<void> {
   await database.query(
-    `UPDATE settings SET value = value || jsonb_build_object('at', now()) || $1::jsonb
-     WHERE name = 'reconcile'`,
+    `INSERT INTO settings (name, value)
+     VALUES ('reconcile', jsonb_build_object('claimed', now(), 'at', now()) || $1::jsonb)
+     ON CONFLICT (name) DO UPDATE
+       SET value = settings.value || jsonb_build_object('at', now()) || $1::jsonb`,
     [JSON.stringify(found)],
   )
 }

@@ -21,6 +21,17 @@ export async function compareCaps(run: Run, book: Book, over: string[]): Promise
   return [...(await overHeld(run, book, over)), ...(await overRedeemed(run, book))]
 }
 
+/** Those of `over` who may be over the limit of today for no older one. */
+export async function overToday(run: Run, book: Book, over: string[]): Promise<string[]> {
+  const { rows } = await run.database.query<{ user_id: string }>(
+    `SELECT k.user_id FROM coupons k JOIN books b USING (book_id)
+     WHERE k.book_id = $1 AND k.user_id = ANY ($2) GROUP BY k.user_id, b.limits_changed_at
+     HAVING ${changedBefore('max(k.assigned_at)')}`,
+    [book.book_id, over],
+  )
+  return rows.map(({ user_id }) => user_id)
+}
+
 async function overHeld(run: Run, book: Book, over: string[]): Promise<Difference[]> {
   const { shard, book_id, max_assignments_per_user: limit } = book
   if (over.length === 0) return []

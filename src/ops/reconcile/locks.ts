@@ -58,6 +58,7 @@ export async function compareGuards(run: Run, shards: number[]): Promise<void> {
         run.suspects.add({ shard, book, code, digested: true })
       }
     }
+    await run.suspects.relieve(run)
   } while (cursor !== '0')
 }
 

@@ -2,6 +2,7 @@ import type { Book } from '../../ledger/books.ts'
 import { redemptionsOf, usersOf } from '../../ledger/state.ts'
 import { keys } from '../../store/keys.ts'
 import { isVoid } from '../../store/record.ts'
+import { overToday } from './caps.ts'
 import { Met } from './digest.ts'
 import { type Lock, liveLock, misguarded, openClock } from './locks.ts'
 import {
@@ -12,7 +13,7 @@ import {
   withoutCoupon,
   withoutHolding,
 } from './postgres.ts'
-import { perStep, type Run, readAhead, slices } from './settle.ts'
+import { enough, perStep, type Run, readAhead, slices } from './settle.ts'
 
 /** Fields that PostgreSQL knows, and how many of them are the same in Redis. */
 class Compared {
@@ -25,9 +26,16 @@ export class Shared {
   readonly redemptions = new Compared()
 }
 
+/** After each step: nothing that waits for its careful look may become too much to be kept. */
+async function relieve(run: Run): Promise<void> {
+  await run.suspects.relieve(run)
+  await run.users.relieve(run)
+  await run.redemptions.relieve(run)
+}
+
 /** Compares a hash in Redis with PostgreSQL's pages of its fields and values. */
 async function compareHash(
-  { redis }: Run,
+  run: Run,
   key: string,
   pages: AsyncIterable<string[]>,
   compared: Compared,
@@ -37,7 +45,7 @@ async function compareHash(
   for await (const page of readAhead(pages))
     for (const flat of slices(page, 2 * perStep)) {
       const fields = flat.filter((_, f) => f % 2 === 0)
-      const values = await redis.hmget(key, ...fields)
+      const values = await run.redis.hmget(key, ...fields)
       for (const [f, field] of fields.entries()) {
         const value = flat[2 * f + 1]!
         const isSame = values[f] === value
@@ -46,6 +54,7 @@ async function compareHash(
         visit(field, value, isSame)
       }
       await afterStep()
+      await relieve(run)
     }
 }
 
@@ -55,13 +64,14 @@ async function compareHash(
  * fields than were found to be the same.
  */
 async function compareRest(
-  { redis, exact }: Run,
+  run: Run,
   key: string,
   { met, same }: Compared,
   unknown: (fields: string[]) => Promise<string[]>,
   found: (field: string, value: string) => void,
   concerns: (value: string) => boolean = () => true,
 ): Promise<void> {
+  const { redis, exact } = run
   if (exact && (await redis.hlen(key)) - (await redis.hexists(key, '')) === same) return
   let cursor = '0'
   do {
@@ -73,6 +83,7 @@ async function compareRest(
     const fields = [...values.keys()]
     if (fields.length > 0)
       for (const field of await unknown(fields)) found(field, values.get(field)!)
+    await relieve(run)
   } while (cursor !== '0')
 }
 
@@ -106,7 +117,6 @@ async function compareCoupons(run: Run, { shard, book_id }: Book, shared: Shared
       for (const code of await misguarded(run, shard, locked))
         run.suspects.add({ shard, book: book_id, code, digested: true })
       locked = []
-      await run.suspects.relieve(run)
     },
   )
   return { coupons, records }
@@ -140,8 +150,10 @@ async function compareStock(run: Run, { shard, book_id }: Book): Promise<number>
     }
   }
   if (!exact || (await redis.scard(stock)) !== compared.same)
-    for await (const some of strays(run, stock, compared))
+    for await (const some of strays(run, stock, compared)) {
       for (const code of await notInStock(database, book_id, some)) suspect(code, true)
+      await run.suspects.relieve(run)
+    }
   return codes
 }
 
@@ -175,7 +187,7 @@ export async function compareShared(run: Run, shard: number, shared: Shared): Pr
     keys.redemptions(shard),
     shared.redemptions,
     (ids) => notRedemptions(database, ids),
-    (id) => run.redemptions.set(id, { shard, book: '', id }),
+    (id) => run.redemptions.add(id, { shard, book: '', id }),
   )
 }
 
@@ -183,7 +195,7 @@ export async function compareShared(run: Run, shard: number, shared: Shared): Pr
 export async function compareRedemptions(run: Run, { shard, book_id }: Book, shared: Shared) {
   const pages = redemptionsOf(run.database, book_id)
   await compareHash(run, keys.redemptions(shard), pages, shared.redemptions, (id, _, isSame) => {
-    if (!isSame) run.redemptions.set(id, { shard, book: book_id, id })
+    if (!isSame) run.redemptions.add(id, { shard, book: book_id, id })
   })
 }
 
@@ -191,14 +203,22 @@ export async function compareRedemptions(run: Run, { shard, book_id }: Book, sha
 export async function compareUsers(run: Run, book: Book): Promise<string[]> {
   const { shard, book_id, max_assignments_per_user: limit } = book
   const key = keys.users(shard, book_id)
-  const over: string[] = []
+  let over: string[] = []
+  let kept = 0
+  /** After a limit was lowered nearly all may be over it: those alone are kept who were not before. */
+  const excuse = async () => {
+    if (over.length - kept < enough) return
+    over = (await overToday(run, book, over)).slice(0, enough)
+    kept = over.length
+  }
   const suspect = (user: string) =>
-    run.users.set(`${book_id} ${user}`, { shard, book: book_id, user })
+    run.users.add(`${book_id} ${user}`, { shard, book: book_id, user })
   const compared = new Compared()
-  await compareHash(run, key, usersOf(run.database, book_id), compared, (user, held, isSame) => {
+  const note = (user: string, held: string, isSame: boolean) => {
     if (!isSame) suspect(user)
     if (limit !== null && Number(held) > limit) over.push(user)
-  })
+  }
+  await compareHash(run, key, usersOf(run.database, book_id), compared, note, excuse)
   const unknown = (users: string[]) => withoutHolding(run.database, book_id, users)
   await compareRest(run, key, compared, unknown, suspect)
   return over

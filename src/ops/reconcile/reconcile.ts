@@ -1,4 +1,5 @@
 import { type Book, getBook } from '../../ledger/books.ts'
+import { noteReconcile } from '../../ledger/reconciled.ts'
 import { type ShardRow, shardRows } from '../../ledger/shards.ts'
 import { booksOf } from '../../ledger/state.ts'
 import type { Ops } from '../ops.ts'
@@ -12,6 +13,7 @@ import {
   usersLook,
 } from './counters.ts'
 import { Digests } from './digest.ts'
+import { Doubts } from './doubts.ts'
 import {
   beyondCheckpoint,
   compareLedger,
@@ -22,7 +24,7 @@ import {
 } from './ledger.ts'
 import { compareGuards } from './locks.ts'
 import { compareCodes, compareRedemptions, compareShared, compareUsers, Shared } from './pages.ts'
-import { type Difference, Findings, Ripples } from './report.ts'
+import { type Difference, Findings, Ripples, type Totals } from './report.ts'
 import { checkService } from './service.ts'
 import { type Look, type Run, type Seen, settle } from './settle.ts'
 import { Suspects } from './suspects.ts'
@@ -50,6 +52,7 @@ export type Reconciliation = {
   books: Compared[]
   differences: Difference[]
   more: number
+  totals: Totals
 }
 
 export type Options = {
@@ -63,9 +66,13 @@ export type Options = {
 
 /**
  * Compares Redis and PostgreSQL, code by code, with each other and with the ledger. First everything is
- * compared quickly, page by page, in bounded memory; what seems to differ, which under load means
- * little, is then looked at carefully (`settle`), so that what is reported is so. Changes nothing, and
- * keeps Redis busy for less than a millisecond or two at a time.
+ * compared quickly, page by page; what seems to differ, which under load means little, is then looked at
+ * carefully (`settle`), so that what is reported is so. Memory stays bounded where nothing is as it should
+ * be: what waits for its careful look does not wait once there are 20,000 of it, and of what was found a
+ * thousand differences are kept, the rest is counted. Gaps of the ledger and parked facts alone are all
+ * kept. Changes nothing but
+ * the note of what the last comparison of everything came to, which /metrics tells, and keeps Redis busy
+ * for less than a millisecond or two at a time.
  *
  * Works with up to four connections of the pool at once. Throws Unsettled where the ledger does not
  * follow or a shard is recovered again and again, an Error for a book that there is not, and whatever
@@ -88,8 +95,8 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
     for (const difference of await beyondCheckpoint(run, shard)) findings.add(difference)
   for (const difference of await parkedFacts(run)) findings.add(difference)
   // Counters last: what follows from a coupon that was named is not named again.
-  await note(run, [...run.users.values()], usersLook(run))
-  await note(run, [...run.redemptions.values()], redemptionsLook(run))
+  await run.users.settle(run)
+  await run.redemptions.settle(run)
   const serving = run.books.filter(({ shard }) => run.serving.has(shard))
   const items = serving.map((its) => ({ shard: its.shard, book: its.book_id, its }))
   await note(run, items, booksLook(run))
@@ -98,9 +105,14 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
     const { over } = counted.find(({ book_id }) => book_id === book.book_id)!
     for (const difference of await compareCaps(run, book, over)) findings.add(difference)
   }
-  const { differences, more } = findings.list()
+  const { differences, more, totals } = findings.list()
+  if (options.book === undefined) {
+    const all = differences.length + more
+    await noteReconcile(ops.database, { differences: all, undersold: totals.UNDERSOLD ?? 0 })
+  }
   const verdict = differences.length === 0 ? 'equal' : 'different'
-  return { verdict, at, exact: run.exact, books: comparedBooks(run, counted), differences, more }
+  const compared = { books: comparedBooks(run, counted), differences, more, totals }
+  return { verdict, at, exact: run.exact, ...compared }
 }
 
 /** What was compared of each book; only at the end, for what was looked at carefully is in the digests. */
@@ -140,7 +152,7 @@ async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> 
     ...{ exact: options.exact, book: options.book, books, serving: new Set() },
     ...{ findings: new Findings(), ripples: new Ripples(), suspects: new Suspects() },
     digests: new Map(books.map(({ book_id }) => [book_id, new Digests()])),
-    ...{ users: new Map(), redemptions: new Map() },
+    ...{ users: new Doubts(usersLook), redemptions: new Doubts(redemptionsLook) },
     progress(some) {
       const told = Math.floor(done / toldEvery)
       done += some

@@ -1,4 +1,5 @@
 import type { CouponRecord } from '../../store/record.ts'
+import { Met } from './digest.ts'
 
 export const differenceClasses = [
   'STATE_MISMATCH',
@@ -28,20 +29,23 @@ export type Difference = {
   postgres: unknown
 }
 
+/** How many there are of each class, whether they are listed or not. */
+export type Totals = { [C in DifferenceClass]?: number }
+
 const listedMax = 1_000
 
 /** Gathers differences: at most a thousand are kept, the rest is counted. */
 export class Findings {
   readonly #kept = new Map<DifferenceClass, Difference[]>()
-  #count = 0
+  readonly #totals: Totals = {}
   /** Codes that were named: their other traces are not new. */
-  readonly codes = new Set<string>()
+  readonly codes = new Met()
   /** Shards of whose ledger it was said that it lacks facts, or has one twice. */
   readonly ledgers = new Set<number>()
 
   add(difference: Difference): void {
-    this.#count++
     const { class: of, shard } = difference
+    this.#totals[of] = (this.#totals[of] ?? 0) + 1
     if (of === 'SEQUENCE_GAP' || of === 'DUPLICATE_FACT') this.ledgers.add(shard)
     if (difference.code !== undefined) this.codes.add(difference.code)
     const kept = this.#kept.get(difference.class) ?? []
@@ -49,9 +53,10 @@ export class Findings {
     if (kept.length < listedMax) kept.push(difference)
   }
 
-  list(): { differences: Difference[]; more: number } {
+  list(): { differences: Difference[]; more: number; totals: Totals } {
     const differences = shared([...this.#kept.values()].flat(), listedMax)
-    return { differences, more: this.#count - differences.length }
+    const all = Object.values(this.#totals).reduce((sum, some) => sum + some, 0)
+    return { differences, more: all - differences.length, totals: { ...this.#totals } }
   }
 }
 
@@ -69,6 +74,9 @@ export function shared(differences: readonly Difference[], max: number): Differe
 
 type Held = Pick<CouponRecord, 'user' | 'redemptions' | 'max'>
 export const isUsedUp = ({ redemptions, max }: Omit<Held, 'user'>) => max > 0 && redemptions >= max
+
+/** Of more users it is not known what follows from their coupons: it is named as well. */
+const usersMax = 100_000
 
 /**
  * How far the counters around coupons that were named already are off for that reason alone: Redis'
@@ -99,7 +107,8 @@ export class Ripples {
       sums.held += sign
       if (isUsedUp(side.coupon)) sums.redeemed += sign
       const user = `${book}\t${side.coupon.user}`
-      this.#users.set(user, (this.#users.get(user) ?? 0) + sign)
+      if (this.#users.size < usersMax || this.#users.has(user))
+        this.#users.set(user, (this.#users.get(user) ?? 0) + sign)
     }
   }
 

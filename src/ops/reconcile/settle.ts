@@ -8,6 +8,7 @@ import { keys } from '../../store/keys.ts'
 import type { Ops } from '../ops.ts'
 import type { RedemptionItem, UserItem } from './counters.ts'
 import type { Digests } from './digest.ts'
+import type { Doubts } from './doubts.ts'
 import type { Findings, Ripples } from './report.ts'
 import type { Suspects } from './suspects.ts'
 
@@ -24,11 +25,13 @@ export type Run = Ops & {
   ripples: Ripples
   digests: Map<string, Digests>
   suspects: Suspects
-  /** By a name that is theirs alone: scans may meet them twice. */
-  users: Map<string, UserItem>
-  redemptions: Map<string, RedemptionItem>
+  users: Doubts<UserItem>
+  redemptions: Doubts<RedemptionItem>
   progress: (codes: number) => void
 }
+
+/** More of a kind are not kept: they are looked at carefully before the comparison goes on. */
+export const enough = 20_000
 
 /** The ledger does not follow, or a shard does not come back: what differs cannot be told. */
 export class Unsettled extends Error {}
@@ -132,7 +135,7 @@ export async function settle<Item extends AtHome, V extends Equal, S extends See
   return verdicts
 }
 export type Equal = { equal: boolean }
-type AtHome = { shard: number; book: string }
+export type AtHome = { shard: number; book: string }
 
 /** In chunks of `size` that have one shard and book. */
 function chunksOf<Item extends AtHome>(items: Item[], size: number) {

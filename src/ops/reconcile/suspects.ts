@@ -1,11 +1,8 @@
 import { type CodeVerdict, codesLook, type Standing, type Suspect } from './codes.ts'
 import { unpack } from './record.ts'
 import type { Difference } from './report.ts'
-import { type Run, settle } from './settle.ts'
+import { enough, type Run, settle } from './settle.ts'
 import type { Hole } from './story.ts'
-
-/** More than this are not kept: they are looked at carefully before the comparison goes on. */
-const enough = 20_000
 
 /** Of more codes than this it is not told which gap in the ledger is theirs. */
 const explained = 1_000
