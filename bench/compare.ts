@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { environmentOf } from '../src/config.ts'
+import { setIntake } from '../src/ops/control.ts'
 import { assignRound, takeSample } from './assign.ts'
 import type { Bench } from './bench.ts'
 import { pace } from './pace.ts'
@@ -12,6 +13,7 @@ import { median, type Target, target } from './targets.ts'
 export type CompareReport = { rounds: Round[]; targets: Target[]; differences: string[] }
 
 const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+const by = { actor: 'bench', reason: 'an exact comparison' }
 const userOf = (request: number) => `30000000-0000-4000-8000-${String(request).padStart(12, '0')}`
 
 /**
@@ -43,7 +45,10 @@ export async function compare(bench: Bench): Promise<CompareReport> {
     return (performance.now() - begun) / 1000
   }
   const exact: number[] = []
+  // Only where nothing is taken in there is anything exact.
+  await setIntake(stores, 'stopped', by)
   for (let r = 0; r < options.rounds; r++) exact.push(await reconciled('--exact'))
+  await setIntake(stores, 'open', by)
   say(`exact: ${exact.map((seconds) => seconds.toFixed(1)).join(', ')} s`)
 
   const perSecond = options.salePace

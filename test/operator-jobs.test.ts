@@ -109,11 +109,18 @@ test('reconcile: its job holds what the stores do not agree on', async () => {
   const { code } = (await assign('gil')).body.coupons[0]
   await world.level()
   await world.database.query("UPDATE coupons SET user_id = 'mallory' WHERE code = $1", [code])
-  const { result } = await done('reconcile', { book_id: book, exact: true })
-  expect(result).toMatchObject({
-    verdict: 'different',
+  const exactly = () => done('reconcile', { book_id: book, exact: true })
+  expect(await exactly()).toMatchObject({
+    ...{ state: 'failed', error: expect.stringMatching(/ and intake is open: drain, or pause/) },
+  })
+  const intake = (state: string) =>
+    world.call('POST', 'ops/intake', { as: operator, body: { state, reason } })
+  expect((await intake('stopped')).body.in_force).toBe(true)
+  expect((await exactly()).result).toMatchObject({
+    ...{ verdict: 'different', totals: { STATE_MISMATCH: 1 } },
     differences: [{ class: 'STATE_MISMATCH', code }],
   })
+  await intake('open')
   await world.database.query("UPDATE coupons SET user_id = 'gil' WHERE code = $1", [code])
 })
 

@@ -8,6 +8,7 @@ import { type Difference, reconcile } from '../src/ops/reconcile/reconcile.ts'
 import { keys } from '../src/store/keys.ts'
 import { flusher, flushOnce } from '../workers/flush.ts'
 import { openClient } from './client.ts'
+import { makeWire } from './wire.ts'
 import { openWorld, until, type World } from './world.ts'
 
 let world: World
@@ -758,6 +759,15 @@ describe('reconcile: what it does not call a difference, and what it cannot tell
     ])
   })
 
+  test('twenty-five thousand users and as many redemptions that are wrong', async () => {
+    const many = Array.from({ length: 25_000 }, (_, i) => `made-up-${i}`)
+    await world.redis.hset(keys.users(shard, book), new Map(many.map((user) => [user, 1])))
+    await world.redis.hset(keys.redemptions(shard), new Map(many.map((id) => [id, used])))
+    const { totals, differences, more } = await look(false)
+    expect(totals).toEqual({ STATE_MISMATCH: 25_000, COUNTER_MISMATCH: 25_000 })
+    expect([differences.length, more]).toEqual([1_000, 49_000])
+  }, 20_000)
+
   test('a shard that does not serve', async () => {
     await world.redis.hset(keys.meta(shard), 'phase', 'recovering:somebody')
     const { differences, books } = await look(true)
@@ -784,8 +794,9 @@ describe('reconcile: what it does not call a difference, and what it cannot tell
     const codes = Array.from({ length: 1_500 }, (_, c) => `MADE-UP-${c}`)
     await world.redis.sadd(keys.stock(shard, book), ...codes)
     await world.redis.hincrby(keys.users(shard, book), 'u0', 3)
-    const { differences, more } = await look(true)
+    const { differences, more, totals } = await look(true)
     expect([differences.length, more]).toEqual([1_000, 501])
+    expect(totals).toEqual({ STOCK_MISMATCH: 1_500, COUNTER_MISMATCH: 1 })
     expect(differences.at(-1)).toMatchObject({ class: 'COUNTER_MISMATCH', redis: 5, postgres: 2 })
   })
 })
@@ -888,13 +899,21 @@ describe('reconcile: under load', () => {
 
 describe('stampede reconcile', () => {
   const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
-  const begin = (...args: string[]) => {
-    const { REDIS_URL, DATABASE_URL } = world.settings
+  const begin = (args: string[], REDIS_URL = world.settings.REDIS_URL) => {
+    const { DATABASE_URL } = world.settings
     const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
     return spawn(process.execPath, [main, 'reconcile', ...args], { env })
   }
+  /** Redis has an entry that the ledger has not. */
+  async function runAhead() {
+    for (const field of ['n', 'facts']) await world.redis.hincrby(keys.meta(shard), field, 1)
+  }
+  async function stopIntake() {
+    await sql("UPDATE shards SET intake = 'stopped'")
+    await world.redis.hset(keys.meta(shard), 'intake', 'stopped')
+  }
   async function stampede(...args: string[]) {
-    const child = begin(...args)
+    const child = begin(args)
     let out = ''
     let err = ''
     child.stdout.on('data', (some) => (out += some))
@@ -904,6 +923,7 @@ describe('stampede reconcile', () => {
   }
 
   test('says that both stores are equal, and ends with 0', async () => {
+    await stopIntake()
     for (const args of [[], ['--exact'], ['--book', book]]) {
       const { code, out, err } = await stampede(...args)
       expect([code, err]).toEqual([0, ''])
@@ -913,6 +933,7 @@ describe('stampede reconcile', () => {
   })
 
   test('lists differences by class with both sides, fifty at most, and ends with 3', async () => {
+    await stopIntake()
     await sql("UPDATE coupons SET user_id = 'mallory' WHERE code = $1", held[0])
     const codes = Array.from({ length: 60 }, (_, c) => `MADE-UP-${c}`)
     await world.redis.sadd(keys.stock(shard, book), ...codes)
@@ -933,15 +954,44 @@ describe('stampede reconcile', () => {
     expect(JSON.parse(json).differences).toHaveLength(61)
   })
 
-  test('goes on comparing with --watch', async () => {
-    const child = begin('--watch', '1')
-    let out = ''
+  test('refuses --exact while something may be written, and ends with 1', async () => {
+    const open = await stampede('--exact')
+    expect([open.code, open.out]).toEqual([1, ''])
+    expect(open.err).toMatch(/stand still .* and intake is open: drain, or pause --intake, and ask/)
+    await runAhead()
+    await stopIntake()
+    const ahead = await stampede('--exact')
+    expect([ahead.code, ahead.err]).toEqual([
+      ...[1, expect.stringMatching(/ and shard 0: 1 facts wait for the ledger: drain, /)],
+    ])
+  })
+
+  test('ends with 4 where the ledger does not follow', async () => {
+    await runAhead()
+    await sql("UPDATE shards SET flush = 'paused'")
+    const { code, out, err } = await stampede()
+    expect([code, out]).toEqual([4, ''])
+    expect(err).toMatch(/^shard 0: Redis is at entry .* its flush is paused\n$/)
+  })
+
+  test('goes on comparing with --watch, whatever is away meanwhile', async () => {
+    const wire = await makeWire(world.settings.REDIS_URL)
+    const child = begin(['--watch', '1'], wire.url)
+    let [out, err] = ['', '']
     child.stdout.on('data', (some) => (out += some))
+    child.stderr.on('data', (some) => (err += some))
     await until(() => / equal: /.test(out), 'it has looked once')
+    wire.set('cut')
+    await until(() => /^Redis does not answer: /m.test(err), 'it says that Redis is away')
+    wire.set('up')
+    world.wire.set('cut')
+    await until(() => /^PostgreSQL does not answer: /m.test(err), 'it says that PostgreSQL is away')
+    world.wire.set('up')
     await world.redis.hincrby(keys.users(shard, book), 'u0', 3)
     await until(() => / different: .*\n\nCOUNTER_MISMATCH/s.test(out), 'it has looked again')
     child.kill()
     await once(child, 'close')
+    wire.close()
   })
 
   test('refuses what it cannot read with 2', async () => {

@@ -5,7 +5,8 @@ import { drain } from '../src/ops/drain.ts'
 import type { Asked } from '../src/ops/jobs.ts'
 import type { Ops } from '../src/ops/ops.ts'
 import { rebuild } from '../src/ops/rebuild.ts'
-import { reconcile } from '../src/ops/reconcile/reconcile.ts'
+import { Busy, reconcileAsked } from '../src/ops/reconcile/exact.ts'
+import { Unsettled } from '../src/ops/reconcile/reconcile.ts'
 import { replay } from '../src/ops/replay.ts'
 
 /** How often a job's row is told how far it is. */
@@ -26,7 +27,10 @@ export async function operateOnce(jobId: string, ops: Ops): Promise<void> {
     if (typeof result === 'string') await failJob(ops.database, jobId, result)
     else await finishJob(ops.database, jobId, result)
   } catch (error) {
-    if (!(error instanceof Cancelled)) throw error
+    // Somebody has to do something first: the same again would come to the same.
+    if (error instanceof Busy || error instanceof Unsettled)
+      await failJob(ops.database, jobId, error.message)
+    else if (!(error instanceof Cancelled)) throw error
   } finally {
     told.end()
   }
@@ -50,7 +54,7 @@ async function verbs(
       return { certificate, differences: reconciliation.differences }
     }
     case 'reconcile':
-      return reconcile(ops, { ...asked, onProgress: tell })
+      return reconcileAsked(ops, { ...asked, onProgress: tell })
     case 'warm': {
       const found = await warmBook(ops, asked.book, tell)
       return 'problem' in found ? found.problem : found

@@ -1,16 +1,12 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander'
-import { ConfigError } from '../config.ts'
-import { isOutage } from '../ledger/outage.ts'
-import { NotSent } from '../store/place.ts'
-import { ServerDown } from './redis.ts'
+import { complain, exits, explain } from './explain.ts'
 import { told } from './say.ts'
 
 /**
  * The ops command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is something to see to, 4 not
  * in time, 69 a server it needs is down, 78 bad configuration, 130 ended by Ctrl-C.
  */
-const exits = { failed: 1, usage: 2, unavailable: 69, config: 78 } as const
 
 /** Known before commander has read it, because what it refuses is an answer as well. */
 const json = process.argv.slice(2).includes('--json')
@@ -64,22 +60,18 @@ async function main(): Promise<void> {
     await program.parseAsync()
   } catch (error) {
     told()
-    process.exitCode = explain(error as Error)
+    process.exitCode = said(error as Error)
   } finally {
     told()
   }
 }
 
 /** Says what went wrong, unless commander has done so, and returns the exit code for it. */
-function explain(error: Error): number {
+function said(error: Error): number {
   if (error instanceof CommanderError) return usage(error)
-  const isDown = isOutage(error)
-  const reason = root(error).message
-  const message = isDown ? `PostgreSQL does not answer: ${reason}` : reason
-  console.error(json ? JSON.stringify({ error: message }) : message)
-  if (error instanceof ConfigError) return exits.config
-  const noRedis = error instanceof ServerDown || error instanceof NotSent
-  return isDown || noRedis ? exits.unavailable : exits.failed
+  const { message, exit } = explain(error)
+  complain(message, json)
+  return exit
 }
 
 function usage({ code, exitCode, message }: CommanderError): number {
@@ -87,17 +79,8 @@ function usage({ code, exitCode, message }: CommanderError): number {
   // Where no command was named, commander's message is that it has shown its help.
   const isHelp = code === 'commander.help'
   const error = isHelp ? 'a command is missing: see --help' : message.replace(/^error: /, '')
-  if (json) console.error(JSON.stringify({ error }))
+  if (json) complain(error, json)
   return exits.usage
-}
-
-/**
- * What is at the bottom of an error. drizzle's own message holds the statement and its values, and
- * one of those may be a password's hash; a refused connection is one error around several.
- */
-function root(error: Error): Error {
-  if (error.cause instanceof Error) return root(error.cause)
-  return error instanceof AggregateError ? (error.errors[0] as Error) : error
 }
 
 if (import.meta.main) await main()

@@ -74,7 +74,10 @@ export async function drain(
   return { state: 'drained', certificate, reconciliation }
 }
 
-async function notStopped({ redis, database }: Ops, book: string | undefined): Promise<string[]> {
+export async function notStopped(
+  { redis, database }: Ops,
+  book: string | undefined,
+): Promise<string[]> {
   if (book) {
     const { rows } = await database.query(
       'SELECT FROM books WHERE book_id = $1 AND pushed_version >= version AND NOT is_active',
@@ -89,7 +92,7 @@ async function notStopped({ redis, database }: Ops, book: string | undefined): P
   )
 }
 
-async function notLevel({ redis, database }: Ops): Promise<string[]> {
+export async function notLevel({ redis, database }: Ops): Promise<string[]> {
   const rows = await shardRows(database)
   const waits: string[] = []
   for (const { shard, epoch, phase, checkpoint, flush } of rows) {
@@ -103,7 +106,7 @@ async function notLevel({ redis, database }: Ops): Promise<string[]> {
   return waits
 }
 
-async function openJobs({ database }: Ops, book: string | undefined): Promise<string[]> {
+export async function openJobs({ database }: Ops, book: string | undefined): Promise<string[]> {
   const { rows } = await database.query<{ job_id: string; kind: string; state: string }>(
     `SELECT job_id, kind, state FROM jobs WHERE state IN ('queued', 'running')
        AND ($1::uuid IS NULL OR book_id = $1) AND kind <> ALL ($2)`,
