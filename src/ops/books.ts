@@ -1,3 +1,4 @@
+import type { ChainableCommander } from 'ioredis'
 import {
   archiveBook,
   type Book,
@@ -69,9 +70,14 @@ export async function warmBook(
   if (!book) return problem('book-not-found')
   const { shard } = book
   const [phase, intake] = await redis.hmget(keys.meta(shard), 'phase', 'intake')
-  const held = await redis.hmget(keys.book(shard, bookId), 'left', 'held', 'version', 'void')
+  // Of one moment: somebody may buy between two questions.
+  const [held, stock] = await together(
+    redis
+      .multi()
+      .hmget(keys.book(shard, bookId), 'left', 'held', 'version', 'void')
+      .scard(keys.stock(shard, bookId)),
+  )
   const [left, given, version, gone] = held.map(Number) as [number, number, number, number]
-  const stock = await redis.scard(keys.stock(shard, bookId))
   const scripts = (await redis.call(
     ...(['SCRIPT', 'EXISTS', ...scriptNames.map(scriptSha)] as const),
   )) as number[]
@@ -107,6 +113,14 @@ export async function warmBook(
     digest_redis: compared?.digest_redis ?? null,
     digest_postgres: compared?.digest_postgres ?? null,
   }
+}
+
+async function together(asked: ChainableCommander): Promise<[(string | null)[], number]> {
+  const replies = (await asked.exec())!.map(([error, reply]) => {
+    if (error) throw error
+    return reply
+  })
+  return replies as [(string | null)[], number]
 }
 
 const nothing = { compared: undefined, differences: 0 }
