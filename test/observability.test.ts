@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { environmentOf } from '../src/config.ts'
 import { scratchDir } from '../src/embedded/leftovers.ts'
-import { claimReconcile, noteReconcile } from '../src/ledger/reconciled.ts'
+import { noteReconcile } from '../src/ledger/reconciled.ts'
 import { metricsText } from '../src/metrics.ts'
 import { problemCodes, problemStatus } from '../src/problems.ts'
 import { openWorld, type World } from './world.ts'
@@ -176,8 +176,7 @@ const isAbsent = ({ name }: Use) => !told.has(name)
 
 beforeAll(async () => {
   world = await openWorld({ shards: 2 })
-  // Told once both stores have been compared on schedule.
-  await claimReconcile(world.database, 60)
+  // Told once both stores have been compared.
   await noteReconcile(world.database, { differences: 0, undersold: 0 })
   for (const name of ofPrometheus)
     told.set(

@@ -66,6 +66,8 @@ export function opsJobRoutes(deps: Deps) {
       method: 'post',
       path: '/ops/reconcile',
       summary: 'Compare Redis and PostgreSQL, code by code, also while they are in use: a job',
+      description:
+        '`exact` reads everything once, and fails unless intake is stopped and the ledger has everything.',
       body: strict({ book_id: bookId.optional(), exact: z.boolean().default(false), reason }),
       problems: ['book-not-found'],
     },
