@@ -215,6 +215,6 @@ test('diagrams.md names tables and columns as they are', () => {
   expect(drawn.length).toBeGreaterThan(6)
   for (const name of related) expect([...tables.keys()]).toContain(name)
   for (const [, name, body] of drawn)
-    for (const [, column] of body!.matchAll(/(?:int|bigint|text|uuid) (\w+)/g))
+    for (const [, column] of body!.matchAll(/(?:int|bigint|text|uuid|timestamptz) (\w+)/g))
       expect(tables.get(name!), name).toContain(column)
 })

@@ -8,6 +8,7 @@ import { openDatabase, transaction } from '../src/ledger/database.ts'
 import { createJob, getJob } from '../src/ledger/jobs.ts'
 import { beginRecovery, shardRow } from '../src/ledger/shards.ts'
 import { retryAllParked } from '../src/ops/parked.ts'
+import { timeline } from '../src/ops/timeline.ts'
 import { keys } from '../src/store/keys.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -235,7 +236,56 @@ describe('coupon show', () => {
     expect(found.redis).toMatchObject({ in_stock: false, locked_by_guard: true })
     expect(found.redis.record).toMatchObject({ user: 'tim', version: 2, lockToken: '' })
     expect(found.postgres).toMatchObject({ user_id: 'tim', version: 2 })
+    for (const { at, in_ledger, recorded_at } of found.facts) {
+      expect(in_ledger).toBe(true)
+      expect(Math.abs(Date.parse(recorded_at) - Date.parse(at))).toBeLessThan(10_000)
+    }
+    // As of a fact from before PostgreSQL wrote that down.
+    await world.database.query(
+      "UPDATE ledger SET recorded_at = NULL WHERE code = $1 AND kind = 'assign'",
+      [code],
+    )
+    const { out } = await stampede(['coupon', 'show', code])
+    expect(out).toMatch(/ assign .*, in the ledger since before/)
+    expect(out).toMatch(/ lock .*, in the ledger 20/)
     expect((await stampede(['coupon', 'show', 'NOSUCH'])).code).toBe(1)
+  })
+
+  test('tells what only the journal has, of a counter book’s code too', async () => {
+    const units = await world.makeBook({ kind: 'counter', units: 3 })
+    await world.level()
+    const post = (path: string, body: object = {}) =>
+      world.call('POST', path, { as: world.admin, body, headers: { durability: 'redis' } })
+    const show = async (code: string) =>
+      (await world.call('GET', `ops/coupons/${code}`, { as: world.admin })).body
+    await post('ops/flush', { state: 'paused', reason: 'a test' })
+    const given = await post('coupons/assign', { book_id: units, user_id: 'una' })
+    const { code } = given.body.coupons[0]
+    const { code: exit, out } = await stampede(['coupon', 'show', code])
+    expect([exit, out]).toEqual([0, expect.stringMatching(/ una .*, not in the ledger yet\n/)])
+    const found = await show(code)
+    const fact = { kind: 'assign', user_id: 'una', version: 1, in_ledger: false, recorded_at: null }
+    expect(found).toMatchObject({ code, book_id: units, facts: [fact], journal_cut: false })
+    expect(found.facts[0].actor).toBe(`user:${world.adminId}`)
+    expect([found.redis.record.user, found.postgres]).toEqual(['una', null])
+    // Given back, a counter book's code is forgotten by Redis: its facts are all that there is.
+    await post(`coupons/release/${code}`)
+    const { facts, redis } = await show(code)
+    expect(facts).toMatchObject([fact, { kind: 'release', in_ledger: false }])
+    expect(redis.record).toBeNull()
+    const never = `${code.slice(0, 7)}0000000000000000`
+    expect((await show(never)).code).toBe('coupon-not-found')
+    // More waits than is read: nobody can say any more that there is no such code.
+    const ops = { redis: world.redis, database: world.database }
+    expect(await timeline(ops, never, 1)).toMatchObject({ facts: [], journal_cut: true })
+    expect((await timeline(ops, code, 1))!.facts).toMatchObject([{ kind: 'release' }])
+    await post('ops/flush', { state: 'running', reason: 'a test' })
+    await world.level()
+    const carried = [
+      { kind: 'assign', in_ledger: true },
+      { kind: 'release', in_ledger: true },
+    ]
+    expect(await show(code)).toMatchObject({ facts: carried, journal_cut: false })
   })
 })
 

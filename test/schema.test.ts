@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
@@ -89,4 +90,31 @@ test('schema  lists the words that the CHECK constraints allow', async () => {
     const words = [...definition.matchAll(/'([a-z]+)'::text/g)].map((found) => found[1])
     expect(column?.enumValues, `${t}.${c}`).toEqual(words)
   }
+})
+
+test('schema  leaves facts from before 0008 without a time of record, and where they are', async () => {
+  const file = new URL('../src/ledger/migrations/0008_recorded.sql', import.meta.url)
+  const insert = (n: number) =>
+    client.query(
+      `INSERT INTO ledger (shard, epoch, n, i, op, kind, book_id, code, user_id, version, at,
+         redemptions, max_redemptions, context)
+       VALUES (0, 1, $1, 0, gen_random_uuid(), 'assign', gen_random_uuid(), 'C', 'u', 1, now(), 0, 1, '{}')`,
+      [n],
+    )
+  const place = async () =>
+    (await rows<{ at: string }>("SELECT pg_relation_filenode('ledger') AS at"))[0]!.at
+  await client.query('BEGIN')
+  await client.query('ALTER TABLE ledger DROP COLUMN recorded_at')
+  await insert(1)
+  const before = await place()
+  for (const sql of readFileSync(file, 'utf8').split('--> statement-breakpoint'))
+    await client.query(sql)
+  expect(await place()).toBe(before)
+  await insert(2)
+  const recorded = await rows('SELECT n, recorded_at = now() AS now FROM ledger ORDER BY n')
+  expect(recorded).toEqual([
+    { n: 1, now: null },
+    { n: 2, now: true },
+  ])
+  await client.query('ROLLBACK')
 })

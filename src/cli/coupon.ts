@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 import { readConfig } from '../config.ts'
 import { openDatabase } from '../ledger/database.ts'
 import { actOnCoupon, type Wanted } from '../ops/coupon.ts'
-import { type Timeline, timeline } from '../ops/timeline.ts'
+import { type Timeline, type TimelineFact, timeline } from '../ops/timeline.ts'
 import { problemDocument } from '../problems.ts'
 import { reason } from './arguments.ts'
 import { actor, stores, withOps } from './ops.ts'
@@ -81,17 +81,28 @@ const voids = 'Nothing was changed. With --yes this code would be out of circula
 /** `next`: what was not done, and how it would be. */
 async function show(code: string, _: unknown, command: Command, next?: string): Promise<void> {
   const found = await withOps((ops) => timeline(ops, code))
-  if (!found) throw new Error('Neither store has ever heard of this code.')
+  if (!found) throw new Error('PostgreSQL has no such code, and Redis no such coupon.')
   if (next) say(command, `${text(found)}\n${next}`, { ...found, voided: false })
   else say(command, text(found), found)
 }
 
-function text({ code, book_id, facts, parked, redis, postgres }: Timeline): string {
-  const lines = facts.map(
-    ({ at, entry, kind, user_id, version, redemptions, actor, request_id, traceparent }) =>
-      `${at.toISOString()}  ${kind.padEnd(8)} ${user_id || 'nobody'}  version ${version}, ${redemptions} redemptions` +
-      `  by ${actor}, request ${request_id}, entry ${entry}${traceparent ? `, trace ${traceparent}` : ''}`,
-  )
+const inLedger = ({ in_ledger, recorded_at }: TimelineFact) =>
+  !in_ledger
+    ? 'not in the ledger yet'
+    : recorded_at
+      ? `in the ledger ${recorded_at.toISOString()}`
+      : 'in the ledger since before migration 0008'
+
+function line(fact: TimelineFact): string {
+  const { at, kind, user_id, version, redemptions, actor, request_id, entry, traceparent } = fact
+  const what = `${kind.padEnd(8)} ${user_id || 'nobody'}  version ${version}, ${redemptions} redemptions`
+  const who = `by ${actor ?? 'somebody'}, request ${request_id ?? 'unknown'}, entry ${entry}`
+  const trace = traceparent ? `, trace ${traceparent}` : ''
+  return `${at.toISOString()}  ${what}  ${who}${trace}, ${inLedger(fact)}`
+}
+
+function text({ code, book_id, facts, journal_cut, parked, redis, postgres }: Timeline): string {
+  const cut = '! more waits in the journal than was read: facts of it may be missing here'
   const { record, in_stock, locked_by_guard } = redis
   const inRedis = redis.void
     ? 'VOID'
@@ -100,12 +111,15 @@ function text({ code, book_id, facts, parked, redis, postgres }: Timeline): stri
       : in_stock
         ? 'in stock'
         : 'nothing'
-  const inPostgres = postgres?.user_id === '' ? 'VOID: ' : ''
+  const inPostgres = postgres
+    ? `${postgres.user_id === '' ? 'VOID: ' : ''}${JSON.stringify(postgres)}`
+    : 'no coupon'
   return [
     `${code} of book ${book_id}`,
-    ...(lines.length > 0 ? lines : ['the ledger has no fact of it']),
+    ...(facts.length > 0 ? facts.map(line) : ['no fact of it was found']),
+    ...(journal_cut ? [cut] : []),
     ...parked.map(({ name, reason }) => `! parked ${name}: ${reason}`),
     `redis     ${inRedis}${locked_by_guard ? ', guarded by a lock' : ''}`,
-    `postgres  ${postgres ? `${inPostgres}${JSON.stringify(postgres)}` : 'no coupon: in stock'}`,
+    `postgres  ${inPostgres}`,
   ].join('\n')
 }

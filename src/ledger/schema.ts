@@ -212,6 +212,8 @@ export const ledger = pgTable(
     redemption_id: uuid(),
     context: jsonb().notNull(),
     assigned_at: at(),
+    /** Null: written before there was this column. */
+    recorded_at: at().defaultNow(),
   },
   (table) => [primaryKey({ columns: [table.shard, table.epoch, table.n, table.i] })],
 )
