@@ -79,6 +79,19 @@ async function shell(line: string): Promise<{ code: number; said: string }> {
   return { code, said }
 }
 
+/** What some commands say where all goes as the page says. */
+const says: Record<string, RegExp> = {
+  'npm run migrate': /^The schema is up to date\.$/m,
+  'npm run stampede -- doctor': /^(?:(?!refusal).*\n)+$/,
+  'npm run stampede -- admin create': /^you@example\.com is an administrator now/m,
+  'npm run stampede -- config print': /^DATABASE_URL/m,
+  'npm run stampede -- pause --intake': /^intake is stopped \(it was open\)/m,
+  'npm run stampede -- accept-loss': /facts are lacking/,
+  'npm run stampede -- drain': /^drained at .*, equal$/m,
+  'npm run stampede -- reconcile': / equal: /,
+  'npm run stampede -- resume --intake': /^intake is open \(it was stopped\)/m,
+}
+
 /** A command of a block of sh; `systemctl` is the test's own server. */
 async function type(line: string, fine = [0]): Promise<string> {
   const [, verb] = /^systemctl (\w+) postgresql$/.exec(line) ?? []
@@ -87,6 +100,9 @@ async function type(line: string, fine = [0]): Promise<string> {
   if (verb) return ''
   const { code, said } = await shell(line)
   expect(fine, `${line}\n${said}`).toContain(code)
+  const [, expected] = Object.entries(says).find(([words]) => line.startsWith(words)) ?? []
+  if (line.startsWith('npm ')) expect(expected, line).toBeDefined()
+  if (expected) expect(said, line).toMatch(expected)
   return said
 }
 

@@ -1,18 +1,37 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { parse } from 'yaml'
+import { scenarios } from '../bench/options.ts'
 import { environmentOf } from '../src/config.ts'
 import { scratchDir } from '../src/embedded/leftovers.ts'
-import { openWorld, type World } from './world.ts'
+import { rows as chaos } from './chaos/rows.ts'
+import { openWorld, until, type World } from './world.ts'
 
-/** docs/operating.md, command by command, as an operator would type it. */
+/**
+ * The guides, command by command, as an operator would type them: what is in a block of sh, and what
+ * begins like a command in a sentence. Blocks of deploying.md are run by test/deploying.test.ts.
+ */
 const root = resolve(import.meta.dirname, '..')
-const page = readFileSync(join(root, 'docs/operating.md'), 'utf8')
-const commands = [...page.matchAll(/```sh\n(.*?)```/gs)].flatMap(([, block]) =>
-  block!.split('\n').filter((line) => line !== ''),
-)
+const text = (file: string) => readFileSync(join(root, file), 'utf8')
+const page = text('docs/operating.md')
+const alerts = text('docs/alerts.md')
+const others = [text('docs/security.md'), text('docs/deploying.md').replaceAll(/```.*?```/gs, '')]
+
+/** All that stands between backquotes; `of`: the language of a block, or nothing. */
+const codeOf = (markdown: string) =>
+  [...markdown.matchAll(/```(\w*)\n(.*?)```|`([^`]+)`/gs)].flatMap(([, of, block, inline]) =>
+    block === undefined
+      ? [{ of: undefined, line: inline!.replaceAll(/\s+/g, ' ') }]
+      : block.split('\n').map((line) => ({ of, line: line.replace(/\s+# .*$/, '') })),
+  )
+const isCommand = /^(npm run (stampede -- [a-z]|migrate$)|curl )/
+const commandsOf = (markdown: string) =>
+  codeOf(markdown)
+    .filter(({ of, line }) => (of === 'sh' ? line !== '' : !of && isCommand.test(line)))
+    .map(({ line }) => line)
 
 let world: World
 let variables: Record<string, string>
@@ -25,40 +44,103 @@ beforeAll(async () => {
     as: world.service,
     body: { book_id: book, user_id: 'somebody' },
   })
-  variables = { BOOK: book, CODE: given.body.coupons[0].code }
+  const { code } = given.body.coupons[0]
+  variables = { BOOK: book, CODE: code, URL: world.base, SHARD: '0' }
 })
 afterAll(() => world.close())
 
-async function run(command: string): Promise<{ code: number; said: string }> {
-  const prefix = 'npm run stampede -- '
-  expect(command.startsWith(prefix), command).toBe(true)
-  const typed = command
-    .slice(prefix.length)
-    .replaceAll(/\$([A-Z]+)/g, (_, name: string) => variables[name]!)
+type Ended = { code: number | string; said: string }
+
+async function run(command: string): Promise<Ended> {
+  const typed = command.replaceAll(/\$([A-Z]+)/g, (_, name: string) => variables[name]!)
+  const [, path] = /^curl -s http:\/\/127\.0\.0\.1:8000(\/\S*)$/.exec(typed) ?? []
+  if (path) return { code: 0, said: await (await fetch(world.base + path)).text() }
   // As a shell parts it: quotes hold a reason together.
   const words = [...typed.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, word]) => quoted ?? word!)
-  const args = words.map((word) => (word === 'drained.json' ? join(dir, word) : word))
-  if (args[0] === 'simulate') args.push('--url', world.base)
+  expect(words.slice(0, 2), command).toEqual(['npm', 'run'])
+  const args = words
+    .slice(words[2] === 'stampede' ? 4 : 2)
+    .map((word) => (word === 'drained.json' ? join(dir, word) : word))
   const { REDIS_URL, DATABASE_URL } = world.settings
-  const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
+  const env = environmentOf({ REDIS_URL, DATABASE_URL, SHARDS: '2' }) as NodeJS.ProcessEnv
   const child = spawn(process.execPath, [join(root, 'src/cli/main.ts'), ...args], { env })
+  child.stdin.on('error', () => {}) // most do not read
+  child.stdin.end('a password, where one is asked for\n')
   let said = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (some) => (said += some))
-  const [code] = await once(child, 'close')
-  return { code, said }
+  // Whoever has seen enough presses Ctrl-C.
+  if (args.includes('--watch')) child.stdout.once('data', () => child.kill('SIGINT'))
+  const [code, signal] = await once(child, 'close')
+  return { code: code ?? signal, said }
+}
+
+const changes = /--(yes|reason)\b| (simulate|replay|admin) /
+/** In their order; those that change nothing may be typed at once with their neighbours. */
+async function runAll(commands: string[], expected: Expected, seen: Set<string>): Promise<void> {
+  let together: string[] = []
+  const type = async (command: string) => look(expected, command, await run(command), seen)
+  for (const command of [...commands, undefined]) {
+    if (command && !changes.test(command)) {
+      together.push(command)
+      continue
+    }
+    await Promise.all(together.map(type))
+    together = []
+    if (command) await type(command)
+  }
+}
+
+/** How a command ends, and what it says, by its first words: those that fit best count. */
+type Expected = Record<string, [ends: (number | string)[], says: RegExp]>
+
+function look(expected: Expected, command: string, { code, said }: Ended, seen: Set<string>) {
+  const typed = command.replace(/^npm run (stampede -- )?/, '')
+  const fits = Object.keys(expected).filter((words) => typed.startsWith(words))
+  const best = fits.toSorted((a, b) => b.length - a.length)[0]
+  expect(best, `what ${command} should say`).toBeDefined()
+  seen.add(best!)
+  const [ends, says] = expected[best!]!
+  expect(ends, `${command}\n${said}`).toContain(code)
+  expect(said, command).toMatch(says)
+}
+
+// The settings of the test's servers earn notes and warnings, never a refusal.
+const fit = /^(?:(?!refusal).*\n)+$/
+const sale: Expected = {
+  doctor: [[0, 3], fit],
+  status: [[0], /^all is well\n/],
+  'status --watch': [['SIGINT'], /^all is well\n/],
+  'books list': [[0], /^\S{36} {2}active {2}codes 400 /m],
+  'books pause': [[0], /^book \S+ is paused$/m],
+  'books open': [[0], /^book \S+ is open$/m],
+  'books warm': [[0], /^ready: \d+ left/],
+  'books archive': [[0], /^book \S+ is archived$/m],
+  simulate: [[0], /^checked: equal$/m],
+  reconcile: [[0], / equal: 1 book, 400 codes, /],
+  'pause --intake': [[0], /^intake is stopped \(it was open\)/],
+  'resume --intake': [[0], /^intake is open \(it was stopped\)/],
+  'pause --flush': [[0], /^the flush is paused \(it was running\)/],
+  'resume --flush': [[0], /^the flush is running \(it was paused\)/],
+  'coupon show': [[0], / assign +somebody .*, in the ledger 20.*\nredis {5}{.*\npostgres {2}{/],
+  'coupon void': [[0], /^void of \S+: entry \S+, in the ledger$/m],
+  'parked list': [[0], /^Nothing is parked\.$/m],
+  'parked retry': [[0], /^0 fit now, 0 do not$/m],
+  'jobs list': [[0], /^There are none\.$/m],
+  'queues list': [[0], /^flush +\d+ waiting, .* 1 workers$/m],
+  'rebuild --book $BOOK': [[0], /^shard \d \(active\): .*\nNothing was changed: --yes /],
+  'rebuild --book $BOOK --flush-first --yes': [[0], /^shard \d: \d+ codes and \d+ coupons in /],
+  drain: [[0], /^drained at .*, equal\n/],
+  'verify-certificate': [[0], /^genuine: .*, verdict equal$/m],
+  replay: [[0], /^shard 0: 0 facts applied, /],
+  'admin create': [[0], /^you@example\.com is an operator now/],
 }
 
 test('operating.md: every command does what the page says, in its order', {
   timeout: 120_000,
 }, async () => {
-  expect(commands.length).toBeGreaterThan(20)
-  for (const command of commands) {
-    const { code, said } = await run(command)
-    // The settings of the test's servers earn a note or a warning, never a refusal.
-    const fine = command.endsWith('-- doctor') ? [0, 3] : [0]
-    expect(fine, `${command}\n${said}`).toContain(code)
-    expect(said, command).not.toMatch(/^refusal/m)
-  }
+  const seen = new Set<string>()
+  await runAll(commandsOf(page), sale, seen)
+  expect([...seen].sort()).toEqual(Object.keys(sale).sort())
   // One of them made a shard anew, which this process' API would find out by its next call.
   for (const { shard } of world.house.place.gates) world.house.place.shut(shard, 'a test')
   await world.ready()
@@ -110,11 +192,7 @@ test("the operators' routes do what the verbs do", async () => {
   expect((await get('coupons/NOSUCH')).body.code).toBe('coupon-not-found')
   expect((await get('parked')).body).toEqual({ facts: [] })
   expect((await get('parked/0/1-1/0')).body.code).toBe('fact-not-parked')
-  const parked = { kind: 'assign', book: variables.BOOK, fact: { code: 'PARKED', user: 'pat' } }
-  await world.database.query(
-    `INSERT INTO parked_facts (shard, epoch, n, i, reason, fact) VALUES (0, 9, 9, 0, 'a test', $1)`,
-    [parked],
-  )
+  await park()
   expect((await get('parked/0/9-9/0')).body).toMatchObject({ name: '0/9-9/0', reason: 'a test' })
   expect((await get('parked')).body.facts).toMatchObject([{ name: '0/9-9/0', code: 'PARKED' }])
   await world.database.query('DELETE FROM parked_facts')
@@ -233,4 +311,106 @@ test('what administrators write to books and keys stands in the audit log, with 
   const { deeds } = (await world.call('GET', 'ops/audit?limit=4', { as })).body
   expect(deeds.at(-1)).toMatchObject({ detail: { name: 'Renamed' } })
   expect(deeds[0].actor).toBe(`user:${world.adminId}`)
+})
+
+const alarm: Expected = {
+  doctor: sale.doctor!,
+  status: [
+    [3],
+    /^! intake is stopped on shards 0, 1: .*\n! 1 facts are parked: .*\n! 1 jobs have failed: /m,
+  ],
+  'curl -s http://127.0.0.1:8000/readyz': [[0], /"ready":true,.*"reason":null,"shards":\[/],
+  reconcile: [[3], /^PARKED \(1\)$/m],
+  'parked list': [[3], /^0\/9-9\/0 {2}assign PARKED of pat, .*: a test$/m],
+  'jobs list --state failed': [[0], / reconcile failed .* disk full$/m],
+  'queues list': sale['queues list']!,
+  'accept-loss': [[0], /^PostgreSQL lacks nothing that Redis knows of\.$/m],
+  migrate: [[0], /^The schema is up to date\.$/m],
+  'rebuild --shard': [[0], /^shard 0: \d+ codes and \d+ coupons in .* epoch \d+$/m],
+  'rebuild --book': [[0], /^shard \d: \d+ codes and \d+ coupons in .* epoch \d+$/m],
+  'pause --intake': [[0], /^intake is stopped/],
+  'resume --intake': [[0], /^intake is open/],
+  'resume --flush': [[0], /^the flush is running/],
+  'jobs retry': [[0], / reconcile queued /],
+}
+
+/** As an alert would find it: intake stopped, a fact parked, a job failed. */
+async function alarming(): Promise<void> {
+  const post = (path: string, body: object) =>
+    world.call('POST', `ops/${path}`, { as: world.admin, body: { reason: 'a test', ...body } })
+  const { job_id } = (await post('reconcile', {})).body
+  variables.JOB = job_id
+  const failed = `UPDATE jobs SET state = 'failed', error = 'disk full' WHERE state = 'done'`
+  await until(async () => (await world.database.query(failed)).rowCount === 1, 'the job is over')
+  await post('intake', { state: 'stopped' })
+  await park()
+}
+
+async function park(): Promise<void> {
+  const parked = { kind: 'assign', book: variables.BOOK, fact: { code: 'PARKED', user: 'pat' } }
+  await world.database.query(
+    `INSERT INTO parked_facts (shard, epoch, n, i, reason, fact) VALUES (0, 9, 9, 0, 'a test', $1)`,
+    [parked],
+  )
+}
+
+test('alerts.md: what it says to look at is there to be seen, and what it says to do is done', {
+  timeout: 60_000,
+}, async () => {
+  const commands = [...new Set([alerts, ...others].flatMap(commandsOf))]
+  const { looks, rebuilds, intake, rest } = Object.groupBy(commands, (command) => {
+    if (!changes.test(command)) return 'looks'
+    return / rebuild /.test(command) ? 'rebuilds' : / --intake /.test(command) ? 'intake' : 'rest'
+  })
+  const seen = new Set<string>()
+  const typeAll = (some: string[] = []) => runAll(some, alarm, seen)
+  await alarming()
+  await typeAll(looks)
+  await world.database.query('DELETE FROM parked_facts')
+  await typeAll(rebuilds)
+  // The order of the page counts among those that stop intake and open it.
+  await Promise.all([typeAll(intake), typeAll(rest)])
+  expect([...seen].sort()).toEqual(Object.keys(alarm).sort())
+  expect((await run('npm run stampede -- status')).said).toMatch(/^all is well\n/)
+})
+
+test('alerts.md: every alert has something to type, or names the one that has', () => {
+  for (const section of alerts.split(/^## /m).slice(1)) {
+    const links = [...section.matchAll(/\]\(#(\w+)\)/g)]
+    expect(commandsOf(section).length + links.length, section.split('\n')[0]).toBeGreaterThan(0)
+  }
+})
+
+test('what the guides name and this machine cannot run is there all the same', async () => {
+  const { services } = parse(text('docker-compose.yml'), { merge: true })
+  const { scripts } = JSON.parse(text('package.json'))
+  const { paths } = (await world.call('GET', '/openapi.json')).body
+  const only: Record<string, readonly string[]> = {
+    bench: scenarios,
+    chaos: chaos.map(({ name }) => name),
+  }
+  const kinds = { compose: 0, node: 0, npm: 0, only: 0, route: 0 }
+  for (const { line } of [
+    page,
+    alerts,
+    text('docs/security.md'),
+    text('docs/deploying.md'),
+  ].flatMap(codeOf)) {
+    const found = (kind: keyof typeof kinds, pattern: RegExp) => {
+      const match = pattern.exec(line)
+      if (match) kinds[kind]++
+      return match
+    }
+    const [, service] = found('compose', /^docker compose (?:exec|up -d) (\w+)/) ?? []
+    if (service) expect(Object.keys(services)).toContain(service)
+    const [, file] = found('node', /(?:^|=\/usr\/bin\/| )node ((?:src|workers)\/\S+)/) ?? []
+    if (file) expect(existsSync(join(root, file)), line).toBe(true)
+    const [, script] = found('npm', /^npm run (\w+)/) ?? []
+    if (script) expect(Object.keys(scripts)).toContain(script)
+    const [, suite, name] = found('only', /^npm run (\w+) -- --only (\S+)/) ?? []
+    if (suite) expect(only[suite]).toContain(name)
+    const [, method, path] = found('route', /^(GET|POST) (\/api\S+)$/) ?? []
+    if (path) expect(paths[path]).toHaveProperty(method!.toLowerCase())
+  }
+  for (const [kind, count] of Object.entries(kinds)) expect(count, kind).toBeGreaterThan(0)
 })
