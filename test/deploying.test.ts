@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -12,6 +12,9 @@ import { makeApiKey } from '../src/http/tokens.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { getTableColumns, getTableName, is, PgTable } from '../src/ledger/drizzle.ts'
 import * as schema from '../src/ledger/schema.ts'
+import { scriptNames } from '../src/store/lua.ts'
+import { couponStates } from '../src/store/record.ts'
+import { verbs } from '../src/store/verbs.ts'
 import { openProcesses } from './processes.ts'
 import { until } from './world.ts'
 
@@ -233,4 +236,31 @@ test('diagrams.md names tables and columns as they are', () => {
   for (const [, name, body] of drawn)
     for (const [, column] of body!.matchAll(/(?:int|bigint|text|uuid|timestamptz) (\w+)/g))
       expect(tables.get(name!), name).toContain(column)
+})
+
+test('the pictures name scripts, files, states and verbs that there are', () => {
+  const text = (file: string) => readFileSync(join(root, file), 'utf8')
+  const drawings = ['docs/diagrams.md', 'docs/deploying.md', 'ARCHITECTURE.md'].flatMap((file) =>
+    [...text(file).matchAll(/```mermaid\n(.*?)```/gs)].map(([, drawing]) => drawing!),
+  )
+  const all = drawings.join('\n')
+  const kinds = ['flowchart', 'erDiagram', 'stateDiagram-v2', 'sequenceDiagram']
+  for (const kind of kinds) expect(all).toMatch(new RegExp(`^${kind}\\b`, 'm'))
+  // GitHub would draw nothing: a semicolon ends a statement, and a title with a comma needs quotes.
+  const broken = /;|^ *subgraph [^"]*,/
+  expect(all.split('\n').filter((line) => broken.test(line))).toEqual([])
+  const scripts = [...all.matchAll(/EVALSHA (\w+)|(\w+)\.lua/g)].map(([, a, b]) => a ?? b)
+  expect(scripts.length).toBeGreaterThan(10)
+  for (const script of scripts) expect(scriptNames).toContain(script)
+  const files = [...all.matchAll(/\b(?:src|workers)\/[\w./]+/g)].map(([file]) => file)
+  expect(files.length).toBeGreaterThan(5)
+  expect(files.filter((file) => !existsSync(join(root, file)))).toEqual([])
+
+  const states = drawings.find((drawing) => drawing.startsWith('stateDiagram'))!
+  const edges = [...states.matchAll(/^ {2}(\S+) --> (\S+?)(?:: (.*))?$/gm)]
+  const drawn = new Set(edges.flatMap(([, from, to]) => [from!, to!]).filter((it) => it !== '[*]'))
+  expect([...drawn].sort()).toEqual([...couponStates, 'VOID'].sort())
+  const firstWords = edges.map(([, , , label]) => label?.split(/\W/)[0])
+  const changed = Object.keys(verbs).filter((verb) => verb !== 'assignCode')
+  expect(changed.filter((verb) => !firstWords.includes(verb))).toEqual([])
 })

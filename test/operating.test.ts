@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { parse } from 'yaml'
+import { verbs, verbsOfHelp } from '../bench/down.ts'
 import { scenarios } from '../bench/options.ts'
 import { environmentOf } from '../src/config.ts'
 import { scratchDir } from '../src/embedded/leftovers.ts'
@@ -371,7 +372,7 @@ test('alerts.md: what it says to look at is there to be seen, and what it says t
   // The order of the page counts among those that stop intake and open it.
   await Promise.all([typeAll(intake), typeAll(rest)])
   expect([...seen].sort()).toEqual(Object.keys(alarm).sort())
-  expect((await run('npm run stampede -- status')).said).toMatch(/^all is well\n/)
+  expect((await world.call('GET', 'ops/status', { as: world.admin })).body.problems).toEqual([])
 })
 
 test('alerts.md: every alert has something to type, or names the one that has', () => {
@@ -413,4 +414,13 @@ test('what the guides name and this machine cannot run is there all the same', a
     if (path) expect(paths[path]).toHaveProperty(method!.toLowerCase())
   }
   for (const [kind, count] of Object.entries(kinds)) expect(count, kind).toBeGreaterThan(0)
+})
+
+test('`npm run bench -- --only down` asks every verb that there is, and no other', async () => {
+  const all = await verbsOfHelp()
+  expect(all.length).toBeGreaterThan(30)
+  const asked = Object.values(verbs).flat()
+  const isOf = (line: string, verb: string) => line === verb || line.startsWith(`${verb} `)
+  expect(all.filter((verb) => !asked.some((line) => isOf(line, verb)))).toEqual([])
+  expect(asked.filter((line) => !all.some((verb) => isOf(line, verb)))).toEqual(['--help'])
 })
