@@ -1,7 +1,10 @@
-import { createPrivateKey, createPublicKey, generateKeyPairSync, sign, verify } from 'node:crypto'
+import { createPrivateKey, createPublicKey, sign, verify } from 'node:crypto'
 import type { Database } from '../ledger/database.ts'
 
-/** What a drain attests: everything up to these entries is in the ledger, and both stores agree. */
+/**
+ * What a drain attests: everything up to these entries is in the ledger, nothing was taken in after them while
+ * both stores were compared, and what came of that. What comes after somebody resumes is not in it.
+ */
 export type Attested = {
   installation: string
   at: string
@@ -19,20 +22,16 @@ export type Certificate = Attested & { signature: string }
 
 type Keys = { private: string; public: string }
 
-/** The installation's key pair, made when it is first needed and kept beside its id. */
+/**
+ * The installation's key pair, as the migrations made it. Nobody makes another one here: under that, what was
+ * signed before would not be genuine.
+ */
 async function keyPair(database: Database): Promise<Keys> {
-  const pair = generateKeyPairSync('ed25519', {
-    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
-    publicKeyEncoding: { type: 'spki', format: 'pem' },
-  })
-  await database.query(
-    `INSERT INTO settings (name, value) VALUES ('certificate_key', $1) ON CONFLICT DO NOTHING`,
-    [JSON.stringify({ private: pair.privateKey, public: pair.publicKey })],
-  )
   const { rows } = await database.query<{ value: Keys }>(
     `SELECT value FROM settings WHERE name = 'certificate_key'`,
   )
-  return rows[0]!.value
+  if (!rows[0]) throw new Error('PostgreSQL has no key for certificates: run the migrations')
+  return rows[0].value
 }
 
 /** The same text whatever order an object's members came in. */
