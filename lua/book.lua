@@ -21,7 +21,7 @@ if meta[1] ~= ARGV[1] or meta[2] ~= 'active' then return 'fenced\tmeta' end
 local flag, whole, limit = { '^[01]$' }, { '^%d+$' }, { '^$', '^%d+$' }
 local time = { '^$', '^-?%d+$' }
 local fields = {
-  kind = { '^codes$', '^counter$' }, active = flag, archived = flag,
+  kind = { '^codes$', '^counter$' }, active = { '^[01]$', '^stopped$' }, archived = flag,
   opens_at = time, closes_at = time, expires_at = time,
   max = whole, max_per_user = limit, max_held = limit,
   lock_policy = { '^strict$', '^holder$', '^required$' }, lock_seconds = whole,

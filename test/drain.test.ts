@@ -1,7 +1,15 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Certificate, isGenuine } from '../src/ops/certificate.ts'
-import { setIntake } from '../src/ops/control.ts'
+import { environmentOf } from '../src/config.ts'
+import { scratchDir } from '../src/embedded/leftovers.ts'
+import { updateBook } from '../src/ledger/books.ts'
+import { openDatabase } from '../src/ledger/database.ts'
+import { type Certificate, isGenuine, signCertificate } from '../src/ops/certificate.ts'
+import { setBook, setIntake } from '../src/ops/control.ts'
 import { drain } from '../src/ops/drain.ts'
 import type { Ops } from '../src/ops/ops.ts'
 import { keys } from '../src/store/keys.ts'
@@ -51,6 +59,44 @@ function crowd() {
   }
 }
 
+const given = async (user_id: string, of = book): Promise<string> =>
+  (await post('coupons/assign', { book_id: of, user_id })).body.coupons[0].code
+
+/** A drain that is held in the middle of its comparison, and what came of it. */
+async function heldDrain(options: { book?: string }, meanwhile: () => Promise<unknown>) {
+  const patient = `${world.settings.DATABASE_URL}?options=-c%20lock_timeout%3D15000`
+  const database = openDatabase(patient, 6, 'test')
+  const holder = await database.connect()
+  await holder.query('BEGIN')
+  await holder.query('LOCK TABLE parked_facts')
+  const drained = drain({ ...ops, database }, { ...options, timeoutMs: 20_000, by })
+  try {
+    await until(async () => {
+      const { rows } = await world.database.query(
+        `SELECT FROM pg_locks WHERE NOT granted AND relation = 'parked_facts'::regclass
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+      )
+      return rows.length > 0
+    }, 'the comparison asks for parked facts')
+    await meanwhile()
+  } finally {
+    await holder.query('COMMIT')
+    holder.release()
+  }
+  return drained.finally(() => database.end())
+}
+
+const main = resolve(import.meta.dirname, '../src/cli/main.ts')
+async function stampede(...args: string[]): Promise<{ code: number; out: string }> {
+  const { REDIS_URL, DATABASE_URL } = world.settings
+  const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
+  const child = spawn(process.execPath, [main, ...args], { env })
+  let out = ''
+  child.stdout.on('data', (some) => (out += some))
+  const [code] = await once(child, 'close')
+  return { code, out }
+}
+
 const ends = async ({ shards }: Certificate) =>
   Promise.all(
     shards.map(async ({ shard }) => Number(await world.redis.hget(keys.meta(shard), 'n'))),
@@ -60,6 +106,11 @@ describe('drain', () => {
   test('five times under load: level, attested, and nothing comes after it', {
     timeout: 120_000,
   }, async () => {
+    const key = "FROM settings WHERE name = 'certificate_key'"
+    expect(
+      (await world.database.query(`SELECT ${key}`)).rows,
+      'made by the migrations',
+    ).toHaveLength(1)
     const buyers = crowd()
     for (let time = 0; time < 5; time++) {
       const { assigned } = buyers.done
@@ -86,13 +137,19 @@ describe('drain', () => {
 
   test('says what it waits for, and ends without a certificate where the ledger does not follow', async () => {
     await world.stopWorker()
+    await world.database.query("UPDATE loads SET state = 'written' WHERE book_id = $1", [book])
+    await world.database.query('UPDATE books SET pushed_version = 0 WHERE book_id = $1', [book])
     await post('coupons/assign', { book_id: book, user_id: 'late' })
     const waited: string[][] = []
     const onWaiting = (waits: string[]) => void waited.push(waits)
+    const mirror = setInterval(() => void world.house.watchGates(), 100) // as an API process does
     const drained = await drain(ops, { timeoutMs: 600, by, onWaiting })
+    clearInterval(mirror)
     expect(drained).toMatchObject({ state: 'timed-out' })
     expect(waited.at(-1)!.join()).toMatch(/facts wait for the ledger/)
-    await world.house.watchGates() // as an API process does once a second
+    // Of these a comparison would say UNDERSOLD and STATE_MISMATCH.
+    expect(waited.at(-1)!.join()).toMatch(`book ${book}: Redis has an older policy`)
+    expect(waited.at(-1)!.join()).toMatch(new RegExp(`book ${book}: load \\d+ is not in Redis yet`))
     // It stays as it is: whoever drains does not want the sale to go on by itself.
     const refused = await post('coupons/assign', { book_id: book, user_id: 'later' })
     expect(refused.body.code).toBe('intake-stopped')
@@ -102,8 +159,13 @@ describe('drain', () => {
     await setIntake(ops, 'open', by)
   })
 
-  test('of one book lets the others go on', async () => {
+  test('of one book ends what its holders do too, and lets the others go on', async () => {
     const other = await world.makeBook({}, 5_000)
+    const held = await given('holder')
+    const locked = (await post(`coupons/lock/${held}`, { user_id: 'holder' })).body
+    const redeem = (code: string, more = {}) =>
+      post(`coupons/redeem/${code}`, { user_id: 'holder', ...more })
+    const used = (await redeem(await given('holder'))).body.redemption_id
     let over = false
     const neighbours = Array.from({ length: 4 }, async (_, n) => {
       while (!over) await post('coupons/assign', { book_id: other, user_id: `neighbour-${n}` })
@@ -112,24 +174,80 @@ describe('drain', () => {
     over = true
     await Promise.all(neighbours)
     expect(drained).toMatchObject({ state: 'drained', certificate: { book, verdict: 'equal' } })
-    expect((await post('coupons/assign', { book_id: book, user_id: 'x' })).body.code).toBe(
-      'book-inactive',
-    )
+    const { lock_token } = locked
+    const refused = await Promise.all([
+      post('coupons/assign', { book_id: book, user_id: 'x' }),
+      post(`coupons/assign/${held}`, { user_id: 'x' }),
+      post(`coupons/lock/${held}`, { user_id: 'holder', lock_token }),
+      post(`coupons/unlock/${held}`, { user_id: 'holder' }),
+      redeem(held, { lock_token }),
+      ...['release', 'void'].map((verb) =>
+        world.call('POST', `coupons/${verb}/${held}`, { as: world.admin }),
+      ),
+      world.call('POST', `redemptions/${used}/rollback`, { as: world.admin, body: {} }),
+    ])
+    expect(refused.map(({ body }) => body.code)).toEqual(refused.map(() => 'intake-stopped'))
+    const [end] = (drained as { certificate: Certificate }).certificate.shards
+    const later = 'SELECT FROM ledger WHERE book_id = $1 AND (epoch, n) > ($2, $3)'
+    expect((await world.database.query(later, [book, end!.epoch, end!.entry])).rows).toEqual([])
+    // Whoever pauses it lets its holders go on, and whoever sets is_active opens it as well.
+    await setBook(ops, book, 'paused', by)
+    const assign = () => post('coupons/assign', { book_id: book, user_id: 'x' })
+    expect((await assign()).body.code).toBe('book-inactive')
+    expect((await redeem(held, { lock_token })).status).toBe(200)
+    await setBook(ops, book, 'stopped', by)
+    await updateBook(world.database, book, { is_active: true })
+    await until(async () => (await assign()).status === 200, 'it is open again')
     expect((await post('coupons/assign', { book_id: other, user_id: 'x' })).status).toBe(200)
     expect(await drain(ops, { book: crypto.randomUUID(), timeoutMs: 1, by })).toMatchObject({
       problem: 'book-not-found',
     })
   })
 
+  test('attests nothing where somebody resumed while it compared', async () => {
+    const sale = async () => {
+      await setIntake(ops, 'open', by)
+      await given('quick')
+      await setIntake(ops, 'stopped', by)
+    }
+    expect(await heldDrain({}, sale)).toEqual({
+      state: 'undone',
+      why: expect.arrayContaining([expect.stringMatching(/^shards moved from|facts wait for/)]),
+    })
+    await setIntake(ops, 'open', by)
+    const redemption = async () => {
+      await setBook(ops, book, 'paused', by)
+      await setBook(ops, book, 'stopped', by)
+    }
+    expect(await heldDrain({ book }, redemption)).toEqual({
+      state: 'undone',
+      why: ['the book was changed while both stores were compared'],
+    })
+    await setBook(ops, book, 'active', by)
+  })
+
   test('a certificate that somebody touched is not genuine', async () => {
-    const drained = await drain(ops, { timeoutMs: 20_000, by })
-    if (!('state' in drained) || drained.state !== 'drained') throw new Error('not drained')
-    const { certificate } = drained
+    const file = join(scratchDir('drain'), 'drained.json')
+    const said = await stampede('--json', 'drain', '--certificate', file)
+    expect([said.code, JSON.parse(said.out)]).toMatchObject([0, { differences: [], more: 0 }])
+    const certificate = JSON.parse(readFileSync(file, 'utf8')) as Certificate
     const copy = JSON.parse(JSON.stringify(certificate)) as Certificate
     expect(await isGenuine(world.database, copy)).toBe(true)
     copy.shards[0]!.entry++
     expect(await isGenuine(world.database, copy)).toBe(false)
     expect(await isGenuine(world.database, { ...certificate, signature: 'x' })).toBe(false)
     await setIntake(ops, 'open', by)
+    // Another key would make every older certificate a forgery, so asking makes none.
+    const key = "settings WHERE name = 'certificate_key'"
+    const [own] = (await world.database.query(`DELETE FROM ${key} RETURNING *`)).rows
+    await expect(isGenuine(world.database, certificate)).rejects.toThrow(/run the migrations/)
+    await world.database.query('INSERT INTO settings SELECT $1, $2', [own.name, own.value])
+    expect(await isGenuine(world.database, certificate)).toBe(true)
+    // Genuine, and a reason to look into it.
+    const { signature: _, ...what } = certificate
+    const bad = await signCertificate(world.database, { ...what, verdict: 'different' })
+    writeFileSync(file, JSON.stringify(bad))
+    const verified = await stampede('verify-certificate', file)
+    expect([verified.code, verified.out]).toEqual([3, expect.stringMatching(/^genuine.*different/)])
   })
 })

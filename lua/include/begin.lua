@@ -33,9 +33,9 @@ if book[12] == '1' and redis.call('EXISTS', KEYS[9]) == 0 then return 'fenced\tu
 local known = redis.call('GET', KEYS[3])
 if known then return known end
 
--- Stopped intake and a full backlog refuse what is new, before all other reasons. Whoever comes
--- again with an Idempotency-Key hears what was answered.
-local shut = meta[7] ~= 'open' and 'intake-stopped'
+-- Stopped intake, of everything or of this book, and a full backlog refuse what is new, before all
+-- other reasons. Whoever comes again with an Idempotency-Key hears what was answered.
+local shut = (meta[7] ~= 'open' or book[2] == 'stopped') and 'intake-stopped'
   or tonumber(meta[4]) - tonumber(meta[5]) > tonumber(ARGV[5]) and 'backlog'
 
 -- One clock for everything that is decided here: this Redis'.

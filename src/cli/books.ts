@@ -3,14 +3,14 @@ import { CreateBookRequest, readTimes, usual } from '../http/book-view.ts'
 import { type Book, getBook } from '../ledger/books.ts'
 import { listBooks } from '../ledger/lists.ts'
 import { endBook, makeBook, warmBook } from '../ops/books.ts'
-import { setBook } from '../ops/control.ts'
+import { bookState, setBook } from '../ops/control.ts'
 import { type Problem, problem, problemDocument } from '../problems.ts'
 import { count, id, reason } from './arguments.ts'
 import { actor, withBoth, withOps } from './ops.ts'
 import { say, tell } from './say.ts'
 
 const line = (book: Book) =>
-  `${book.book_id}  ${book.archived_at ? 'archived' : book.is_active ? 'active' : 'paused'}  ` +
+  `${book.book_id}  ${book.archived_at ? 'archived' : bookState(book)}  ` +
   `${book.kind} ${book.total_code_count}  ${book.name}`
 
 type Change = 'open' | 'pause' | 'close' | 'archive'
@@ -60,8 +60,8 @@ export function bookVerbs(program: Command): void {
       .action((bookId: string, options: Asked, command: Command) =>
         run(name, bookId, options, command),
       )
-  change('open', 'let it give out coupons')
-  change('pause', 'hold it: its verbs answer 409 book-inactive')
+  change('open', 'let it give out coupons, also after it was drained')
+  change('pause', 'let it assign nothing: 409 book-inactive; holders may still lock and redeem')
   change('close', 'end its sale now: nothing more is given out, what was given stays usable')
   change(
     'archive',
@@ -143,7 +143,9 @@ async function run(
   const by = { actor, reason: why }
   const change =
     name === 'open' || name === 'pause'
-      ? withBoth<object | Problem>((ops) => setBook(ops, bookId, name === 'open', by))
+      ? withBoth<object | Problem>((ops) =>
+          setBook(ops, bookId, name === 'open' ? 'active' : 'paused', by),
+        )
       : withOps<object | Problem>((ops) => endBook(ops, bookId, name, by))
   const done: object = sound(await change)
   const past = { open: 'open', pause: 'paused', close: 'closed', archive: 'archived' }[name]

@@ -9,11 +9,16 @@ type Options = { book?: string; intake?: boolean; flush?: boolean; reason: strin
 
 /** `pause` and `resume`: one book, all intake, or the flush. */
 export function controlVerbs(program: Command): void {
+  const ofBook = {
+    pause:
+      'one book: it assigns nothing (409 book-inactive), its holders may still lock and redeem',
+    resume: 'one book, also one that was drained',
+  }
   const verb = (name: 'pause' | 'resume', what: string, example: string) =>
     program
       .command(name)
       .description(what)
-      .option('--book <id>', 'one book: its verbs answer 409 book-inactive while it is paused', id)
+      .option('--book <id>', ofBook[name], id)
       .option('--intake', 'all coupon verbs: they answer 503 intake-stopped, reads go on')
       .option('--flush', 'the way from the journal to the ledger: for work on PostgreSQL')
       .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
@@ -32,7 +37,9 @@ async function run(on: boolean, options: Options, command: Command): Promise<voi
   const switched = await (flush
     ? withOps<Switched | Problem>((ops) => setFlush(ops, on ? 'running' : 'paused', by))
     : withBoth<Switched | Problem>((ops) =>
-        book ? setBook(ops, book, on, by) : setIntake(ops, on ? 'open' : 'stopped', by),
+        book
+          ? setBook(ops, book, on ? 'active' : 'paused', by)
+          : setIntake(ops, on ? 'open' : 'stopped', by),
       ))
   if ('problem' in switched) throw new Error(problemDocument(switched, '', '').title)
   const what = book ? `book ${book}` : intake ? 'intake' : 'the flush'

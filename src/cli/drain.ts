@@ -16,7 +16,7 @@ export function drainVerbs(program: Command): void {
       'stop intake, wait until the ledger has everything, compare both stores, attest it',
     )
     .option('--timeout <time>', 'how long to wait for the ledger', duration, 60_000)
-    .option('--book <id>', 'pause and drain this book alone', id)
+    .option('--book <id>', 'this book alone: all its verbs answer 503 intake-stopped', id)
     .option('--certificate <file>', 'write the certificate there')
     .option('--reason <text>', 'why: it stands in the audit log', reason, 'drain')
     .addHelpText(
@@ -25,16 +25,23 @@ export function drainVerbs(program: Command): void {
     )
     .addHelpText(
       'after',
-      '\nEnds with 3 if the stores differ, 4 if the ledger did not follow in time. Intake stays stopped:' +
-        '\n`stampede resume --intake --reason ...` opens it again.',
+      '\nEnds with 1 and no certificate if somebody resumed meanwhile, 3 if the stores differ, 4 if the' +
+        '\nledger did not follow in time. Intake stays stopped: `stampede resume --intake --reason ...`' +
+        '\nopens it again. After --book it is that of the book alone: `stampede resume --book ID` opens' +
+        '\nall of it, `stampede pause --book ID` what its holders do.',
     )
     .action(run)
   program
     .command('verify-certificate')
-    .description('whether this installation has signed a certificate exactly as it is')
+    .description(
+      'whether this installation has signed a certificate exactly as it is, and its verdict',
+    )
     .argument('<file>', 'what `drain --certificate` wrote')
     .addHelpText('before', 'Example:\n  $ npm run stampede -- verify-certificate drained.json\n')
-    .addHelpText('after', '\nEnds with 3 if it has not.')
+    .addHelpText(
+      'after',
+      '\nEnds with 3 if it has not, or if the verdict is that the stores differ.',
+    )
     .action(verify)
 }
 
@@ -44,7 +51,7 @@ async function run(options: Options, command: Command): Promise<void> {
       ...(options.book ? { book: options.book } : {}),
       timeoutMs: options.timeout,
       by: { actor, reason: options.reason },
-      onWaiting: (waits) => tell(`waiting: ${waits[0]}${more(waits)}`),
+      onWaiting: (waits) => tell(`waiting: ${waits[0]}${others(waits)}`),
       onProgress: (done, total) => tell(`compared ${done} of ${total} codes`),
     }),
   )
@@ -55,7 +62,13 @@ async function run(options: Options, command: Command): Promise<void> {
     say(command, `Not drained in time:\n${drained.waits.join('\n')}`, drained)
     return
   }
+  if (drained.state === 'undone') {
+    process.exitCode = 1
+    say(command, `No certificate:\n${drained.why.join('\n')}`, drained)
+    return
+  }
   const { certificate, reconciliation } = drained
+  const { differences, more } = reconciliation
   if (options.certificate)
     writeFileSync(options.certificate, `${JSON.stringify(certificate, null, 2)}\n`)
   if (reconciliation.verdict === 'different') process.exitCode = 3
@@ -66,24 +79,25 @@ async function run(options: Options, command: Command): Promise<void> {
     [
       `drained at ${certificate.at}: ${certificate.books.length} books, ${coupons} coupons, ${certificate.verdict}`,
       `no fact${certificate.book ? ' of this book' : ''} has an entry beyond ${ends.join(' ')}`,
-      ...reconciliation.differences.slice(0, 20).map((one) => `! ${one.class} ${one.what}`),
+      ...differences.slice(0, 20).map((one) => `! ${one.class} ${one.what}`),
+      ...(differences.length > 20 ? [`! and ${differences.length - 20 + more} more`] : []),
       options.certificate ? `certificate: ${options.certificate}` : JSON.stringify(certificate),
     ].join('\n'),
-    { state: drained.state, certificate, differences: reconciliation.differences },
+    { state: drained.state, certificate, differences, more },
   )
 }
 
-const more = (waits: string[]) => (waits.length > 1 ? ` and ${waits.length - 1} more` : '')
+const others = (waits: string[]) => (waits.length > 1 ? ` and ${waits.length - 1} more` : '')
 
 async function verify(file: string, _: unknown, command: Command): Promise<void> {
   const certificate = JSON.parse(readFileSync(file, 'utf8')) as Certificate
   const genuine = await withOps(({ database }) => isGenuine(database, certificate))
-  if (!genuine) process.exitCode = 3
+  if (!genuine || certificate.verdict !== 'equal') process.exitCode = 3
   say(
     command,
     genuine
       ? `genuine: signed by this installation at ${certificate.at}, verdict ${certificate.verdict}`
       : 'NOT genuine: it was changed, or another installation signed it',
-    { genuine },
+    { genuine, verdict: genuine ? certificate.verdict : null },
   )
 }

@@ -22,9 +22,10 @@ const policy = {
   code_pattern: line(0, 50)
     .nullable()
     .openapi({ description: 'Used by generate', example: 'SUMMER-{}' }),
-  is_active: z
-    .boolean()
-    .openapi({ description: 'false: assignments are refused, holders may still redeem' }),
+  is_active: z.boolean().openapi({
+    description:
+      'false: assignments are refused, holders may still redeem. Setting it opens a drained book again',
+  }),
   lock_policy: z.enum(['strict', 'holder', 'required']),
   lock_seconds: count(1, 3_600),
   opens_at: dateTime.nullable(),

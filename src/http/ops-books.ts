@@ -43,7 +43,11 @@ export function opsBookRoutes(deps: Deps) {
         problems: ['book-not-found', 'book-archived'],
       },
       async (c, { params, body }, who) => {
-        const done = await ops.setBook(params.book_id, active, by(who, body.reason))
+        const done = await ops.setBook(
+          params.book_id,
+          active ? 'active' : 'paused',
+          by(who, body.reason),
+        )
         return 'problem' in done ? problemResponse(c, done) : answer(c, 200, done)
       },
     )

@@ -37,7 +37,11 @@ export type NewBook = Policy & {
   created_by: string
   once?: Once
 }
-export type BookChange = Partial<Policy> & { allow_multi_redemption?: boolean }
+export type BookChange = Partial<Policy> & {
+  allow_multi_redemption?: boolean
+  /** Of all its verbs, as a drain stops it; left out: whoever sets is_active opens it. */
+  intake?: Book['intake']
+}
 
 /** Says no where a book's times contradict each other. */
 function timesRefusal(book: Pick<Book, 'opens_at' | 'closes_at'>): Problem | undefined {
@@ -162,9 +166,10 @@ export async function updateBook(
         : { allow_multi_redemption: change.max_redemptions !== 1 }
     const isOther = limits.some((of) => change[of] !== undefined && change[of] !== old[of])
     const limited = isOther ? { limits_changed_at: sql`now()` } : {}
+    const opened = change.is_active === undefined ? {} : { intake: 'open' as const }
     const [book] = await db
       .update(books)
-      .set({ ...derived, ...change, ...limited, ...risen })
+      .set({ ...derived, ...opened, ...change, ...limited, ...risen })
       .where(eq(books.book_id, id))
       .returning()
     await onRecord(tx, deed)

@@ -6,7 +6,7 @@ import type { jobs } from './schema.ts'
  * Work that outlives its request. The row is the job; BullMQ only carries its id to a worker, so a
  * job lost on the way is found again by its row.
  *
- *   queued -> running -> done | failed | cancelled
+ *   queued -> running -> done | failed | cancelled      failed -> cancelled: somebody has seen it
  */
 export type Job = typeof jobs.$inferSelect
 export const jobStates = ['queued', 'running', 'done', 'failed', 'cancelled'] as const
@@ -23,16 +23,25 @@ export async function createJob(tx: Transaction, job: NewJob): Promise<Job> {
   return rows[0]!
 }
 
-export async function getJob(database: Database, jobId: string): Promise<Job | undefined> {
-  const { rows } = await database.query<Job>(`SELECT * FROM jobs WHERE job_id = $1`, [jobId])
+export async function getJob(
+  on: Database | Transaction,
+  jobId: string,
+  lock: '' | 'FOR UPDATE' = '',
+): Promise<Job | undefined> {
+  const { rows } = await on.query<Job>(`SELECT * FROM jobs WHERE job_id = $1 ${lock}`, [jobId])
   return rows[0]
 }
 
+/** `was` running: another run began it, and came to no end. `age`: ms since it was last asked for. */
+export type Started = Job & { was: JobState; age: number }
+
 /** Marks a job as running; undefined if there is nothing left to do. */
-export async function startJob(database: Database, jobId: string): Promise<Job | undefined> {
-  const { rows } = await database.query<Job>(
-    `UPDATE jobs SET state = 'running', updated_at = now()
-     WHERE job_id = $1 AND state IN ('queued', 'running') RETURNING *`,
+export async function startJob(database: Database, jobId: string): Promise<Started | undefined> {
+  const { rows } = await database.query<Started>(
+    `WITH old AS (SELECT state AS was FROM jobs WHERE job_id = $1 FOR UPDATE)
+     UPDATE jobs SET state = 'running', updated_at = now() FROM old
+     WHERE job_id = $1 AND was IN ('queued', 'running')
+     RETURNING jobs.*, was, extract(epoch FROM now() - asked_at)::float8 * 1000 AS age`,
     [jobId],
   )
   return rows[0]

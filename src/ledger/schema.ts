@@ -117,6 +117,9 @@ export const books = pgTable('books', {
   created_at: at().notNull().defaultNow(),
   updated_at: at().notNull().defaultNow(),
   limits_changed_at: at(),
+  intake: text({ enum: ['open', 'stopped'] })
+    .notNull()
+    .default('open'),
 })
 
 export const jobs = pgTable('jobs', {
@@ -135,6 +138,7 @@ export const jobs = pgTable('jobs', {
   created_at: at().notNull().defaultNow(),
   updated_at: at().notNull().defaultNow(),
   finished_at: at(),
+  asked_at: at().notNull().defaultNow(),
 })
 
 export const loads = pgTable('loads', {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { failpoint } from '../failpoint.ts'
 import { audit } from '../ledger/audit.ts'
-import { getBook, updateBook } from '../ledger/books.ts'
+import { type Book, getBook, updateBook } from '../ledger/books.ts'
 import { transaction } from '../ledger/database.ts'
 import { type Problem, problem } from '../problems.ts'
 import { keys } from '../store/keys.ts'
@@ -71,33 +71,32 @@ async function untilMirrored({ redis, database }: Ops, wanted: string): Promise<
   return false
 }
 
-/** Opens or pauses one book; processes push it into Redis within a second or so. */
+/** Of one book. Paused: it assigns nothing, holders go on. Stopped: none of its verbs is taken in. */
+export type BookState = 'active' | 'paused' | 'stopped'
+export const bookState = ({ intake, is_active }: Pick<Book, 'intake' | 'is_active'>): BookState =>
+  intake === 'stopped' ? 'stopped' : is_active ? 'active' : 'paused'
+
+/** Opens, pauses or stops one book; processes push it into Redis within a second or so. */
 export async function setBook(
   ops: Ops,
   bookId: string,
-  active: boolean,
+  wanted: BookState,
   by: By,
 ): Promise<Switched | Problem> {
   const { database } = ops
   const old = await getBook(database, bookId)
   if (!old) return problem('book-not-found')
-  const word = (on: boolean) => (on ? 'active' : 'paused')
+  const told = { before: bookState(old), now: wanted }
+  const action = wanted === 'active' ? 'resume' : 'pause'
   const changed = await updateBook(
     database,
     bookId,
-    { is_active: active },
-    {
-      ...by,
-      ...{ action: active ? 'resume' : 'pause', target: `book:${bookId}` },
-      detail: { before: word(old.is_active), now: word(active) },
-    },
+    { is_active: wanted === 'active', intake: wanted === 'stopped' ? 'stopped' : 'open' },
+    { ...by, action, target: `book:${bookId}`, detail: told },
   )
   if ('problem' in changed) return changed
   failpoint('book.after-postgres')
-  return {
-    ...{ before: word(old.is_active), now: word(active) },
-    in_force: await untilPushed(ops, bookId, changed.version),
-  }
+  return { ...told, in_force: await untilPushed(ops, bookId, changed.version) }
 }
 
 async function untilPushed({ database }: Ops, bookId: string, version: number): Promise<boolean> {

@@ -22,47 +22,35 @@ const settledMs = 1_100
 /** What is not level yet, in words. What it throws ends the drain; intake stays stopped. */
 export type OnWaiting = (waits: string[]) => void | Promise<void>
 
+/** `undone`: somebody opened or changed meanwhile what was to be attested, so nothing is. */
 export type Drained =
   | { state: 'drained'; certificate: Certificate; reconciliation: Reconciliation }
   | { state: 'timed-out'; waits: string[] }
+  | { state: 'undone'; why: string[] }
+
+type Options = {
+  book?: string
+  timeoutMs: number
+  by: By
+  /** A run that was killed has stopped it: what somebody opened since then is not stopped once more. */
+  isStopped?: boolean
+  onWaiting?: OnWaiting
+  onProgress?: Reconciling['onProgress']
+}
 
 /**
- * Ends the sale and proves it: stops intake (of one book: pauses it), waits until every journal is
- * level with the ledger and no job is under way, compares both stores, and signs what it found. Stops
- * nothing but intake, deletes nothing; `resume` undoes it. Intake stays stopped after a time-out too.
+ * Ends the sale and proves it: stops intake, of everything or of one book, waits until the ledger has all
+ * of it, Redis has all books and loads, and no job is under way, compares both stores, and signs what it
+ * found. Stops nothing but intake, deletes nothing; `resume` undoes it. Intake stays stopped after a
+ * time-out too.
  */
-export async function drain(
-  ops: Ops,
-  options: {
-    book?: string
-    timeoutMs: number
-    by: By
-    onWaiting?: OnWaiting
-    onProgress?: Reconciling['onProgress']
-  },
-): Promise<Drained | Problem> {
-  const { book, by, timeoutMs } = options
-  const until = performance.now() + timeoutMs
-  const switched = book ? await setBook(ops, book, false, by) : await setIntake(ops, 'stopped', by)
-  if ('problem' in switched) return switched
-  await audit(ops.database, { ...by, action: 'drain', target: book ? `book:${book}` : 'intake' })
-  const switchedAt = performance.now()
-  let last: Last | undefined
-  for (;;) {
-    const settled = book || performance.now() - switchedAt > settledMs
-    const waits = await notStopped(ops, book)
-    // Of one book nothing comes after this; its neighbours go on, so their shard is never level.
-    if (waits.length === 0 && book) last ??= await lastOf(ops, book)
-    waits.push(...(last ? await notReached(ops, last) : await notLevel(ops)))
-    waits.push(...(await openJobs(ops, book)))
-    if (!settled && waits.length === 0)
-      waits.push('an older word on intake may still be on its way to Redis')
-    if (waits.length === 0) break
-    await options.onWaiting?.(waits)
-    if (performance.now() > until) return { state: 'timed-out', waits }
-    await sleep(pollMs)
-  }
-  const ends = await endsOf(ops, last?.shard)
+export async function drain(ops: Ops, options: Options): Promise<Drained | Problem> {
+  const { book } = options
+  const refusal = options.isStopped ? undefined : await stop(ops, options)
+  if (refusal) return refusal
+  const waited = await untilLevel(ops, options)
+  if ('state' in waited) return waited
+  const ends = await endsOf(ops, waited.last?.shard)
   // Other books of the shards go on where one alone is drained.
   const reconciliation = await reconcile(ops, {
     ...(book ? { book } : {}),
@@ -70,21 +58,88 @@ export async function drain(
     ...(options.onProgress ? { onProgress: options.onProgress } : {}),
   })
   failpoint('drain.before-attest')
+  const why = await moved(ops, book, waited, ends)
+  if (why.length > 0) return { state: 'undone', why }
   const certificate = await attest(ops, book, ends, reconciliation)
   return { state: 'drained', certificate, reconciliation }
 }
 
-export async function notStopped(
-  { redis, database }: Ops,
-  book: string | undefined,
-): Promise<string[]> {
-  if (book) {
-    const { rows } = await database.query(
-      'SELECT FROM books WHERE book_id = $1 AND pushed_version >= version AND NOT is_active',
-      [book],
-    )
-    return rows.length > 0 ? [] : ['Redis does not know yet that the book is paused']
+async function stop(ops: Ops, { book, by }: Options): Promise<Problem | undefined> {
+  const switched = book
+    ? await setBook(ops, book, 'stopped', by)
+    : await setIntake(ops, 'stopped', by)
+  if ('problem' in switched) return switched
+  await audit(ops.database, { ...by, action: 'drain', target: book ? `book:${book}` : 'intake' })
+}
+
+/** `last`: of one book. `loads`: how many there were before it was asked whether Redis has all of them. */
+type Level = { last: Last | undefined; loads: number }
+
+async function untilLevel(
+  ops: Ops,
+  { book, timeoutMs, onWaiting }: Options,
+): Promise<Level | Exclude<Drained, { state: 'drained' }>> {
+  const begun = performance.now()
+  let last: Last | undefined
+  for (;;) {
+    const why = await opened(ops, book)
+    if (why.length > 0) return { state: 'undone', why }
+    const loads = await countLoads(ops, book)
+    const waits: string[] = []
+    if (book) {
+      const now = await lastOf(ops, book)
+      if (now && now.version !== last?.version) last = now
+      waits.push(...(now ? await notReached(ops, last!) : [unknownYet]))
+    } else waits.push(...(await notStopped(ops)), ...(await notLevel(ops)))
+    waits.push(...(await openJobs(ops, book)), ...(await notPushed(ops, book)))
+    if (!book && waits.length === 0 && performance.now() - begun < settledMs)
+      waits.push('an older word on intake may still be on its way to Redis')
+    if (waits.length === 0) return { last, loads }
+    await onWaiting?.(waits)
+    if (performance.now() > begun + timeoutMs) return { state: 'timed-out', waits }
+    await sleep(pollMs)
   }
+}
+
+/** Whether PostgreSQL says that intake is open, which drains have stopped there before anything else. */
+async function opened({ database }: Ops, book: string | undefined): Promise<string[]> {
+  const isOpen = book
+    ? (await getBook(database, book))?.intake !== 'stopped'
+    : (await shardRows(database)).some(({ intake }) => intake !== 'stopped')
+  const what = book ? 'the book' : 'intake'
+  return isOpen ? [`${what} is open: somebody resumed it, or it was never stopped`] : []
+}
+
+async function countLoads({ database }: Ops, book: string | undefined): Promise<number> {
+  const { rows } = await database.query<{ n: number }>(
+    'SELECT count(*) AS n FROM loads WHERE $1::uuid IS NULL OR book_id = $1',
+    [book ?? null],
+  )
+  return rows[0]!.n
+}
+
+/** Why the comparison attests nothing: it took a while, and whoever resumes does not ask us. */
+async function moved(
+  ops: Ops,
+  book: string | undefined,
+  { last, loads }: Level,
+  ends: Attested['shards'],
+): Promise<string[]> {
+  const why = await opened(ops, book)
+  if ((await countLoads(ops, book)) !== loads)
+    why.push('codes or units were added while both stores were compared')
+  if (book && (await lastOf(ops, book))?.version !== last!.version)
+    why.push('the book was changed while both stores were compared')
+  if (book) return why
+  why.push(...(await notStopped(ops)), ...(await notLevel(ops)))
+  const text = (all: Attested['shards']) =>
+    all.map(({ shard, epoch, entry }) => `${shard}/${epoch}-${entry}`).join(' ')
+  const now = await endsOf(ops, undefined)
+  if (text(now) !== text(ends)) why.push(`shards moved from ${text(ends)} to ${text(now)}`)
+  return why
+}
+
+export async function notStopped({ redis, database }: Ops): Promise<string[]> {
   const rows = await shardRows(database)
   const shown = await Promise.all(rows.map(({ shard }) => redis.hget(keys.meta(shard), 'intake')))
   return rows.flatMap(({ shard }, r) =>
@@ -115,13 +170,38 @@ export async function openJobs({ database }: Ops, book: string | undefined): Pro
   return rows.map(({ job_id, kind, state }) => `job ${job_id} (${kind}) is ${state}`)
 }
 
-/** The last entry there was when a book had been paused: all of its facts are up to here. */
-type Last = { shard: number; epoch: number; n: number }
+/** Policies and loads on their way to Redis stand in no journal: a comparison would call them lost. */
+async function notPushed({ database }: Ops, book: string | undefined): Promise<string[]> {
+  const { rows } = await database.query<{ what: string }>(
+    `SELECT 'book ' || book_id || ': Redis has an older policy' AS what FROM books
+     WHERE pushed_version < version AND ($1::uuid IS NULL OR book_id = $1)
+     UNION ALL
+     SELECT 'book ' || book_id || ': load ' || load_id || ' is not in Redis yet' FROM loads
+     WHERE state <> 'pushed' AND ($1::uuid IS NULL OR book_id = $1) LIMIT 100`,
+    [book ?? null],
+  )
+  return rows.map(({ what }) => what)
+}
 
-async function lastOf({ redis, database }: Ops, book: string): Promise<Last> {
-  const { shard } = (await getBook(database, book))!
-  const [epoch, n] = (await redis.hmget(keys.meta(shard), 'epoch', 'n')).map(Number)
-  return { shard, epoch: epoch!, n: n! }
+/**
+ * The last entry there was when a book had been stopped: all of its facts are up to here, as long as its
+ * version stays the same. Its neighbours go on, so its shard is never level.
+ */
+type Last = { shard: number; epoch: number; n: number; version: number }
+
+const unknownYet = 'Redis does not know yet that the book is stopped'
+
+async function lastOf({ redis, database }: Ops, book: string): Promise<Last | undefined> {
+  const { shard, version } = (await getBook(database, book))!
+  const asked = redis.multi().hmget(keys.book(shard, book), 'active', 'version')
+  const results = await asked.hmget(keys.meta(shard), 'epoch', 'n').exec()
+  const [[active, its], [epoch, n]] = results!.map(([error, reply]) => {
+    if (error) throw error
+    return reply
+  }) as [(string | null)[], (string | null)[]]
+  // A former drain's word may still stand there, with the resumption on its way.
+  if (active !== 'stopped' || Number(its) < version) return undefined
+  return { shard, epoch: Number(epoch), n: Number(n), version: Number(its) }
 }
 
 /** A later epoch began with all that its journal held in the ledger. */

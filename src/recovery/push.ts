@@ -40,7 +40,7 @@ export function policyOf(book: Book): BookPolicy {
     version: book.version,
     pushedVersion: book.pushed_version,
     kind: book.kind,
-    active: book.is_active,
+    active: book.intake === 'stopped' ? 'stopped' : book.is_active,
     archived: book.archived_at !== null,
     opensAt: time(book.opens_at),
     closesAt: time(book.closes_at),

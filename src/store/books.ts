@@ -13,7 +13,8 @@ export type BookPolicy = {
   /** The version PostgreSQL knows Redis to have had; 0: the book was never in Redis. */
   pushedVersion: number
   kind: 'codes' | 'counter'
-  active: boolean
+  /** 'stopped': no verb of it is taken in; false: nothing is assigned. */
+  active: boolean | 'stopped'
   archived: boolean
   opensAt: number | null
   closesAt: number | null
@@ -71,7 +72,7 @@ export function policyFields(policy: BookPolicy): (string | number)[] {
   const orEmpty = (value: string | number | null) => value ?? ''
   return Object.entries({
     kind: policy.kind,
-    active: flag(policy.active),
+    active: policy.active === 'stopped' ? 'stopped' : flag(policy.active),
     archived: flag(policy.archived),
     opens_at: orEmpty(policy.opensAt),
     closes_at: orEmpty(policy.closesAt),

@@ -19,7 +19,7 @@ export async function reconcileAsked(ops: Ops, options: Options): Promise<Reconc
 
 async function refuseBusy(ops: Ops): Promise<void> {
   const isOpen = (await shardRows(ops.database)).some(({ intake }) => intake === 'open')
-  const busy = isOpen ? ['intake is open'] : await notStopped(ops, undefined)
+  const busy = isOpen ? ['intake is open'] : await notStopped(ops)
   busy.push(...(await notLevel(ops)), ...(await openJobs(ops, undefined)))
   if (busy.length > 0)
     throw new Busy(
