@@ -96,6 +96,11 @@ const table = {
     'No fact of this name is parked. GET /api/v1/ops/parked lists those that are.',
   ],
   'job-not-found': [404, 'No such job', 'Check the job_id.'],
+  'wrong-job-state': [
+    409,
+    'Wrong state of the job',
+    'It is {state}. What is queued, running or failed can be cancelled, what failed or was cancelled be done again.',
+  ],
   'operation-not-found': [
     404,
     'No such operation',
@@ -176,7 +181,7 @@ const table = {
   'intake-stopped': [
     503,
     'Intake stopped',
-    'An operator has stopped intake. Try again after it resumes.',
+    'An operator has stopped intake, of everything or of this book. Try again after it resumes.',
   ],
   backlog: [503, 'Backlog', 'The ledger is behind. Try again in a moment.'],
   'not-ready': [

@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { auditRows } from '../src/ledger/audit.ts'
-import { getJob, startJob } from '../src/ledger/jobs.ts'
+import { getJob, type Job, startJob } from '../src/ledger/jobs.ts'
 import { isGenuine } from '../src/ops/certificate.ts'
-import { changeJob, requestJob } from '../src/ops/jobs.ts'
+import { setIntake } from '../src/ops/control.ts'
+import { type Asked, changeJob, requestJob } from '../src/ops/jobs.ts'
 import { keys } from '../src/store/keys.ts'
 import { operateOnce } from '../workers/operate.ts'
 import { openWorld, until, type World } from './world.ts'
@@ -71,11 +72,14 @@ describe('drain', () => {
     await until(async () => (await assign('cyd')).status === 200, 'it serves again')
   })
 
-  test('of one book pauses that book alone', async () => {
+  test('of one book stops that book alone', async () => {
     const other = await world.makeBook({}, 3)
     const job = await done('drain', { book_id: other })
     expect(job.result.certificate).toMatchObject({ book: other, verdict: 'equal' })
     expect((await assign('dan')).status).toBe(200)
+    const body = { book_id: other, user_id: 'dan' }
+    const refused = await world.call('POST', 'coupons/assign', { as: world.service, body })
+    expect(refused.body.code).toBe('intake-stopped')
     const gone = '00000000-0000-4000-8000-000000000000'
     const asked = { as: operator, body: { book_id: gone, reason } }
     expect((await world.call('POST', 'ops/drain', asked)).body.code).toBe('book-not-found')
@@ -86,6 +90,12 @@ describe('drain', () => {
       world.call('POST', 'ops/flush', { as: operator, body: { state, reason } })
     await flush('paused')
     await assign('eve')
+    // Nor does it help a comparison to be done again and again.
+    const compared = await done('reconcile', {})
+    expect([compared.state, compared.error]).toEqual([
+      'failed',
+      expect.stringMatching(/^reconcile failed: shard \d: .*its flush is paused/),
+    ])
     const job = await done('drain', { timeout_seconds: 1 })
     expect(job.state).toBe('failed')
     expect(job.error).toMatch(/^not drained in time, intake stays stopped: .*the flush is paused/)
@@ -93,6 +103,20 @@ describe('drain', () => {
     await flush('running')
     await world.call('POST', 'ops/intake', { as: operator, body: { state: 'open', reason } })
     await until(async () => (await assign('fay')).status === 200, 'it serves again')
+
+    // Somebody has seen to both: they are counted no longer, and their errors stay readable.
+    const change = (verb: string, job_id: string) =>
+      world.call('POST', `ops/jobs/${job_id}/${verb}`, { as: operator, body: { reason } })
+    const status = async () => (await world.call('GET', 'ops/status', { as: viewer })).body
+    expect((await status()).failed_jobs).toBe(2)
+    for (const { job_id, error } of [job, compared])
+      expect((await change('cancel', job_id)).body).toMatchObject({ state: 'cancelled', error })
+    expect((await status()).failed_jobs).toBe(0)
+    const again = await change('cancel', job.job_id)
+    expect([again.status, again.body]).toMatchObject([
+      ...[409, { code: 'wrong-job-state', state: 'cancelled' }],
+    ])
+    expect((await change('retry', crypto.randomUUID())).body.code).toBe('job-not-found')
   })
 })
 
@@ -181,6 +205,58 @@ describe('a job that somebody else began', () => {
     await world.startWorker()
   })
 
+  const ask = async (asked: Asked, ago = 0): Promise<string> => {
+    const job = await requestJob(ops(), asked)
+    if ('problem' in job) throw new Error(job.problem)
+    const late = "UPDATE jobs SET asked_at = now() - $2 * interval '1 s' WHERE job_id = $1"
+    await world.database.query(late, [job.job_id, ago])
+    return job.job_id
+  }
+  const outcome = async (jobId: string) => {
+    await operateOnce(jobId, ops())
+    const { state, error } = (await getJob(world.database, jobId))!
+    return [state, error]
+  }
+  const drain = (timeoutMs = 60_000) => ({ kind: 'drain', timeoutMs, by }) as const
+  const intake = async () =>
+    (await world.database.query('SELECT DISTINCT intake FROM shards')).rows.map((row) => row.intake)
+
+  test('that stops intake stops it once: not again after somebody has resumed, nor long after it was asked for', async () => {
+    const resumed = await ask(drain())
+    await startJob(world.database, resumed)
+    const isOpen = expect.stringMatching(/^no certificate: intake is open: somebody resumed it/)
+    expect(await outcome(resumed)).toEqual(['failed', isOpen])
+    const late = expect.stringMatching(/^no worker took it up within 60 s, so intake was not stop/)
+    expect(await outcome(await ask(drain(), 3_600))).toEqual(['failed', late])
+    expect(await intake()).toEqual(['open'])
+
+    // The next worker goes on where intake is stopped still, however late it is.
+    await setIntake(ops(), 'stopped', by)
+    const killed = await ask(drain(), 100)
+    await startJob(world.database, killed)
+    expect(await outcome(killed)).toEqual(['done', null])
+    await setIntake(ops(), 'open', by)
+  })
+
+  test('and that throws, or whose workers die, is not done again for ever', async () => {
+    const jobId = await ask({ kind: 'reconcile', exact: false, by })
+    const nowhere = `UPDATE jobs SET input = input || '{"book": "nowhere"}' WHERE job_id = $1`
+    await world.database.query(nowhere, [jobId])
+    await expect(operateOnce(jobId, ops())).rejects.toThrow('There is no book nowhere.')
+    expect((await getJob(world.database, jobId))!.state).toBe('running')
+    const old = "UPDATE jobs SET state = $2, asked_at = now() - interval '1 day' WHERE job_id = $1"
+    await world.database.query(old, [jobId, 'queued'])
+    const why = 'reconcile failed: There is no book nowhere.'
+    expect(await outcome(jobId)).toEqual(['failed', why])
+    await world.database.query(old, [jobId, 'running'])
+    const killed = expect.stringMatching(/never came to its end: were its workers killed/)
+    expect(await outcome(jobId)).toEqual(['failed', killed])
+    // Whoever has it done again asks anew.
+    const { asked_at } = (await changeJob(ops(), jobId, 'queued', by)) as Job
+    expect(Date.now() - asked_at.getTime()).toBeLessThan(60_000)
+    await changeJob(ops(), jobId, 'cancelled', by)
+  })
+
   test('ends where it stands when it is cancelled', async () => {
     await world.stopWorker()
     // Nobody flushes: this drain would wait for its whole hour.
@@ -188,6 +264,7 @@ describe('a job that somebody else began', () => {
     const asked = { kind: 'drain', timeoutMs: 3_600_000, by } as const
     const job = await requestJob(ops(), asked)
     if ('problem' in job) throw new Error(job.problem)
+    const mirror = setInterval(() => void world.house.watchGates(), 100)
     const running = operateOnce(job.job_id, ops())
     await until(
       async () => (await getJob(world.database, job.job_id))!.state === 'running',
@@ -195,6 +272,7 @@ describe('a job that somebody else began', () => {
     )
     await changeJob(ops(), job.job_id, 'cancelled', by)
     await running
+    clearInterval(mirror)
     expect(await getJob(world.database, job.job_id)).toMatchObject({
       state: 'cancelled',
       result: null,

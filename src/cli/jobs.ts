@@ -1,6 +1,7 @@
 import { type Command, Option } from 'commander'
 import { getJob, type Job, type JobState, jobStates } from '../ledger/jobs.ts'
 import { changeJob, listJobs } from '../ops/jobs.ts'
+import { problemDocument } from '../problems.ts'
 import { count, id, reason } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
 import { say } from './say.ts'
@@ -40,7 +41,10 @@ export function jobVerbs(program: Command): void {
       .action((jobId: string, options: { reason: string }, command: Command) =>
         run(name, jobId, options.reason, command),
       )
-  change('cancel', 'end one that is queued or running; what it did stays')
+  change(
+    'cancel',
+    'end one that is queued or running, or put aside one that failed; what it did stays',
+  )
   change('retry', 'have one that failed or was cancelled done again')
 }
 
@@ -62,11 +66,8 @@ async function show(jobId: string, _: unknown, command: Command): Promise<void> 
 
 async function run(name: 'cancel' | 'retry', jobId: string, why: string, command: Command) {
   const wanted = name === 'cancel' ? 'cancelled' : 'queued'
-  const { job, old } = await withOps(async (ops) => ({
-    old: await getJob(ops.database, jobId),
-    job: await changeJob(ops, jobId, wanted, { actor, reason: why }),
-  }))
-  if (!old) throw none(jobId)
-  if (!job) throw new Error(`The job is ${old.state}: it cannot be made ${wanted}.`)
+  const job = await withOps((ops) => changeJob(ops, jobId, wanted, { actor, reason: why }))
+  if ('problem' in job && job.problem === 'job-not-found') throw none(jobId)
+  if ('problem' in job) throw new Error(problemDocument(job, '', '').detail)
   say(command, line(job), job)
 }

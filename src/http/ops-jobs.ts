@@ -42,10 +42,13 @@ export function opsJobRoutes(deps: Deps) {
       ...operatorJob,
       method: 'post',
       path: '/ops/drain',
-      summary: 'Stop intake, or pause one book, wait for the ledger, compare, attest: a job',
+      summary:
+        'Stop intake, of everything or of one book, wait for the ledger, compare, attest: a job',
       description:
         'The job `result` has the certificate and the differences. Intake stays stopped, also when the ' +
-        'job fails because the ledger did not follow in time; `/ops/intake` opens it again.',
+        'job fails because the ledger did not follow in time; `/ops/intake` opens it again, setting ' +
+        '`is_active` that of a book. The time counts from the request: if no worker takes the job up ' +
+        'in it, nothing is stopped. What somebody opened again meanwhile is not stopped once more.',
       body: strict({
         book_id: bookId.optional(),
         timeout_seconds: z.number().int().min(1).max(3_600).default(60),
@@ -175,17 +178,17 @@ export function opsJobRoutes(deps: Deps) {
         path: `/ops/jobs/{job_id}/${name}`,
         summary:
           name === 'cancel'
-            ? 'End a job that is queued or running; what it did stays'
+            ? 'End a job that is queued or running, or put aside one that failed; what it did stays'
             : 'Have a job that failed or was cancelled done again',
         needs: actors,
         params: strict({ job_id: uuid }),
         body: strict({ reason }),
         answers: { 200: JobResponse },
-        problems: ['job-not-found'],
+        problems: ['job-not-found', 'wrong-job-state'],
       },
       async (c, { params, body }, who) => {
         const job = await ops.changeJob(params.job_id, wanted, by(who, body.reason))
-        return job ? answer(c, 200, jobView(job)) : problemResponse(c, problem('job-not-found'))
+        return 'problem' in job ? problemResponse(c, job) : answer(c, 200, jobView(job))
       },
     )
   return api

@@ -2,7 +2,7 @@ import type { EntryId } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
 import { getBook } from '../ledger/books.ts'
 import { transaction } from '../ledger/database.ts'
-import { createJob, type Job, type JobState } from '../ledger/jobs.ts'
+import { createJob, getJob, type Job, type JobState } from '../ledger/jobs.ts'
 import { shardRows } from '../ledger/shards.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { By } from './control.ts'
@@ -60,28 +60,32 @@ export async function listJobs(
 }
 
 /**
- * Cancels a job that is not over, or has one that failed or was cancelled done again. Cancelling cuts its
- * load: whoever is writing it finds it moved and stops, and the sweep brings what was written into
- * stock. Undefined: there is no such job, or it is in no such state.
+ * Cancels a job that is not over, or ends the matter of one that failed; or has one that failed or was
+ * cancelled done again. Cancelling cuts its load: whoever is writing it finds it moved and stops, and
+ * the sweep brings what was written into stock.
  */
 export async function changeJob(
   { database }: Ops,
   jobId: string,
   wanted: 'cancelled' | 'queued',
   by: By,
-): Promise<Job | undefined> {
-  const from = wanted === 'cancelled' ? ['queued', 'running'] : ['failed', 'cancelled']
+): Promise<Job | Problem> {
+  const from = wanted === 'cancelled' ? ['queued', 'running', 'failed'] : ['failed', 'cancelled']
   return transaction(database, async (tx) => {
     // The load first, as whoever writes it does: the other way round the two could wait for each other.
     await tx.query('SELECT FROM loads WHERE job_id = $1 FOR UPDATE', [jobId])
+    const old = await getJob(tx, jobId, 'FOR UPDATE')
+    if (!old) return problem('job-not-found')
+    if (!from.includes(old.state)) return problem('wrong-job-state', { state: old.state })
     const { rows } = await tx.query<Job>(
-      `UPDATE jobs SET state = $2, error = NULL, updated_at = to_timestamp(0),
+      `UPDATE jobs SET state = $2, updated_at = to_timestamp(0),
+         error = CASE WHEN $2 = 'cancelled' THEN error END,
+         asked_at = CASE WHEN $2 = 'cancelled' THEN asked_at ELSE now() END,
          finished_at = CASE WHEN $2 = 'cancelled' THEN now() END
-       WHERE job_id = $1 AND state = ANY ($3) RETURNING *`,
-      [jobId, wanted, from],
+       WHERE job_id = $1 RETURNING *`,
+      [jobId, wanted],
     )
-    const job = rows[0]
-    if (!job) return undefined
+    const job = rows[0]!
     if (wanted === 'cancelled')
       await tx.query(
         `UPDATE loads SET total = written,
