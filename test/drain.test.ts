@@ -190,6 +190,16 @@ describe('drain', () => {
     const [end] = (drained as { certificate: Certificate }).certificate.shards
     const later = 'SELECT FROM ledger WHERE book_id = $1 AND (epoch, n) > ($2, $3)'
     expect((await world.database.query(later, [book, end!.epoch, end!.entry])).rows).toEqual([])
+    const neighbour = () => post('coupons/assign', { book_id: other, user_id: 'x' })
+    expect((await neighbour()).status).toBe(200)
+    // Nor does a Redis that was made anew take in what is stopped.
+    await world.redis.flushall()
+    await until(async () => {
+      const { status, body } = await post(`coupons/lock/${held}`, { user_id: 'holder', lock_token })
+      expect(status).toBe(503)
+      return body.code === 'intake-stopped'
+    }, 'it serves again')
+    await until(async () => (await neighbour()).status === 200, 'so does the other shard')
     // Whoever pauses it lets its holders go on, and whoever sets is_active opens it as well.
     await setBook(ops, book, 'paused', by)
     const assign = () => post('coupons/assign', { book_id: book, user_id: 'x' })
@@ -198,7 +208,6 @@ describe('drain', () => {
     await setBook(ops, book, 'stopped', by)
     await updateBook(world.database, book, { is_active: true })
     await until(async () => (await assign()).status === 200, 'it is open again')
-    expect((await post('coupons/assign', { book_id: other, user_id: 'x' })).status).toBe(200)
     expect(await drain(ops, { book: crypto.randomUUID(), timeoutMs: 1, by })).toMatchObject({
       problem: 'book-not-found',
     })
