@@ -177,8 +177,8 @@ async function reckon(
     ...(held ? [] : [`${load.perSecond} assignments a second never held`]),
     ...(row.withinMs && longestMs > row.withinMs ? [`an answer took ${longestMs} ms`] : []),
     ...(load.unresolved() > 0 ? [`${load.unresolved()} unknown ones stayed so`] : []),
-    // A sale too small to show something shows nothing.
-    ...missing(history).map((kind) => `the diary holds no ${kind}`),
+    // A sale too small to show something shows nothing; the short form is, now and then.
+    ...(options.warmMs > 0 ? missing(history) : []).map((kind) => `the diary holds no ${kind}`),
     ...summary(verdict),
   ]
   return {
