@@ -331,6 +331,7 @@ const alarm: Expected = {
   'jobs list --state failed': [[0], / reconcile failed .* disk full$/m],
   'queues list': sale['queues list']!,
   'queues failed': sale['queues failed']!,
+  'verify-certificate': sale['verify-certificate']!,
   'accept-loss': [[0], /^PostgreSQL lacks nothing that Redis knows of\.$/m],
   migrate: [[0], /^The schema is up to date\.$/m],
   'rebuild --shard': [[0], /^shard 0: \d+ codes and \d+ coupons in .* epoch \d+$/m],
