@@ -41,7 +41,7 @@ export const usersLook = (run: Run): Look<UserItem, Differences> => ({
     const { book, shard } = items[0]!
     const { rows } = await run.database.query<{ held: number }>(
       `WITH ${later('kind, user_id', 'f.book_id = $4 AND f.user_id = ANY ($5)')}
-       SELECT (SELECT count(*) FROM coupons k WHERE k.user_id = w.user_id AND k.book_id = $4)
+       SELECT (SELECT count(*) FROM coupons k WHERE k.user_id = w.user_id AND k.book_id::text = $4::uuid::text)
          - coalesce((SELECT ${given} FROM later l WHERE l.user_id = w.user_id), 0) AS held
        FROM unnest($5::text[]) WITH ORDINALITY AS w(user_id, place) ORDER BY place`,
       [...since(seen, asOf), book, items.map(({ user }) => user)],
