@@ -1,3 +1,4 @@
+import { constants, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { reconcileAsked } from '../ops/reconcile/exact.ts'
@@ -61,6 +62,8 @@ function failure(error: Error): { message: string; exit: number } {
 }
 
 async function look(book: string | undefined, exact: boolean): Promise<Reconciliation> {
+  // Whoever compares during a sale waits for the buyers, not they for him.
+  if (!exact) setPriority(constants.priority.PRIORITY_LOW)
   const onProgress = (done: number, total: number) =>
     tell(`${number(done)} of ${number(total)} codes`, { done, total })
   try {

@@ -42,7 +42,7 @@ async function compareHash(
   visit: (field: string, value: string, isSame: boolean) => void,
   afterStep: () => Promise<void> = async () => {},
 ): Promise<void> {
-  for await (const page of readAhead(pages))
+  for await (const page of run.exact ? readAhead(pages) : pages)
     for (const flat of slices(page, 2 * perStep)) {
       const fields = flat.filter((_, f) => f % 2 === 0)
       const values = await run.redis.hmget(key, ...fields)
@@ -132,7 +132,8 @@ async function compareStock(run: Run, { shard, book_id }: Book): Promise<number>
   const isMixed = (await redis.exists(uses)) === 1
   const compared = new Compared()
   let codes = 0
-  for await (const { count, pairs } of readAhead(stockPages(database, book_id, exact))) {
+  const pages = stockPages(database, book_id, exact)
+  for await (const { count, pairs } of exact ? readAhead(pages) : pages) {
     codes += count
     for (const flat of slices(pairs, 2 * perStep)) {
       const some = flat.filter((_, f) => f % 2 === 0)

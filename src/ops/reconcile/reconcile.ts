@@ -87,7 +87,10 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
   const rows = all.filter(({ shard }) => !options.book || shard === books[0]!.shard)
   await Promise.all(rows.map(({ shard }) => checkService(run, shard)))
 
-  const [counted, ledger] = await Promise.all([compareBooks(run), readLedger(run, rows)])
+  // During a sale one thing at a time: the other cores are the buyers'.
+  const [counted, ledger] = run.exact
+    ? await Promise.all([compareBooks(run), readLedger(run, rows)])
+    : [await compareBooks(run), await readLedger(run, rows)]
   await compareGuards(run, [...run.serving])
   await suspects.settle(run)
   explainGaps(run, ledger.gaps, suspects.lacking)
