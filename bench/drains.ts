@@ -29,7 +29,7 @@ export async function drains(bench: Bench): Promise<DrainsReport> {
   const sample = await takeSample(bench)
   await stores.untilQuiet()
   // Drains take their time: the load goes on until they are over, or for this long.
-  const seconds = options.drains * 4
+  const seconds = options.drains * 8
   const order = orderOf(bench, book.id, sample, { connections, seconds })
   const running = runRound('drains', { url: client.assignUrl, ...order }, pids)
   const differences: string[] = []
