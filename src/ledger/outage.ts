@@ -1,6 +1,6 @@
 /** What pg says when there is no connection to be had; none of these has a code. */
 const words =
-  /Connection terminated|Query read timeout|timeout exceeded when trying to connect|Client has encountered/
+  /Connection terminated|Query read timeout|timeout exceeded when trying to connect|timeout expired|Client has encountered/
 const network = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOST|ENETUNREACH)/
 /** Connection lost, resources gone, shut down or cancelled, lock not to be had, standby. */
 const states = /^(08|53|57|58|55P03|25006)/
