@@ -195,6 +195,10 @@ test('deploying.md: first steps, backup and the restore drill, in their order', 
 
   await upTo('npm run stampede -- pause')
   await upTo('systemctl stop')
+  // On its way there it answers questions already, from what it has replayed so far.
+  const isOnItsWay = async () =>
+    (await database.query('SELECT pg_is_in_recovery() AS still')).rows[0].still
+  await until(async () => !(await isOnItsWay()), 'the restored PostgreSQL is where it should be')
   // What was changed by hand is as it was; what came since is not there yet.
   expect(await held()).toEqual(good)
   const said = await upTo('npm run stampede -- accept-loss', [3])
