@@ -10,7 +10,7 @@ export default defineConfig({
     pool: 'forks',
     // Processes that tests start need a third less of a core for it.
     env: { NODE_COMPILE_CACHE: resolve(import.meta.dirname, 'node_modules/.cache/node') },
-    maxWorkers: 3, // on two cores: most tests wait for a server for most of their time
+    maxWorkers: 4, // on two cores: most tests wait for a server for most of their time
     coverage: {
       provider: 'v8',
       include: ['src/**/*.ts', 'workers/**/*.ts'],

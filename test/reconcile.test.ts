@@ -749,8 +749,8 @@ describe('reconcile: what it does not call a difference, and what it cannot tell
 
   test('a journal that nobody flushes: live it throws, exact it says so', async () => {
     const client = openClient(world)
-    await client.assignCode(stock, 'u0', { durability: 'redis' })
     await sql("UPDATE shards SET flush = 'paused'")
+    await client.assignCode(stock, 'u0', { durability: 'redis' })
     await expect(look(false)).rejects.toThrow(
       /at entry 1-\d+, the ledger stays at 1-\d+: its flush/,
     )
