@@ -1,13 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createTokens } from '../src/http/tokens.ts'
-import { openAccounts } from '../src/ledger/accounts.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { openAccidents } from './accidents.ts'
 import { type Answer, expectSame, type Model, type Real } from './model.ts'
 import { sequences } from './model-sequences.ts'
-import { openProcesses } from './processes.ts'
+import { openProcesses, signIn } from './processes.ts'
 
 /**
  * Random sequences of verbs, policy changes, loads and accidents against the real service, as the
@@ -24,14 +22,7 @@ beforeAll(async () => {
   town = await openProcesses({ shards: 2 })
   accidents = await openAccidents(town)
   const database = openDatabase(town.databaseUrl, 2, 'test')
-  const admin = await openAccounts(database).createUser({
-    name: 'Admin',
-    email: 'admin@example.com',
-    password: 'password',
-    role: 'admin',
-  })
-  if ('problem' in admin) throw new Error(admin.problem)
-  token = await createTokens(town.secret).issue(admin)
+  token = await signIn(database, town.secret)
   await database.end()
 })
 afterAll(async () => {

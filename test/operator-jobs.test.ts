@@ -96,6 +96,9 @@ describe('drain', () => {
       'failed',
       expect.stringMatching(/^reconcile failed: shard \d: .*its flush is paused/),
     ])
+    const looked = await done(`books/${book}/warm`, {})
+    expect(looked.result.ready).toBe(false)
+    expect(looked.result.why_not.join()).toMatch(/its codes could not be compared: shard \d/)
     const job = await done('drain', { timeout_seconds: 1 })
     expect(job.state).toBe('failed')
     expect(job.error).toMatch(/^not drained in time, intake stays stopped: .*the flush is paused/)

@@ -11,7 +11,7 @@ import { freePort } from '../src/embedded/ports.ts'
 import { startRedis } from '../src/embedded/redis.ts'
 import { createTokens } from '../src/http/tokens.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
-import { openDatabase } from '../src/ledger/database.ts'
+import { type Database, openDatabase } from '../src/ledger/database.ts'
 import { installationId } from '../src/ledger/shards.ts'
 import { keys } from '../src/store/keys.ts'
 import { Place } from '../src/store/place.ts'
@@ -129,19 +129,20 @@ export async function openProcesses({
   }
 }
 
+/** An administrator's token, of an account that is made for it. */
+export async function signIn(database: Database, secret: string): Promise<string> {
+  const login = { email: 'admin@example.com', password: 'password', role: 'admin' as const }
+  const admin = await openAccounts(database).createUser({ name: 'Admin', ...login })
+  if ('problem' in admin) throw new Error(admin.problem)
+  return createTokens(secret).issue(admin)
+}
+
 /** The same with what tests of them do: an administrator's requests, and looks into both stores. */
 export async function openTown({ shards = 2 } = {}) {
   const town = await openProcesses({ shards })
   const database = openDatabase(town.databaseUrl, 4, 'test')
   const redis = new Redis(town.redis.url)
-  const admin = await openAccounts(database).createUser({
-    name: 'Admin',
-    email: 'admin@example.com',
-    password: 'password',
-    role: 'admin',
-  })
-  if ('problem' in admin) throw new Error(admin.problem)
-  const token = await createTokens(town.secret).issue(admin)
+  const token = await signIn(database, town.secret)
 
   async function post(base: string, path: string, body: unknown, headers = {}) {
     const response = await fetch(`${base}/api/v1/${path}`, {

@@ -9,6 +9,7 @@ import {
   moveCheckpoint,
   Overtaken,
   shardRow,
+  suspectShard,
 } from '../src/ledger/shards.ts'
 import { Superseded, writer } from '../src/recovery/rebuild.ts'
 import { keys } from '../src/store/keys.ts'
@@ -192,4 +193,16 @@ test('takeover  a Redis that is full and damaged is recovered, and serves once t
   await world.redis.config('SET', 'maxmemory', '0')
   await until(async () => (await client.assign(book, 'eve')).status === 200, 'it serves again')
   await audit(world, { book, history: client.history })
+})
+
+test('takeover  a recovery does not swallow what was suspected after it was decided on', async (context) => {
+  const { world, epoch } = await open(context)
+  const { database } = world
+  const row = await shardRow(database, shard)
+  const next = (await epoch()) + 1
+  await suspectShard(database, shard, row.epoch, 'damaged: stock')
+  expect(await beginRecovery(database, row, next, randomUUID(), 'another cause')).toBe(false)
+  const now = await shardRow(database, shard)
+  expect(now).toMatchObject({ phase: 'active', suspect: 'damaged: stock' })
+  expect(await beginRecovery(database, now, next, randomUUID(), now.suspect!)).toBe(true)
 })

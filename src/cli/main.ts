@@ -47,7 +47,7 @@ export const verbs: Record<string, () => Promise<(program: Command) => void>> = 
 }
 
 async function main(): Promise<void> {
-  // Only what the verb at hand needs is loaded: that is 0.4 s less of 0.6 for most of them. Without one,
+  // Only what the verb at hand needs is loaded: the rest would take longer than most verbs. Without one,
   // or with one that is none, --help and the error need all of them.
   const asked = process.argv.slice(2).find((word) => !word.startsWith('-'))
   const names = Object.keys(verbs)

@@ -112,7 +112,10 @@ export async function acceptLoss(database: Database, shard: number, deed: Deed):
   failpoint('loss.after-postgres')
 }
 
-/** Takes the shard for a recovery under `epoch` and `token`; false if somebody else was faster. */
+/**
+ * Takes the shard for a recovery under `epoch` and `token`; false if somebody else was faster, or has
+ * suspected it or asked for a rebuild since `row` was read: that is answered by its own recovery.
+ */
 export async function beginRecovery(
   database: Database,
   row: ShardRow,
@@ -125,9 +128,10 @@ export async function beginRecovery(
        UPDATE shards SET epoch = $1, phase = 'recovering', recoverer = $2, suspect = NULL,
          updated_at = now()
        WHERE shard = $3 AND epoch = $4 AND recoverer IS NOT DISTINCT FROM $5
+         AND suspect IS NOT DISTINCT FROM $7
        RETURNING shard)
      INSERT INTO recoveries (shard, epoch, cause) SELECT shard, $1, $6 FROM taken`,
-    [epoch, token, row.shard, row.epoch, row.recoverer, cause],
+    [epoch, token, row.shard, row.epoch, row.recoverer, cause, row.suspect],
   )
   return rowCount === 1
 }

@@ -12,7 +12,7 @@ import { keys } from '../store/keys.ts'
 import { scriptNames, scriptSha } from '../store/lua.ts'
 import type { By } from './control.ts'
 import type { Ops } from './ops.ts'
-import { type Options as Reconciling, reconcile } from './reconcile/reconcile.ts'
+import { type Options as Reconciling, reconcile, Unsettled } from './reconcile/reconcile.ts'
 
 /** Makes a book in PostgreSQL; the worker that sweeps brings it into Redis within a second or so. */
 export async function makeBook(
@@ -89,7 +89,7 @@ export async function warmBook(
   const bytes = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(info)?.[1] ?? 0)
   const limit = bytes('maxmemory') || bytes('total_system_memory')
   const memory = left * bytesPerCoupon
-  const { compared, differences } =
+  const { compared, differences, untold } =
     phase === 'active' ? await compareBook(ops, bookId, onProgress) : nothing
   const whyNot = [
     phase !== 'active' && `shard ${shard} is ${phase ?? 'not in Redis'}`,
@@ -104,6 +104,7 @@ export async function warmBook(
       `${left} in stock, ${given} given out and ${gone} void are not ${book.total_code_count}`,
     differences > 0 &&
       `${differences} differences between Redis and PostgreSQL: see \`stampede reconcile --book ${bookId}\``,
+    untold,
     left === 0 && 'it is sold out, or empty',
     scripts.includes(0) && 'not all scripts are loaded: is a worker alive?',
     bytes('used_memory') + memory > limit && `giving all of it away needs ${memory} bytes more`,
@@ -123,14 +124,19 @@ async function together(asked: ChainableCommander): Promise<[(string | null)[], 
   return replies as [(string | null)[], number]
 }
 
-const nothing = { compared: undefined, differences: 0 }
+const nothing = { compared: undefined, differences: 0, untold: undefined }
 
 async function compareBook(ops: Ops, book: string, onProgress?: Reconciling['onProgress']) {
   const options = { book, exact: false, ...(onProgress ? { onProgress } : {}) }
-  const { books, differences } = await reconcile(ops, options)
-  // What is wrong with its shard is no reason not to sell this book.
-  const own = differences.filter(({ book_id }) => book_id === book)
-  return { compared: books[0], differences: own.length }
+  try {
+    const { books, differences } = await reconcile(ops, options)
+    // What is wrong with its shard is no reason not to sell this book.
+    const own = differences.filter(({ book_id }) => book_id === book)
+    return { compared: books[0], differences: own.length, untold: undefined }
+  } catch (error) {
+    if (!(error instanceof Unsettled)) throw error
+    return { ...nothing, untold: `its codes could not be compared: ${error.message}` }
+  }
 }
 
 /** About what a coupon takes whose user's id has 36 characters, its journal entry not counted. */

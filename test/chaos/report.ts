@@ -108,8 +108,9 @@ ${table(proofs)}
 
 *Done after a refusal*: an attempt hung, its client gave up and asked again, was refused, and then the
 first one happened after all. No promise speaks of it: a refusal is decided anew each time. *Assigned/s*:
-what got through of the rate below in the second and a half before the fault, once it held, beside
-locks, redemptions and the crowd itself, all on the same cores.
+what got through of the rate below in the second and a half before the fault, beside locks, redemptions
+and the crowd itself, all on the same cores. From commit a59fead on the fault waits until the rate holds;
+in the runs before, it came while all processes were cold, and met less.
 
 ${rows.map(([row, all]) => `- **${row}**: ${all.at(-1)!.what} (${commands(all)})`).join('\n')}
 `
