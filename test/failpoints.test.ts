@@ -218,3 +218,28 @@ test('killed before a generation is enqueued, and between its chunks: it is made
   ])
   expect(await stock()).toBe(55_000)
 })
+
+test.each([['nothing is made anew'], ['Redis is made anew']])(
+  'coupons deleted just before a recovery publishes, where %s: it finds out',
+  async (how) => {
+    const book = await town.makeBook(api.base, 5)
+    const shard = await town.shardOf(book)
+    const held = await town.post(api.base, 'coupons/assign', { book_id: book, user_id: 'ann' })
+    await town.level()
+    await worker.stop()
+    const why = how === 'Redis is made anew' ? 'damaged: a test' : 'a test'
+    await town.database.query('UPDATE shards SET suspect = $2 WHERE shard = $1', [shard, why])
+    const sleeper = town.startWorker({ FAILPOINT: 'recover.before-publish:freeze' })
+    await frozen(sleeper)
+    await town.redis.del(keys.coupons(shard))
+    sleeper.child.kill('SIGCONT')
+    worker = sleeper
+    const assign = (user_id: string) =>
+      town.post(api.base, 'coupons/assign', { book_id: book, user_id })
+    await until(async () => (await assign('ben')).status === 200, 'it serves again', 30_000)
+    const { code } = held.body.coupons[0]
+    const record = await town.redis.hget(keys.coupons(shard), code)
+    expect(record).toMatch(/ann/)
+  },
+  60_000,
+)

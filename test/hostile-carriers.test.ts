@@ -141,7 +141,7 @@ const sane: Record<string, (epoch: string) => Omit<Call, 'script'>> = {
   },
   publish: (epoch) => ({
     keys: [meta, coupons, redemptions, journal],
-    args: [epoch, 'mine', '2', 'open'],
+    args: [epoch, 'mine', '2', 'open', epoch],
   }),
 }
 
@@ -261,8 +261,10 @@ const crafted: Crafted[] = [
 const craftedInRecovery: Crafted[] = [
   ['publish', 'no facts', ([e, token]) => [e!, token!]],
   ['publish', 'no intake', ([e, token]) => [e!, token!, '2']],
-  ['publish', 'facts abc', ([e, token]) => [e!, token!, 'abc', 'open']],
-  ['publish', 'intake ajar', ([e, token]) => [e!, token!, '2', 'ajar']],
+  ['publish', 'facts abc', ([e, token]) => [e!, token!, 'abc', 'open', e!]],
+  ['publish', 'intake ajar', ([e, token]) => [e!, token!, '2', 'ajar', e!]],
+  ['publish', 'no calls', ([e, token]) => [e!, token!, '2', 'open']],
+  ['publish', 'calls of none', ([e, token]) => [e!, token!, '2', 'open', '']],
   ['restore', 'no command', ([e, token]) => [e!, token!]],
   ['restore', 'FLUSHALL', ([e, token]) => [e!, token!, 'FLUSHALL']],
   ['restore', 'DEL', ([e, token]) => [e!, token!, 'DEL']],

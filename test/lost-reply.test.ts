@@ -1,15 +1,17 @@
 import { once } from 'node:events'
+import { rmSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pino from 'pino'
 import { expect, type TestContext, test } from 'vitest'
+import { startRedis } from '../src/embedded/redis.ts'
 import { openHouse } from '../src/house.ts'
 import type { Problem } from '../src/problems.ts'
 import { openQueues } from '../src/queues.ts'
 import { keys } from '../src/store/keys.ts'
 import { audit } from './audit.ts'
 import { type Act, placeOf, plain, word } from './client.ts'
-import { openWorld, until } from './world.ts'
+import { openWorld, until, type World } from './world.ts'
 
 const nothing = /^\b$/
 const everything = /^/
@@ -24,8 +26,9 @@ const decisions = /^done\t/m
 async function makeWire(target: string) {
   const { hostname, port } = new URL(target)
   const sockets = new Set<Socket>()
-  const wire = { url: '', swallows: nothing, delays: nothing, arrive, close }
   const late: (() => void)[] = []
+  const holds = () => late.length > 0
+  const wire = { url: '', swallows: nothing, delays: nothing, holds, arrive, close }
   const server = createServer((near) => {
     const far = connect(Number(port), hostname)
     let slow = false
@@ -168,6 +171,85 @@ test.concurrent('lost reply  that is lost again leaves the outcome unknown', asy
   wire.swallows = nothing
   await serves()
   await audit(world, { book, history: [unknown(book, 'ann')] })
+})
+
+/** kill -9 of Redis, and what serves in its place once `change` has been done to its files. */
+async function restart({ onTestFinished }: TestContext, world: World, change = (_: string) => {}) {
+  const { redis, redisServer } = world
+  redis.on('error', () => {})
+  const [, dir] = (await redis.config('GET', 'dir')) as [string, string]
+  process.kill(redisServer.pid, 'SIGKILL')
+  const lives = () => process.kill(redisServer.pid, 0)
+  await until(
+    async () =>
+      Promise.resolve()
+        .then(lives)
+        .then(
+          () => false,
+          () => true,
+        ),
+    'Redis is gone',
+  )
+  change(dir)
+  const again = await startRedis({ dir, port: redisServer.port, durable: true })
+  onTestFinished(() => again.stop())
+}
+
+test.concurrent('lost reply  of a Redis that was restarted is asked for again under the new epoch', async (context) => {
+  const { world, wire, gate, serves, book, assign, entries } = await open(context)
+  const before = await entries()
+  wire.swallows = decisions
+  const early = assign('ann')
+  await until(async () => (await entries()) > before, 'Redis has decided')
+  wire.delays = /ben/
+  const late = assign('ben')
+  await until(() => wire.holds(), 'the other one is on its way')
+  wire.swallows = nothing
+  wire.delays = nothing
+  await restart(context, world)
+  await serves()
+  const outcomes = await Promise.all([early, late])
+  expect(outcomes.map(word)).toEqual(['done', 'done'])
+  const history = outcomes.map((outcome, i): Act => {
+    if (!outcome.ok) throw new Error(outcome.problem)
+    const codes = outcome.value.map(({ code }) => code)
+    const common = { verb: 'assign', book, outcome: 'done', requestId: 'test' } as const
+    return { ...common, user: ['ann', 'ben'][i], codes, fact: outcome.fact }
+  })
+  // The first one had been done before, the other one never arrived.
+  expect(history.map(({ fact }) => fact!.epoch)).toEqual([gate.epoch - 1, gate.epoch])
+  await audit(world, { book, history })
+})
+
+test.concurrent('lost reply  of a Redis that forgot everything is not asked for again', async (context) => {
+  const { world, wire, serves, book, assign, entries } = await open(context)
+  const before = await entries()
+  wire.swallows = decisions
+  const asked = assign('ann')
+  await until(async () => (await entries()) > before, 'Redis has decided')
+  await world.level()
+  wire.swallows = nothing
+  await restart(context, world, (dir) => rmSync(`${dir}/appendonlydir`, { recursive: true }))
+  await serves()
+  expect(word(await asked)).toBe('outcome-unknown')
+  await audit(world, { book, history: [unknown(book, 'ann')] })
+})
+
+test.concurrent('lost reply  that is waited for keeps nobody waiting who has not been sent yet', async (context) => {
+  const { wire, gate, assign } = await open(context)
+  wire.swallows = decisions
+  const asked = []
+  for (let call = 0; call < 4; call++) {
+    asked.push(assign('ann'))
+    await new Promise(setImmediate)
+    await new Promise(setImmediate)
+  }
+  const last = assign('ben')
+  expect(word(await last)).toBe('not-ready')
+  expect(gate.open).toBe(false)
+  const others = await Promise.race([Promise.all(asked), 'still waiting'])
+  expect(others).toBe('still waiting')
+  await Promise.all(asked)
 })
 
 test.concurrent('lost reply  of a connection cut before anything was sent is a plain no', async (context) => {

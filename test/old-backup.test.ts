@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { JournalForked } from '../src/journal/journal.ts'
+import { judge } from '../src/recovery/judge.ts'
+import { keys } from '../src/store/keys.ts'
 import { flusher, flushOnce } from '../workers/flush.ts'
 import { openWorld, type World } from './world.ts'
 
@@ -35,4 +37,16 @@ test('flush  does not go on from an old backup as if nothing had happened, thoug
   const flushing = flushOnce(flusher(world.house.place, world.database, 0))
   await expect(flushing).rejects.toThrow(JournalForked)
   await expect(flushing).rejects.toThrow(/old backup/)
+})
+
+test('judge  knows an old backup that was taken in the middle of a recovery', async () => {
+  const verdict = () => judge(world.house.place, world.database, 0)
+  await world.database.query(
+    `UPDATE shards SET phase = 'recovering', recoverer = gen_random_uuid(),
+       checkpoint_epoch = epoch - 1, updated_at = now() - interval '1 hour'`,
+  )
+  expect(await verdict()).toMatchObject({ is: 'wait', why: expect.stringMatching(/old backup/) })
+  // Before its first entry PostgreSQL had nothing of an epoch that it could have forgotten.
+  await world.redis.hset(keys.meta(0), 'n', 0, 'watermark', 0)
+  expect(await verdict()).toMatchObject({ is: 'lost', cause: 'unfinished' })
 })

@@ -182,7 +182,7 @@ export async function openTown({ shards = 2 } = {}) {
     const shard = await shardOf(book)
     await until(() => place.connected, 'it is connected')
     const [epoch, n] = await redis.hmget(keys.meta(shard), 'epoch', 'n')
-    place.open(shard, Number(epoch), Number(n))
+    place.open(shard, { epoch: Number(epoch), n: Number(n), calls: 0, memory: '' })
     const store = openStore(place, { backlog: count }, () => {})
     const rest = { count: '1', codes: '', key: '', hash: '', context: '{"actor":"a test"}' }
     for (let user = 0; user < count; user++) {

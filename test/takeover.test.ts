@@ -96,14 +96,15 @@ test('takeover  a recoverer that is silent for 5 s is followed by another, and w
   const published = await place.call(
     'publish',
     [meta, keys.coupons(shard), keys.redemptions(shard), keys.journal(shard)],
-    [old.epoch, old.token, 0, 'open'],
+    [old.epoch, old.token, 0, 'open', old.epoch],
   )
   expect(published).toBe('stale')
   const begun = await place.call('recovering', [meta], [old.epoch, old.token])
   expect(begun).toBe(`stale\t${old.epoch + 1}`)
   const did = { flushed: 0, rebuilt: true, codes: 0, coupons: 0 }
   await expect(keepRecovering(database, shard, old.token)).rejects.toThrow(Overtaken)
-  await expect(endRecovery(database, shard, old.epoch, old.token, did)).rejects.toThrow(Overtaken)
+  const ended = endRecovery(database, shard, old.epoch, old.token, '', did)
+  await expect(ended).rejects.toThrow(Overtaken)
   const tx = await database.connect()
   const to = { n: 99, hash: 'late', facts: 99 }
   await expect(moveCheckpoint(tx, frozen, to)).rejects.toThrow(Overtaken)

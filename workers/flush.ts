@@ -48,13 +48,17 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   const { place, database, shard } = flusher
   // Asked before PostgreSQL, which then is ahead of it, unless it was restored from an old backup. To
   // flush the journal into that one would hide what else it lacks.
-  const known = await place.redis.hmget(keys.meta(shard), 'epoch', 'watermark')
+  const known = await place.redis.hmget(keys.meta(shard), 'epoch', 'phase', 'n', 'watermark')
   const row = await shardRow(database, shard)
   if (row.phase !== 'active') return { facts: 0, parked: 0, more: false }
   if (row.flush === 'paused') return { facts: 0, parked: 0, more: false, paused: true }
-  const [epoch, watermark] = known.map(Number) as [number, number]
-  if (isBehind(row, { epoch, watermark }))
-    throw new JournalForked(behind(row, { epoch, watermark }))
+  const [epoch, last, watermark] = [0, 2, 3].map((k) => Number(known[k])) as [
+    number,
+    number,
+    number,
+  ]
+  const redis = { epoch, phase: known[1] ?? '', n: last, watermark }
+  if (isBehind(row, redis)) throw new JournalForked(behind(row, redis))
   const count = Math.max(16, Math.min(entriesMax, Math.ceil(factsWanted / flusher.factsPerEntry)))
   const batch = await readBatch(place, row, count).catch(async (error) => {
     // Where Redis is nearly full, what another worker has just committed leaves the journal at once.

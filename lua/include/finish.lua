@@ -20,7 +20,7 @@ local function append(verb)
     'kept', meta[8] + 1)
 end
 
--- The reply: `done`, whether the journal was level before, last entry, time, the book's durability
+-- The reply: `done`, whether the journal was level before, id of the last entry, time, the book's durability
 -- ('' where the verb's own default counts) and its expires_at; then a line a request.
 local function reply()
   local wrote = #facts > 0
@@ -29,8 +29,8 @@ local function reply()
   for i, first in pairs(same) do
     lines[i] = effect[first] and 'again\t' .. id .. lines[first] or lines[first]
   end
-  local text = string.format('done\t%d\t%d\t%s\t%s\t%s\n',
-    meta[6] == meta[3] and 1 or 0, entry, at, book[13], book[6])
+  local text = string.format('done\t%d\t%s-%d\t%s\t%s\t%s\n',
+    meta[6] == meta[3] and 1 or 0, ARGV[1], entry, at, book[13], book[6])
     .. table.concat(lines, '\n')
   if wrote then
     for key, i in pairs(keyed) do

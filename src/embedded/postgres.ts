@@ -62,6 +62,8 @@ const settings = {
 
 /** What makes a commit last stays on: without it the service would refuse to serve. */
 const fastSettings = {
+  // Tests open several installations at once, each with the pools of all its processes.
+  max_connections: '300',
   shared_buffers: '128MB',
   wal_level: 'minimal',
   max_wal_senders: '0',

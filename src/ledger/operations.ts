@@ -60,7 +60,7 @@ export async function operationFacts(
   }
   const { rows } = await database.query<OperationFact>(
     `SELECT ${columns} FROM ledger
-     WHERE shard = $1 AND epoch = $2 AND n > $3 AND op = $4 AND at BETWEEN $5 AND $6
+     WHERE shard = $1 AND (epoch, n) > ($2, $3) AND op = $4 AND at BETWEEN $5 AND $6
        AND context->>'request_id' = $7 ORDER BY n, i`,
     [shard, epoch, n, op, new Date(at - windowMs), new Date(at + windowMs), request],
   )
@@ -73,7 +73,7 @@ export async function isParked(
   { shard, epoch, op }: Operation,
 ): Promise<boolean> {
   const { rowCount } = await database.query(
-    `SELECT FROM parked_facts WHERE shard = $1 AND epoch = $2 AND fact->>'op' = $3 LIMIT 1`,
+    `SELECT FROM parked_facts WHERE shard = $1 AND epoch >= $2 AND fact->>'op' = $3 LIMIT 1`,
     [shard, epoch, op],
   )
   return rowCount !== 0

@@ -39,6 +39,8 @@ export const shards = pgTable('shards', {
     .default('open'),
   updated_at: at().notNull().defaultNow(),
   suspect: text(),
+  memory: text().notNull().default(''),
+  memory_epoch: big().notNull().default(0),
   loss_accepted: boolean().notNull().default(false),
   flush: text({ enum: ['running', 'paused'] })
     .notNull()

@@ -18,6 +18,9 @@ export type ShardRow = {
   flush: 'running' | 'paused'
   /** Why a process no longer trusts this shard in Redis; null: nobody said so. */
   suspect: string | null
+  /** Which life of Redis epoch `memoryEpoch` began on, see lua/check.lua; '' where it hides that. */
+  memory: string
+  memoryEpoch: number
   /** An operator accepts the loss of what PostgreSQL, restored from a backup, does not have. */
   lossAccepted: boolean
   /** A recovery that gave no sign of life for a while: somebody else may take over. */
@@ -29,6 +32,7 @@ const abandonedSeconds = 5
 
 const columns = `shard, epoch, phase, recoverer, checkpoint_epoch AS "checkpointEpoch", checkpoint,
   checkpoint_hash AS "checkpointHash", facts, intake, flush, suspect, loss_accepted AS "lossAccepted",
+  memory, memory_epoch AS "memoryEpoch",
   phase = 'recovering' AND updated_at < now() - interval '${abandonedSeconds} s' AS abandoned`
 
 export async function shardRows(database: Database): Promise<ShardRow[]> {
@@ -153,23 +157,40 @@ export async function keepRecovering(
 /** What a recovery had to do. */
 export type Recovered = { flushed: number; rebuilt: boolean; codes: number; coupons: number }
 
-/** Ends the recovery that holds `token`: entries of `epoch` count from 1. */
+/**
+ * Ends the recovery that holds `token`: entries of `epoch` count from 1, and are those of this `memory`.
+ */
 export async function endRecovery(
   database: Database,
   shard: number,
   epoch: number,
   token: string,
+  memory: string,
   did: Recovered,
 ): Promise<void> {
   const { rowCount } = await database.query(
     `WITH ended AS (
        UPDATE shards SET phase = 'active', recoverer = NULL, checkpoint_epoch = $1, checkpoint = 0,
-         checkpoint_hash = '', loss_accepted = false, updated_at = now()
+         checkpoint_hash = '', loss_accepted = false, memory = $8, memory_epoch = $1,
+         updated_at = now()
        WHERE shard = $2 AND epoch = $1 AND phase = 'recovering' AND recoverer = $3
        RETURNING shard)
      UPDATE recoveries r SET ended_at = now(), flushed = $4, rebuilt = $5, codes = $6, coupons = $7
      FROM ended WHERE r.shard = ended.shard AND r.epoch = $1`,
-    [epoch, shard, token, did.flushed, did.rebuilt, did.codes, did.coupons],
+    [epoch, shard, token, did.flushed, did.rebuilt, did.codes, did.coupons, memory],
   )
   if (rowCount !== 1) throw new Overtaken(`shard ${shard} was recovered by another worker`)
+}
+
+/** Notes the life of Redis that an epoch goes on in, where a version that did not know of it began it. */
+export async function learnMemory(
+  database: Database,
+  { shard, epoch }: Pick<ShardRow, 'shard' | 'epoch'>,
+  memory: string,
+): Promise<void> {
+  await database.query(
+    `UPDATE shards SET memory = $3, memory_epoch = epoch
+     WHERE shard = $1 AND epoch = $2 AND phase = 'active' AND memory_epoch <> epoch`,
+    [shard, epoch, memory],
+  )
 }

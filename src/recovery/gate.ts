@@ -32,9 +32,15 @@ export async function openGatesOnce(
       const verdict = await judge(place, database, gate.shard)
       if (verdict.is !== 'level') gate.why = verdict.why
       else if (!ready) gate.why = 'no worker has brought the scripts yet'
-      else place.open(gate.shard, verdict.state.epoch, verdict.state.n)
-      // Only this process may have seen the damage: the workers learn of it through PostgreSQL.
-      if (verdict.is === 'lost' && verdict.row.phase === 'active' && !verdict.row.suspect) {
+      else place.open(gate.shard, verdict.state)
+      // Only this process may have seen the damage: the workers learn of it through PostgreSQL. A new
+      // life of Redis they see themselves.
+      if (
+        verdict.is === 'lost' &&
+        verdict.cause !== 'restarted' &&
+        verdict.row.phase === 'active' &&
+        !verdict.row.suspect
+      ) {
         failpoint('suspect.before-postgres')
         await suspectShard(database, gate.shard, verdict.row.epoch, verdict.why).catch(() => {})
         failpoint('suspect.after-postgres')
@@ -45,7 +51,7 @@ export async function openGatesOnce(
 }
 
 /** A worker brings the verbs after its own check: opened before, the first call would be refused. */
-async function hasScripts({ redis }: Place): Promise<boolean> {
+export async function hasScripts({ redis }: Place): Promise<boolean> {
   const asked = redis.call('SCRIPT', 'EXISTS', ...scriptNames.map(scriptSha))
   // A user that may not ask finds out by calling.
   const there = await asked.catch(() => [1])

@@ -15,8 +15,10 @@ export type ShardState = {
   flushed: number
   watermark: number
   intake: string
+  calls: number
   whole: boolean
   checkpoint: string[]
+  memory: string
 }
 
 /** What recoveries are counted under in /metrics; `why` says it in words and numbers. */
@@ -29,6 +31,7 @@ export const causes = [
   'damaged',
   'behind',
   'forked',
+  'restarted',
 ] as const
 export type Cause = (typeof causes)[number]
 
@@ -50,7 +53,9 @@ type Eyes = Pick<Place, 'call' | 'gates'>
  * refuses to tell him says nothing about the shard, so it is thrown as it is.
  */
 export function withoutMemory(redis: Redis, shards: number): Eyes {
-  const seen = { open: false, why: '', epoch: 0, seen: 0, suspect: undefined }
+  const seen = {
+    ...{ open: false, why: '', epoch: 0, seen: 0, calls: 0, memory: '', suspect: undefined },
+  }
   return {
     gates: Array.from({ length: shards }, (_, shard) => ({ ...seen, shard })),
     call: (script, on, args) =>
@@ -71,7 +76,7 @@ export async function readShard(
     [checkpoint],
   )
   if (!Array.isArray(reply)) return undefined
-  const [epoch, phase, n, facts, flushed, watermark, intake, whole, fields] = reply
+  const [epoch, phase, n, facts, flushed, watermark, intake, calls, whole, fields, memory] = reply
   return {
     epoch: Number(epoch),
     phase: String(phase),
@@ -80,8 +85,10 @@ export async function readShard(
     flushed: Number(flushed),
     watermark: Number(watermark),
     intake: String(intake),
+    calls: Number(calls),
     whole: whole === '1',
     checkpoint: (fields as string[]) ?? [],
+    memory: String(memory),
   }
 }
 
@@ -132,11 +139,13 @@ async function compare(place: Eyes, row: ShardRow): Promise<Verdict> {
 /** PostgreSQL lacks what it once had committed, or was in an epoch it does not know: an old backup. */
 export function isBehind(
   row: ShardRow,
-  state: Pick<ShardState, 'epoch' | 'watermark'> | undefined,
+  state: Pick<ShardState, 'epoch' | 'phase' | 'n' | 'watermark'> | undefined,
 ): boolean {
   if (!state) return false
   if (state.epoch !== row.epoch) return state.epoch > row.epoch
-  return row.phase === 'active' && state.watermark > row.checkpoint
+  if (row.phase === 'active') return state.watermark > row.checkpoint
+  // Entries are written only once PostgreSQL has the end of the recovery: it had it, and forgot.
+  return row.phase === 'recovering' && state.phase === 'active' && state.n > 0
 }
 
 export function behind(row: ShardRow, state: Pick<ShardState, 'epoch' | 'watermark'>): string {
@@ -165,9 +174,24 @@ function whatIsLost(
       why: 'an operator accepted the loss of what PostgreSQL lacks',
     }
   const found = whatRedisLacks(row, state, id)
+  const restarted = found ? undefined : whatLivesAnew(row, state!)
   // What a process saw may be more than what can be seen now, so its words come first.
-  if (row.suspect) return { cause: found?.cause ?? 'suspect', why: row.suspect }
-  return found ?? whatThisProcessSaw(gate, state!)
+  if (row.suspect) return { cause: (found ?? restarted)?.cause ?? 'suspect', why: row.suspect }
+  return found ?? whatThisProcessSaw(gate, state!) ?? restarted
+}
+
+/**
+ * A Redis that was restarted, or was another's replica, may have forgotten its last entries, and what
+ * nobody alive has seen nobody misses: the first new ones would take their places. So it serves under a
+ * new epoch only.
+ */
+function whatLivesAnew({ epoch, memory, memoryEpoch }: ShardRow, state: ShardState) {
+  if (memoryEpoch !== epoch || memory === '' || state.memory === '') return undefined
+  if (memory === state.memory) return undefined
+  return {
+    cause: 'restarted',
+    why: 'Redis was restarted, or was a replica, since this epoch began',
+  } as const
 }
 
 function whatRedisLacks(
@@ -207,13 +231,15 @@ function whatThisProcessSaw(gate: Gate, { epoch, n }: ShardState) {
  * it knows and has every entry it saw; one that has not must wait.
  */
 async function judgeAlone(place: Eyes, shard: number, why: string): Promise<Verdict> {
-  const { epoch, seen } = place.gates[shard]!
+  const { epoch, seen, memory } = place.gates[shard]!
   if (epoch === 0) return { is: 'wait', why }
   try {
     const state = await readShard(place, shard, '')
     const { suspect } = place.gates[shard]!
     if (suspect || state?.epoch !== epoch || state.phase !== 'active' || !state.whole)
       return { is: 'wait', why: `Redis changed while PostgreSQL is away. ${why}` }
+    if (memory !== state.memory)
+      return { is: 'wait', why: `Redis was restarted while PostgreSQL is away. ${why}` }
     if (state.n < seen)
       return { is: 'wait', why: `Redis lost entries while PostgreSQL is away. ${why}` }
     // Nothing is to be changed in Redis by a row that PostgreSQL did not give.

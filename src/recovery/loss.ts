@@ -15,10 +15,11 @@ export type Loss = {
 
 /** Compares a shard's row with what Redis knows to have been committed; undefined: nothing lacks. */
 export async function lossOf(redis: Redis, row: ShardRow): Promise<Loss | undefined> {
-  const meta = await redis.hmget(keys.meta(row.shard), 'epoch', 'watermark', 'flushed')
+  const fields = ['epoch', 'n', 'watermark', 'flushed', 'phase'] as const
+  const meta = await redis.hmget(keys.meta(row.shard), ...fields)
   if (meta.includes(null)) return undefined
-  const [epoch, watermark, flushed] = meta.map(Number) as [number, number, number]
-  if (!isBehind(row, { epoch, watermark })) return undefined
+  const [epoch, n, watermark, flushed] = meta.map(Number) as [number, number, number, number]
+  if (!isBehind(row, { epoch, phase: meta[4]!, n, watermark })) return undefined
   return {
     shard: row.shard,
     postgres: { epoch: row.epoch, entry: row.checkpoint, facts: row.facts },

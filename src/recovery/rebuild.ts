@@ -72,6 +72,9 @@ export async function rebuild(
   const { shard } = recovery
   const write = writer(place, recovery)
   await clear(place, write, shard)
+  // Put in first: whoever deletes one of these meanwhile takes its sentinel along, and is found out.
+  for (const key of [keys.coupons(shard), keys.redemptions(shard)])
+    await write('HSET', key, '', recovery.epoch)
   failpoint('recover.after-clear')
   const sum = { codes: 0, coupons: 0 }
   for (const book of await booksOf(database, shard)) {

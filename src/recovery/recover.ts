@@ -8,6 +8,7 @@ import {
   beginRecovery,
   endRecovery,
   keepRecovering,
+  learnMemory,
   Overtaken,
   type Recovered,
   type ShardRow,
@@ -18,6 +19,7 @@ import { scriptNames, scriptSha, scriptText } from '../store/lua.ts'
 import type { Place } from '../store/place.ts'
 import { readBatch } from './batch.ts'
 import type { Fitness } from './fitness.ts'
+import { hasScripts } from './gate.ts'
 import { type Cause, judge, oldBackup, readShard, type Verdict } from './judge.ts'
 import { healPushes, type Pusher, pushPolicies } from './push.ts'
 import { type Recovery, rebuild, Superseded } from './rebuild.ts'
@@ -60,10 +62,13 @@ export async function recoverOnce(
   fitness: Fitness,
   onRecovered: OnRecovered = () => {},
 ): Promise<number> {
-  const shut = place.gates.filter((gate) => !gate.open)
-  if (!place.connected) return shut.length
+  const allShut = () => place.gates.filter((gate) => !gate.open)
+  if (!place.connected) return allShut().length
   // Open gates stay so: what was accepted is flushed all the same.
   const unfit = await fitness.refusal()
+  // Whoever was loading them may have died in the middle: every worker that looks does the rest.
+  if (allShut().length === 0 && !(await hasScripts(place))) place.shutAll('scripts are missing')
+  const shut = allShut()
   if (shut.length === 0) return 0
   if (unfit) {
     for (const gate of shut) gate.why = unfit
@@ -128,7 +133,10 @@ async function lookAfter(
   if (verdict.is === 'level') {
     // Open for this worker's pushes only: where Redis was restarted, the API has no verbs yet, and
     // it must not have them before the policies are those that were acknowledged.
-    place.open(shard, verdict.state.epoch, verdict.state.n)
+    const { row, state } = verdict
+    if (row.memoryEpoch !== row.epoch && state.memory)
+      await learnMemory(database, row, state.memory)
+    place.open(shard, state)
     if (!(await pushPolicies(pusher, shard))) return
     await loadScripts(place, scriptNames)
     failpoint('recover.after-load-scripts')
@@ -163,6 +171,7 @@ async function recover(
 ): Promise<boolean> {
   const { shard } = row
   const begun = performance.now()
+  const at = place.connection
   const recovery: Recovery = {
     shard,
     epoch: 1 + Math.max(row.epoch, await highestEpoch(place, shard)),
@@ -184,6 +193,8 @@ async function recover(
     const taken = await place.call('recovering', [keys.meta(shard)], [epoch, token])
     if (taken !== 'begun') throw new Superseded(`shard ${shard}: ${taken}`)
     failpoint('recover.after-recovering')
+    // Nobody writes any more: what is here now is all there will be.
+    const here = await readShard(place, shard, '')
     const did: Recovered = { flushed: 0, rebuilt: false, codes: 0, coupons: 0 }
     const rest = await flushRest(place, database, await shardRow(database, shard), log)
     did.flushed = rest.facts
@@ -194,7 +205,8 @@ async function recover(
       row.phase === 'active' &&
       state?.epoch === row.epoch &&
       state.phase === 'active' &&
-      state.whole
+      here?.whole &&
+      here.n === rest.checkpoint
     if (!intact || rest.forked || row.lossAccepted || cause.startsWith('damaged'))
       Object.assign(did, { rebuilt: true }, await rebuild(place, database, recovery))
     if (overtaken) throw overtaken
@@ -203,11 +215,18 @@ async function recover(
     const published = await place.call(
       'publish',
       [keys.meta(shard), keys.coupons(shard), keys.redemptions(shard), keys.journal(shard)],
-      [epoch, token, facts, intake],
+      // Made anew, it knows nothing of the calls of earlier epochs.
+      [epoch, token, facts, intake, did.rebuilt ? epoch : state!.calls],
     )
+    if (published === 'damaged')
+      throw new Error(`shard ${shard}: Redis lost its coupons while it was being recovered`)
     if (published !== 'published') throw new Superseded(`shard ${shard}: ${published}`)
     failpoint('recover.after-publish')
-    await endRecovery(database, shard, epoch, token, did)
+    // A Redis that was restarted on the way may have forgotten the beginning of this: once more.
+    const { memory = '' } = (await readShard(place, shard, '')) ?? {}
+    if (place.connection !== at || (here && here.memory !== memory))
+      throw new Error(`shard ${shard}: Redis went away while it was being recovered`)
+    await endRecovery(database, shard, epoch, token, memory, did)
     failpoint('recover.after-end')
     const ms = Math.round(performance.now() - begun)
     log.info({ shard, epoch, cause, ...did, ms }, 'a shard was recovered')
@@ -233,20 +252,22 @@ async function flushRest(
   database: Database,
   start: ShardRow,
   log: Logger,
-): Promise<{ facts: number; forked: boolean }> {
+): Promise<{ facts: number; checkpoint: number; forked: boolean }> {
   let row = start
   try {
     for (;;) {
       const batch = await readBatch(place, row, entriesPerFlush)
-      if (!batch) return { facts: row.facts - start.facts, forked: false }
+      const { checkpoint } = row
+      if (!batch) return { facts: row.facts - start.facts, checkpoint, forked: false }
       await apply(database, row, batch.entries, batch.hash)
       failpoint('recover.mid-flush-rest')
-      const { n: checkpoint, hash: checkpointHash } = batch
-      row = { ...row, checkpoint, checkpointHash, facts: row.facts + batch.facts }
+      const { n, hash } = batch
+      const facts = row.facts + batch.facts
+      row = { ...row, checkpoint: n, checkpointHash: hash, facts }
     }
   } catch (error) {
     if (!(error instanceof JournalForked)) throw error
     log.warn({ shard: row.shard }, error.message)
-    return { facts: row.facts - start.facts, forked: true }
+    return { facts: row.facts - start.facts, checkpoint: row.checkpoint, forked: true }
   }
 }

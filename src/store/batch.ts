@@ -119,7 +119,7 @@ export class Batch<A extends string, V> {
       const { epoch } = this.#place.gates[this.#shard]!
       const reply = await this.#call(batch, op, epoch)
       if (typeof reply !== 'string') for (const { resolve } of batch) resolve(reply)
-      else this.#answer(batch, op, epoch, reply)
+      else this.#answer(batch, op, reply)
     } catch (error) {
       for (const { reject } of batch) reject(error)
     } finally {
@@ -135,7 +135,6 @@ export class Batch<A extends string, V> {
    */
   async #call(batch: Waiting<A, V>[], op: string, epoch: number): Promise<string | Problem> {
     const gate = this.#place.gates[this.#shard]!
-    const begun = performance.now()
     const call = { shard: this.#shard, epoch, n: gate.seen, op, at: Date.now() }
     const unknownOutcome: Problem = { ...problem('outcome-unknown'), retryAfter: 1, call }
     for (let lost = false; ; ) {
@@ -158,14 +157,22 @@ export class Batch<A extends string, V> {
           if (!(error instanceof NotSent || error instanceof RedisRefused)) throw error
           return lost ? unknownOutcome : notReady
         }
+        // Whoever has yet to be sent need not wait until this one knows.
+        this.#refuseWaiting()
         if (lost) return unknownOutcome
         lost = true
         await this.#place.opened(this.#shard, retryWaitMs)
         failpoint('batch.before-again')
-        // A new epoch means a recovery: what the op key remembered may be gone with the rest.
-        if (gate.epoch !== epoch || performance.now() - begun > retryWithinMs) return unknownOutcome
+        // A recovery that had to make Redis anew has made no op keys: the call would be done once more.
+        if (gate.calls > epoch || Date.now() - call.at > retryWithinMs) return unknownOutcome
       }
     }
+  }
+
+  #refuseWaiting(): void {
+    const all = this.#waiting
+    this.#waiting = []
+    for (const { resolve } of all) resolve(notReady)
   }
 
   #arguments(batch: Waiting<A, V>[], op: string): [string[], string[]] {
@@ -195,16 +202,18 @@ export class Batch<A extends string, V> {
     return [keyList, args]
   }
 
-  #answer(batch: Waiting<A, V>[], op: string, epoch: number, reply: string): void {
+  #answer(batch: Waiting<A, V>[], op: string, reply: string): void {
     const lines = reply.split('\n')
-    const [word, level, n, at, durability, expiresAt] = lines[0]!.split('\t')
+    const [word, level, id = '', at, durability, expiresAt] = lines[0]!.split('\t')
+    const dash = id.indexOf('-')
     if (word !== 'done' || lines.length !== batch.length + 1)
       throw new Error(`lua/${this.#verb.script}.lua answered what its twin cannot read`)
     const head: Head = {
       shard: this.#shard,
-      epoch,
+      // Of another epoch than now, where the first copy was answered before Redis was restarted.
+      epoch: Number(id.slice(0, dash)),
       op,
-      n: Number(n),
+      n: Number(id.slice(dash + 1)),
       at: Number(at),
       durability: (durability || undefined) as Head['durability'],
       expiresAt: Number(expiresAt || 0),

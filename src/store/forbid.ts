@@ -1,3 +1,4 @@
+import { deadline } from '../deadline.ts'
 import { failpoint } from '../failpoint.ts'
 import { keys } from './keys.ts'
 import type { Place } from './place.ts'
@@ -7,6 +8,9 @@ export const neverWord = 'never'
 
 /** Longer than any connection lives in silence: a call that is still on its way ends before this. */
 const neverMs = 3_600_000
+
+/** Somebody waits for the answer: a connection that is silent for longer is given up. */
+const settleMs = 1_000
 
 /**
  * Takes the place of a call's reply, so that the call, should it still arrive, does nothing. One that
@@ -33,9 +37,12 @@ export async function settle(
   shard: number,
   op: string,
 ): Promise<string | null | undefined> {
+  const answered = deadline(settleMs, () => place.redis.stream?.destroy())
   try {
     return await place.redis.set(keys.op(shard, op), neverWord, 'PX', neverMs, 'NX', 'GET')
   } catch {
     return undefined
+  } finally {
+    answered()
   }
 }

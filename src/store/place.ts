@@ -22,9 +22,16 @@ export type Gate = {
   why: string
   epoch: number
   seen: number
+  /** Since which epoch the op keys of all calls are in this Redis: what came before is asked no more. */
+  calls: number
+  /** Which life of Redis the gate was opened on: see lua/check.lua. */
+  memory: string
   /** What this process saw with its own eyes that must not be in this epoch: only a new one clears it. */
   suspect: string | undefined
 }
+
+/** What a check has found of a shard that may serve. */
+export type Opened = { epoch: number; n: number; calls: number; memory: string }
 
 /**
  * Turns a shard into a connection: today one Redis for all. While a gate is shut nothing is sent
@@ -48,6 +55,8 @@ export class Place {
       why: 'not connected to Redis yet',
       epoch: 0,
       seen: 0,
+      calls: 0,
+      memory: '',
       suspect: undefined,
     }))
     this.redis = new Redis(url, {
@@ -102,7 +111,7 @@ export class Place {
   }
 
   /** Lets a shard serve: `n` is its last entry in `epoch`, as a check has just read it. */
-  open(shard: number, epoch: number, n: number): void {
+  open(shard: number, { epoch, n, calls, memory }: Opened): void {
     const gate = this.gates[shard]!
     if (gate.epoch !== epoch) {
       gate.seen = 0
@@ -110,6 +119,8 @@ export class Place {
     }
     gate.epoch = epoch
     gate.seen = Math.max(gate.seen, n)
+    gate.calls = calls
+    gate.memory = memory
     gate.open = true
     gate.why = ''
     const waiting = this.#waiting
