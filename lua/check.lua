@@ -27,10 +27,13 @@ meta[8] = of == meta[1] and calls or meta[1]
 meta[9] = whole and '1' or '0'
 local entry = ARGV[1] ~= '' and redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1])[1]
 meta[10] = entry and entry[2] or {}
--- A Redis that restarts has a new run_id; one that was a replica for a while, and may have forgotten
--- what it had, the id and the end of the history that it took over.
+-- A Redis that restarts has a new run_id; one that was a replica for a while, and may have
+-- forgotten what it had, the id and the end of the history that it took over.
 local info = redis.pcall('INFO', 'server', 'replication')
 local function said(name) return string.match(info, '\n' .. name .. ':(%w+)') or '' end
-meta[11] = type(info) == 'string' and said('run_id') ~= ''
-  and table.concat({ said('run_id'), said('master_replid2'), said('second_repl_offset') }, ' ') or ''
+meta[11] = ''
+if type(info) == 'string' and said('run_id') ~= '' then
+  local took = said('master_replid2') .. ' ' .. said('second_repl_offset')
+  meta[11] = said('run_id') .. ' ' .. took
+end
 return meta

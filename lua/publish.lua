@@ -27,7 +27,7 @@ for k = 2, 3 do
   if redis.call('HEXISTS', KEYS[k], '') == 0 then return 'damaged' end
 end
 local kept = redis.call('XLEN', KEYS[4])
--- With its epoch: where a version that does not know of it published the next one, it counts no more.
+-- With its epoch: once a version that does not know of it publishes the next one, it is void.
 local calls = ARGV[1] .. ':' .. ARGV[5]
 redis.call('HSET', KEYS[1], 'phase', 'active', 'n', 0, 'facts', ARGV[3], 'flushed', ARGV[3],
   'watermark', 0, 'intake', ARGV[4], 'calls', calls, 'kept', kept)

@@ -303,6 +303,32 @@ describe('recover', () => {
     await recovered(old)
   })
 
+  test('has codes that Redis lost pushed again, but not a whole book for those that are on their way', async () => {
+    const { place } = world.house
+    const heal = () => healOnce(place, world.database, pino({ level: 'silent' }))
+    const pushed = async () => {
+      const sql = "SELECT count(*)::int AS n FROM loads WHERE book_id = $1 AND state = 'pushed'"
+      return (await world.database.query(sql, [book])).rows[0].n
+    }
+    const count = (more: number) =>
+      world.database.query(
+        'UPDATE books SET total_code_count = total_code_count + $2 WHERE book_id = $1',
+        [book, more],
+      )
+    const before = await pushed()
+    await count(7) // as a generation counts a chunk, just before its push
+    await heal()
+    expect(await pushed()).toBe(before)
+    await count(-7)
+    const left = async () => Number(await world.redis.hget(keys.book(shard, book), 'left'))
+    const all = await left()
+    await world.redis.spop(keys.stock(shard, book))
+    await world.redis.hincrby(keys.book(shard, book), 'left', -1)
+    await heal()
+    await until(async () => (await left()) === all, 'the code is there again')
+    await until(async () => (await pushed()) === before, 'its load is done')
+  })
+
   test('lets intake follow the row in PostgreSQL', async () => {
     const code = async () =>
       (await post('coupons/assign', { book_id: counter, user_id: 'u1' })).body.code

@@ -20,8 +20,8 @@ local function append(verb)
     'kept', meta[8] + 1)
 end
 
--- The reply: `done`, whether the journal was level before, id of the last entry, time, the book's durability
--- ('' where the verb's own default counts) and its expires_at; then a line a request.
+-- The reply: `done`, whether the journal was level before, id of the last entry, time, the book's
+-- durability ('' where the verb's own default counts) and its expires_at; then a line a request.
 local function reply()
   local wrote = #facts > 0
   local entry = wrote and n + 1 or n

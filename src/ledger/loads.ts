@@ -71,7 +71,7 @@ export async function markPushed(on: Database | Transaction, loadId: number): Pr
 }
 
 /** How many codes of the book Redis must have once this load is there too. */
-export async function countPushed(database: Database, bookId: string, loadId: number) {
+export async function countPushed(database: Database, bookId: string, loadId = 0) {
   const { rows } = await database.query<{ count: number }>(
     `SELECT coalesce(sum(written), 0)::bigint AS count FROM loads
      WHERE book_id = $1 AND source <> 'units' AND (state = 'pushed' OR load_id = $2)`,

@@ -237,7 +237,8 @@ export async function healPushes(
         'UPDATE books SET pushed_version = $2 WHERE book_id = $1 AND pushed_version = $3',
         [book_id, Number(version), pushed],
       )
-    if (kind === 'codes' && codes < total)
+    // Those of a generation that goes on are counted already, and are brought by its job.
+    if (kind === 'codes' && codes < total && codes < (await countPushed(database, book_id)))
       await database.query(
         `UPDATE loads SET state = 'written' WHERE book_id = $1 AND state = 'pushed'`,
         [book_id],
