@@ -488,11 +488,15 @@ describe('jobs', () => {
 describe('config print', () => {
   test('shows every setting and no secret', async () => {
     const secret = 'x'.repeat(40)
-    const { code, out } = await stampede(['config', 'print'], { JWT_SECRET: secret, PORT: '81' })
+    const { code, out } = await stampede(['config', 'print'], {
+      ...{ JWT_SECRET: secret, PORT: '81' },
+      OTEL_EXPORTER_OTLP_ENDPOINT: `https://user:${secret}@collector.example`,
+    })
     expect(code).toBe(0)
     expect(out).toMatch(/^JWT_SECRET +\(secret\) \(environment\)$/m)
     expect(out).toMatch(/^PORT +81 \(environment\)$/m)
     expect(out).toMatch(/^SHARDS +8 \(default\)$/m)
+    expect(out).toMatch(/^OTEL_EXPORTER_OTLP_ENDPOINT https:\/\/\(secret\)@collector.example /m)
     expect(out).not.toContain(secret)
     const wrong = await stampede(['config', 'print'], { PORT: 'eighty' })
     expect([wrong.code, wrong.out]).toEqual([78, expect.stringMatching(/^PORT .*WRONG/m)])
