@@ -1,5 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { environmentOf } from '../src/config.ts'
@@ -626,14 +628,51 @@ describe('simulate', () => {
     expect(found.redeemed).toBeGreaterThan(10)
     const limit = found.refused['assignment-limit'] ?? 0
     expect(limit + (found.refused['sold-out'] ?? 0)).toBe(40)
+    // It has given out coupons now: whoever rehearses on it once more must mean it.
+    const again = ['simulate', ...crowd, '--url', world.base]
+    const refused = await stampede([...again, '--json'])
+    expect([refused.code, JSON.parse(refused.err).error]).toEqual([
+      2,
+      expect.stringMatching(/^book ".+" is in use: 0 left, 60 given out, \d+ redeemed, 0 void/),
+    ])
+    const meant = await stampede([...again, '--yes'])
+    expect([meant.code, meant.out]).toEqual([
+      1,
+      expect.stringMatching(
+        /^checked: nothing: nobody was given a coupon, mostly (sold-out|assig)/m,
+      ),
+    ])
     const { rows } = await world.database.query(
       "SELECT count(*)::int AS n FROM api_keys WHERE name = 'rehearsal' AND revoked_at IS NULL",
     )
     expect(rows).toEqual([{ n: 0 }])
   })
 
+  test('says so where nobody was given anything, and makes no key for a book that is none', async () => {
+    const paused = await world.makeBook({ is_active: false }, 5)
+    const crowd = ['--users', '9', '--rate', '50', '--time', '200ms', '--url', world.base]
+    const found = await stampede(['simulate', ...crowd, '--book', paused])
+    expect([found.code, found.out]).toEqual([
+      1,
+      expect.stringMatching(/^checked: nothing: .* mostly book-inactive: `stampede books open`/m),
+    ])
+    const keys = () => world.database.query("SELECT 1 FROM api_keys WHERE name = 'rehearsal'")
+    const before = (await keys()).rowCount
+    const unknown = await stampede(['simulate', ...crowd, '--book', crypto.randomUUID()])
+    expect([unknown.code, unknown.err]).toEqual([1, 'No such book\n'])
+    expect((await keys()).rowCount).toBe(before)
+    // As an API of another installation answers: it does not know the key.
+    const other = createServer((_, reply) => reply.writeHead(401).end('{"code":"unauthenticated"}'))
+    await once(other.listen(0, '127.0.0.1'), 'listening')
+    const url = `http://127.0.0.1:${(other.address() as AddressInfo).port}`
+    const fresh = await world.makeBook({}, 5)
+    const lost = await asked('simulate', ...crowd.slice(0, -1), url, '--book', fresh)
+    other.close()
+    expect(lost).toMatchObject({ code: 1, verdict: 'nothing', assigned: 0 })
+  })
+
   test('revokes its key, and ends with 143, when somebody ends it', async () => {
-    const crowd = ['--book', book, '--rate', '1', '--time', '60s', '--url', world.base]
+    const crowd = ['--book', book, '--rate', '1', '--time', '60s', '--url', world.base, '--yes']
     const { REDIS_URL, DATABASE_URL } = world.settings
     const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
     const child = spawn(process.execPath, [main, 'simulate', ...crowd], { env })
