@@ -548,6 +548,51 @@ describe('books and keys', () => {
     expect([wrong.code, wrong.err]).toEqual([2, expect.stringMatching(/opens_at/)])
   })
 
+  test('warm finds a sale that is over, a flush that is held and workers that are away', async () => {
+    const made = await world.makeBook({}, 3)
+    const warm = () => asked('books', 'warm', made)
+    const hour = 3_600_000
+    const set = async (name: string, ms: number | null) => {
+      const time = ms === null ? null : new Date(Date.now() + ms).toISOString()
+      const body = { [name]: time }
+      const changed = await world.call('PATCH', `books/${made}`, { as: world.admin, body })
+      expect(changed.status, JSON.stringify(changed.body)).toBe(200)
+    }
+    expect(await warm()).toMatchObject({ code: 0, ready: true, notes: [] })
+    // That it has not begun is what it is looked over for.
+    await set('opens_at', hour)
+    const early = await warm()
+    expect([early.code, early.why_not, early.notes]).toEqual([
+      0,
+      [],
+      [expect.stringMatching(/^it gives nothing out before 20/)],
+    ])
+    expect((await stampede(['books', 'warm', made])).out).toMatch(/^ready: 3 left.*\nit gives /)
+    await set('opens_at', null)
+    for (const [name, says] of [
+      ['closes_at', /^its sale ended at 20/],
+      ['expiration_date', /^its coupons could be used until 20/],
+    ] as const) {
+      await set(name, -hour)
+      const over = await warm()
+      expect([over.code, over.why_not]).toEqual([3, [expect.stringMatching(says)]])
+      await set(name, hour)
+      expect((await warm()).why_not).toEqual([])
+      await set(name, null)
+    }
+    const flush = (is: string) => world.database.query('UPDATE shards SET flush = $1', [is])
+    await flush('paused')
+    expect((await warm()).why_not).toContainEqual(
+      expect.stringMatching(/^the flush is paused: .*resume/),
+    )
+    await flush('running')
+    await world.stopWorker()
+    expect((await warm()).why_not).toContainEqual(expect.stringMatching(/^no worker is alive/))
+    await world.startWorker()
+    await world.ready()
+    await until(async () => (await warm()).ready, 'it is ready again')
+  }, 60_000)
+
   test('a key works until it is revoked', async () => {
     const { key, key_id } = await asked('keys', 'create', 'checkout', ...why)
     expect((await world.call('GET', 'books', { as: key })).status).toBe(200)
