@@ -596,14 +596,23 @@ describe('books and keys', () => {
   test('a key works until it is revoked', async () => {
     const { key, key_id } = await asked('keys', 'create', 'checkout', ...why)
     expect((await world.call('GET', 'books', { as: key })).status).toBe(200)
-    expect((await asked('keys', 'revoke', key_id, ...why)).code).toBe(0)
+    const revoke = ['keys', 'revoke', key_id, ...why]
+    expect(await asked(...revoke)).toMatchObject({ code: 0, revoked: false, key: { key_id } })
+    expect((await stampede(revoke)).out).toMatch(
+      /^Nothing was changed\. With --yes .*\n.* checkout,/,
+    )
+    expect((await world.call('GET', 'books', { as: key })).status).toBe(200)
+    expect(await asked(...revoke, '--yes')).toMatchObject({ code: 0, revoked: true })
     const deeds = await auditRows(world.database, { limit: 2 })
     expect(deeds.map(({ action, reason }) => [action, reason])).toEqual([
       ['keys.revoke', 'a test'],
       ['keys.create', 'a test'],
     ])
     await until(async () => (await world.call('GET', 'books', { as: key })).status === 401, 'over')
-    expect((await stampede(['keys', 'revoke', '0'.repeat(16), ...why])).code).toBe(1)
+    for (const yes of [[], ['--yes']])
+      expect(await stampede(['keys', 'revoke', '0'.repeat(16), ...why, ...yes])).toMatchObject({
+        ...{ code: 1, err: 'No such API key\n' },
+      })
   })
 })
 
@@ -756,6 +765,27 @@ describe('coupon release, void and rollback', () => {
     const [deed] = await auditRows(world.database, { limit: 1 })
     expect(deed).toMatchObject({ action: 'coupon.release', target: `coupon:${code}` })
     expect((await stampede(['coupon', 'release', 'NOSUCH', ...why])).code).toBe(1)
+  })
+
+  test("release makes a counter book's code void for ever, and so wants --yes", async () => {
+    const counter = await world.makeBook({ kind: 'counter', units: 2 })
+    const given = await world.call('POST', 'coupons/assign', {
+      as: world.service,
+      body: { book_id: counter, user_id: 'kim' },
+    })
+    const { code } = given.body.coupons[0]
+    const state = async () =>
+      (await world.call('GET', `coupons/${code}`, { as: world.admin })).body.state
+    const shown = await stampede(['coupon', 'release', code, ...why])
+    expect([shown.code, shown.out]).toEqual([
+      0,
+      expect.stringMatching(/^Nothing was changed\. With --yes this code would be void for ever/m),
+    ])
+    expect(await asked('coupon', 'release', code, ...why)).toMatchObject({ released: false })
+    expect(await state()).toBe('ASSIGNED')
+    const done = await asked('coupon', 'release', code, ...why, '--yes')
+    expect(done).toMatchObject({ code, durable: true })
+    expect(await state()).toBeUndefined()
   })
 
   test('take a code out of circulation, in stock or held, and say so', async () => {
