@@ -625,7 +625,9 @@ describe('queues', () => {
       { queue: 'jobs', paused: false, workers: 1, failed: 0 },
     ])
     expect(await asked('queues', 'failed')).toMatchObject({ code: 0, failed: [] })
-    expect(await asked('queues', 'retry')).toMatchObject({ code: 0, retried: 0 })
+    expect(await asked('queues', 'retry', ...why)).toMatchObject({ code: 0, retried: 0 })
+    for (const bare of [['retry'], ['clean', '--yes']])
+      expect((await stampede(['queues', ...bare])).code).toBe(2)
     expect(await asked('queues', 'clean')).toMatchObject({ code: 0, removed: 0, over: 0 })
     const gone = await stampede(['queues', 'list'], { REDIS_URL: 'redis://127.0.0.1:1' })
     expect([gone.code, gone.err]).toEqual([69, expect.stringMatching(/does not answer/)])
@@ -666,9 +668,22 @@ describe('queues', () => {
     await repair(byItself, '-1 minute')
     await until(done(byItself), 'the sweep has it done')
     expect((await asked('queues', 'failed')).failed).toMatchObject([{ id: byHand }])
-    expect(await asked('queues', 'retry')).toMatchObject({ code: 0, retried: 1 })
+    expect(await asked('queues', 'retry', ...why)).toMatchObject({ code: 0, retried: 1 })
     await until(done(byHand), 'it is done')
-    expect(await asked('queues', 'clean', '--yes')).toMatchObject({ code: 0, removed: 0 })
+    const clean = ['queues', 'clean', '--yes', ...why]
+    expect(await asked(...clean)).toMatchObject({ code: 0, removed: 0 })
+    // The job that was done again has a deed of its own between them.
+    const deeds = await auditRows(world.database, { limit: 5 })
+    expect(deeds.filter(({ target }) => target === 'queues').slice(0, 2)).toMatchObject([
+      { action: 'queues.clean', target: 'queues', reason: 'a test', detail: { over: 0 } },
+      { action: 'queues.retry', target: 'queues', reason: 'a test', detail: { failed: 1 } },
+    ])
+    // What cannot be put on record is not done.
+    const away = await stampede(clean, { DATABASE_URL: 'postgres://a@127.0.0.1:1/a' })
+    expect([away.code, away.err]).toEqual([
+      69,
+      expect.stringMatching(/^PostgreSQL does not answer/),
+    ])
   }, 60_000)
 })
 
