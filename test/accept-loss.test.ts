@@ -120,6 +120,31 @@ test('accept-loss  goes on with what PostgreSQL has where the journal is gone', 
   }
 })
 
+test('accept-loss  over HTTP shows what is lacking to whoever looks, and is an administrator to do', async () => {
+  const { shard } = await forget()
+  await refusesToServe()
+  const viewer = (await world.signUp('viewer')).token
+  const shown = await world.call('GET', 'ops/accept-loss', { as: viewer })
+  expect(shown.body).toMatchObject({ losses: [{ shard, retained: 2, postgres: { facts: 1 } }] })
+  const other = await world.call('GET', `ops/accept-loss?shard=${1 - shard}`, { as: viewer })
+  expect(other.body).toEqual({ losses: [] })
+  const body = { shard, reason: 'no newer backup' }
+  expect((await world.call('POST', 'ops/accept-loss', { as: viewer, body })).status).toBe(403)
+  const done = await world.call('POST', 'ops/accept-loss', { as: world.admin, body })
+  expect(done.body).toMatchObject({ accepted: true, losses: [{ shard }] })
+  const [deed] = await auditRows(world.database, { limit: 1 })
+  expect(deed).toMatchObject({
+    ...{ actor: `user:${world.adminId}`, action: 'accept-loss', target: `shard:${shard}` },
+    reason: 'no newer backup',
+  })
+  await world.ready()
+  const none = { ...body, shard: 63 }
+  const missing = await world.call('POST', 'ops/accept-loss', { as: world.admin, body: none })
+  expect(missing.body.code).toBe('shard-not-found')
+  const level = await world.call('POST', 'ops/accept-loss', { as: world.admin, body })
+  expect(level.body).toEqual({ accepted: false, losses: [] })
+})
+
 test('accept-loss  names a shard that there is not', async () => {
   expect(await acceptLoss('--shard', '63')).toEqual({ code: 1, out: 'There is no shard 63.\n' })
 })

@@ -9,8 +9,10 @@ import { auditRows } from '../src/ledger/audit.ts'
 import { openDatabase, transaction } from '../src/ledger/database.ts'
 import { createJob, getJob } from '../src/ledger/jobs.ts'
 import { beginRecovery, shardRow } from '../src/ledger/shards.ts'
+import { openOps } from '../src/ops/open.ts'
 import { retryAllParked } from '../src/ops/parked.ts'
 import { timeline } from '../src/ops/timeline.ts'
+import { openQueues } from '../src/queues.ts'
 import { keys } from '../src/store/keys.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -636,6 +638,19 @@ describe('queues', () => {
     const wrong = await stampede(['queues', 'failed'])
     expect([wrong.code, wrong.err]).toEqual([1, expect.stringMatching(/WRONGTYPE/)])
     await world.redis.del('{stampede}:jobs:failed')
+  })
+
+  test('over HTTP their Redis may be away, which is said and no bug', async () => {
+    const queues = openQueues('redis://127.0.0.1:1')
+    const { database, redis, house } = world
+    const limits = { backlog: 1_000, managed: false, waitMs: 1_000 }
+    const ops = openOps({ redis, database }, limits, queues, house.deps)
+    const by = { actor: 'test', reason: 'a test' }
+    const said = [ops.queues(), ops.failedInQueues(1), ops.retryQueues(by), ops.cleanQueues(by)]
+    for (const one of await Promise.all(said)) expect(one).toMatchObject({ problem: 'not-ready' })
+    await queues.close()
+    const [deed] = await auditRows(database, { limit: 1 })
+    expect(deed?.actor, 'nothing was done, and nothing is on record').not.toBe('test')
   })
 
   test('a job that throws is shown with its reason, and comes again by hand and by itself', async () => {

@@ -2,7 +2,8 @@ import { failpoint } from '../failpoint.ts'
 import type { Context } from '../journal/entry.ts'
 import { audit, auditRows, type Deed } from '../ledger/audit.ts'
 import { getJob } from '../ledger/jobs.ts'
-import type { Queues } from '../queues.ts'
+import { type Problem, problem } from '../problems.ts'
+import { type QueueDesk, type Queues, QueuesAway } from '../queues.ts'
 import { endBook } from './books.ts'
 import { type Certificate, isGenuine } from './certificate.ts'
 import { type By, setBook, setFlush, setIntake } from './control.ts'
@@ -10,8 +11,11 @@ import { doOnCoupon, type Shop, type Wanted } from './coupon.ts'
 import { doctor } from './doctor.ts'
 import { type Asked, changeJob, listJobs, requestJob } from './jobs.ts'
 import { createKey, revokeKey } from './keys.ts'
+import { acceptLosses, losses } from './loss.ts'
 import type { Ops } from './ops.ts'
 import { discardParked, parkedFact, parkedFacts, retryPage, retryParked } from './parked.ts'
+import { cleanQueues, retryQueues } from './queues.ts'
+import { planRebuild } from './rebuild.ts'
 import { status } from './status.ts'
 import { timeline } from './timeline.ts'
 
@@ -22,13 +26,25 @@ type Settings = { backlog: number; managed: boolean; waitMs: number }
 export function openOps(
   ops: Ops,
   { backlog, managed, waitMs }: Settings,
-  { enqueue }: Pick<Queues, 'enqueue'>,
+  { enqueue, desk }: Pick<Queues, 'enqueue' | 'desk'>,
   through: Pick<Shop, 'store' | 'directory'>,
 ) {
   const bind =
     <A extends unknown[], R>(verb: (ops: Ops, ...args: A) => R) =>
     (...args: A) =>
       verb(ops, ...args)
+  /** With the queues for as long as it takes; where their Redis is away, so that a route can say it. */
+  async function atDesk<T>(work: (its: QueueDesk) => Promise<T>): Promise<T | Problem> {
+    const its = desk()
+    try {
+      return await work(its)
+    } catch (error) {
+      if (error instanceof QueuesAway) return problem('not-ready')
+      throw error
+    } finally {
+      await its.close()
+    }
+  }
   return {
     status: () => status(ops, { backlog, managed }),
     doctor: () => doctor(ops, managed),
@@ -56,6 +72,13 @@ export function openOps(
       if (!('problem' in job)) await enqueue(job.job_id)
       return job
     },
+    queues: () => atDesk(async (its) => ({ queues: await its.list(), over: await its.over() })),
+    failedInQueues: (limit: number) => atDesk((its) => its.failed(limit)),
+    retryQueues: (by: By) => atDesk((its) => retryQueues(ops, its, by)),
+    cleanQueues: (by: By) => atDesk((its) => cleanQueues(ops, its, by)),
+    losses: bind(losses),
+    acceptLosses: bind(acceptLosses),
+    planRebuild: bind(planRebuild),
     note: (deed: Deed) => audit(ops.database, deed),
     deeds: (page: Parameters<typeof auditRows>[1]) => auditRows(ops.database, page),
   }
