@@ -186,6 +186,13 @@ test.skipIf(process.getuid?.() !== 0)(
   },
 )
 
+test('a certificate may come from standard input, where the machine has no file of it', async () => {
+  await stampede(['migrate'])
+  const input = JSON.stringify({ certificate: { verdict: 'equal', signature: 'x' } })
+  const said = await stampede(['verify-certificate', '-'], { redis: 'redis://x', input })
+  expect([said.code, said.out]).toEqual([3, expect.stringMatching(/^NOT genuine/)])
+})
+
 test('every command of every verb begins its help with an example', async () => {
   const program = new Command('stampede')
   for (const load of Object.values(verbs)) (await load())(program)

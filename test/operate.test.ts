@@ -4,6 +4,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openRedis } from '../src/cli/redis.ts'
 import { environmentOf } from '../src/config.ts'
 import { auditRows } from '../src/ledger/audit.ts'
 import { openDatabase, transaction } from '../src/ledger/database.ts'
@@ -700,6 +701,18 @@ describe('queues', () => {
       expect.stringMatching(/^PostgreSQL does not answer/),
     ])
   }, 60_000)
+})
+
+test('over HTTP Redis may be away: what is compared with it is refused, and no bug', async () => {
+  const redis = openRedis('redis://127.0.0.1:1')
+  const { database, house } = world
+  const queues = openQueues('redis://127.0.0.1:1')
+  const limits = { backlog: 1_000, managed: false, waitMs: 1_000 }
+  const ops = openOps({ redis, database }, limits, queues, house.deps)
+  for (const said of [await ops.losses(), await ops.planRebuild({}), await ops.timeline('X')])
+    expect(said).toMatchObject({ problem: 'not-ready' })
+  redis.disconnect()
+  await queues.close()
 })
 
 describe('simulate', () => {

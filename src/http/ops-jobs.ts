@@ -128,13 +128,14 @@ export function opsJobRoutes(deps: Deps) {
         all: z.literal('true').optional(),
       }).refine(oneOf, onlyOne),
       answers: { 200: z.object({ plan: z.array(Plan) }) },
-      problems: ['book-not-found', 'shard-not-found'],
+      problems: ['book-not-found', 'shard-not-found', 'not-ready'],
     },
     async (c, { query: { book_id, shard } }) => {
       const plan = await ops.planRebuild({
         ...(book_id ? { book: book_id } : {}),
         ...(shard === undefined ? {} : { shard }),
       })
+      if ('problem' in plan) return problemResponse(c, plan)
       if (plan.length > 0) return answer(c, 200, { plan })
       return problemResponse(c, problem(book_id ? 'book-not-found' : 'shard-not-found'))
     },

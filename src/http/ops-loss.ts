@@ -31,11 +31,12 @@ export function opsLossRoutes(deps: Deps) {
       needs: lookers,
       query: strict({ shard: queryCount(0, 63).optional() }),
       answers: { 200: z.object({ losses: z.array(Loss) }) },
-      problems: ['shard-not-found'],
+      problems: ['shard-not-found', 'not-ready'],
     },
     async (c, { query }) => {
       const losses = await ops.losses(query.shard)
       if (!losses) return problemResponse(c, problem('shard-not-found'))
+      if ('problem' in losses) return problemResponse(c, losses)
       return answer(c, 200, { losses })
     },
   )
@@ -48,11 +49,12 @@ export function opsLossRoutes(deps: Deps) {
       needs: admins,
       body: strict({ shard: z.int().min(0).max(63).optional(), reason }),
       answers: { 200: z.object({ losses: z.array(Loss), accepted: z.boolean() }) },
-      problems: ['shard-not-found'],
+      problems: ['shard-not-found', 'not-ready'],
     },
     async (c, { body }, who) => {
       const losses = await ops.losses(body.shard)
       if (!losses) return problemResponse(c, problem('shard-not-found'))
+      if ('problem' in losses) return problemResponse(c, losses)
       await ops.acceptLosses(losses, by(who, body.reason))
       return answer(c, 200, { losses, accepted: losses.length > 0 })
     },

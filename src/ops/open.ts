@@ -33,6 +33,17 @@ export function openOps(
     <A extends unknown[], R>(verb: (ops: Ops, ...args: A) => R) =>
     (...args: A) =>
       verb(ops, ...args)
+  /** Of a verb that cannot do without Redis: that it is away is no bug, and a route can say it. */
+  const withRedis =
+    <A extends unknown[], R>(verb: (ops: Ops, ...args: A) => Promise<R>) =>
+    async (...args: A): Promise<R | Problem> => {
+      try {
+        return await verb(ops, ...args)
+      } catch (error) {
+        if (ops.redis.status === 'ready') throw error
+        return problem('not-ready')
+      }
+    }
   /** With the queues for as long as it takes; where their Redis is away, so that a route can say it. */
   async function atDesk<T>(work: (its: QueueDesk) => Promise<T>): Promise<T | Problem> {
     const its = desk()
@@ -57,7 +68,7 @@ export function openOps(
     revokeKey: bind(revokeKey),
     doOnCoupon: (wanted: Wanted, by: By, context: Context) =>
       doOnCoupon({ ...through, database: ops.database }, wanted, by, { context, waitMs }),
-    timeline: bind(timeline),
+    timeline: withRedis(timeline),
     parkedFacts: bind(parkedFacts),
     parkedFact: bind(parkedFact),
     retryPage: bind(retryPage),
@@ -76,9 +87,9 @@ export function openOps(
     failedInQueues: (limit: number) => atDesk((its) => its.failed(limit)),
     retryQueues: (by: By) => atDesk((its) => retryQueues(ops, its, by)),
     cleanQueues: (by: By) => atDesk((its) => cleanQueues(ops, its, by)),
-    losses: bind(losses),
+    losses: withRedis(losses),
     acceptLosses: bind(acceptLosses),
-    planRebuild: bind(planRebuild),
+    planRebuild: withRedis(planRebuild),
     note: (deed: Deed) => audit(ops.database, deed),
     deeds: (page: Parameters<typeof auditRows>[1]) => auditRows(ops.database, page),
   }
