@@ -25,7 +25,7 @@ export type Asked = Partial<Record<Needs, string[]>>
  */
 export const verbs: Asked = {
   both: [
-    ...['status', 'doctor', 'drain', 'reconcile', 'replay', 'accept-loss'],
+    ...['status', 'doctor', 'drain', 'reconcile', 'replay', 'accept-loss', 'queues retry WHY'],
     ...['rebuild --all', 'rebuild --shard 0', 'pause --intake WHY', 'resume --intake WHY'],
     ...['books open ID WHY', 'books pause ID WHY', 'coupon show X', 'coupon release X WHY'],
     ...['coupon void X WHY', 'coupon rollback ID WHY'],
@@ -38,7 +38,7 @@ export const verbs: Asked = {
     ...['resume --flush WHY', 'rebuild --book ID', 'admin create EMAIL', 'verify-certificate FILE'],
     'simulate --book ID --users 1 --time 1ms --url URL',
   ],
-  redis: ['queues list', 'queues failed', 'queues retry', 'queues clean'],
+  redis: ['queues list', 'queues failed', 'queues clean'],
   none: ['config print', '--help'],
 }
 

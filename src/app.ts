@@ -20,7 +20,9 @@ import { operationRoutes } from './http/operations.ts'
 import { opsRoutes } from './http/ops.ts'
 import { opsBookRoutes } from './http/ops-books.ts'
 import { opsJobRoutes } from './http/ops-jobs.ts'
+import { opsLossRoutes } from './http/ops-loss.ts'
 import { opsParkedRoutes } from './http/ops-parked.ts'
+import { opsQueueRoutes } from './http/ops-queues.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import { releaseRoutes } from './http/release.ts'
@@ -81,6 +83,8 @@ const v1 = [
   opsBookRoutes,
   opsParkedRoutes,
   opsJobRoutes,
+  opsQueueRoutes,
+  opsLossRoutes,
 ]
 
 /** The API: routes, and what happens when none fits. It never listens. */

@@ -118,6 +118,9 @@ function raw(name: string, env: Environment): string | undefined {
   }
 }
 
+/** A URL that is no secret may name a user and a password all the same. */
+const withoutCredentials = (value: string) => value.replace(/\/\/.*@/, '//(secret)@')
+
 /** Reads and checks the named variables; throws ConfigError naming the first bad one. */
 export function readConfig<const N extends Variable>(
   names: readonly N[],
@@ -129,7 +132,12 @@ export function readConfig<const N extends Variable>(
     const value = raw(name, env)
     const parsed = variable.schema.safeParse(value)
     if (!parsed.success) {
-      const shown = value === undefined ? 'is not set' : variable.secret ? '' : `is "${value}"`
+      const shown =
+        value === undefined
+          ? 'is not set'
+          : variable.secret
+            ? ''
+            : `is "${withoutCredentials(value)}"`
       const reason = value === undefined ? '' : parsed.error.issues[0]?.message
       throw new ConfigError(
         [`${name} ${shown}`.trim(), reason, variable.about].filter(Boolean).join(': '),
@@ -150,19 +158,43 @@ const limits = [
   'BACKLOG_FACTS',
 ] as const
 
+const ofApi = [...api, ...limits, ...tracing] as const
+
 /** What src/server.ts needs. */
-export const apiConfig = (env?: Environment) => readConfig([...api, ...limits, ...tracing], env)
+export const apiConfig = (env?: Environment) => readConfig(ofApi, env)
 export type ApiConfig = ReturnType<typeof apiConfig>
 
 const worker = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'HOST', 'METRICS_PORT'] as const
 
+const ofWorker = [
+  ...[...worker, ...tracing],
+  ...(['REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL', 'RECONCILE_MINUTES'] as const),
+] as const
+
 /** What workers/main.ts needs. */
-export const workerConfig = (env?: Environment) =>
-  readConfig(
-    [...worker, 'REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL', 'RECONCILE_MINUTES', ...tracing],
-    env,
-  )
+export const workerConfig = (env?: Environment) => readConfig(ofWorker, env)
 export type WorkerConfig = ReturnType<typeof workerConfig>
+
+/** A variable that keeps a process from starting; `isSet`: it has a value, and that is wrong. */
+export type Refused = { name: string; by: ('api' | 'worker')[]; isSet: boolean; why: string }
+
+/** Whatever an API or a worker would end for with 78, if it were started in this environment. */
+export function refused(env: Environment = process.env): Refused[] {
+  const names = new Set<Variable>([...ofApi, ...ofWorker])
+  return [...names].flatMap((name): Refused[] => {
+    try {
+      readConfig([name], env)
+      return []
+    } catch (error) {
+      const by: Refused['by'] = []
+      if (ofApi.some((one) => one === name)) by.push('api')
+      if (ofWorker.some((one) => one === name)) by.push('worker')
+      const isSet = Boolean(env[name] || env[`${name}_FILE`])
+      const why = (error as ConfigError).message.replace(new RegExp(`^${name}:? ?`), '')
+      return [{ name, by, isSet, why }]
+    }
+  })
+}
 
 const own = ['QUEUE_REDIS_URL', 'HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const
 const replaceable = ['REDIS_URL', 'DATABASE_URL', 'JWT_SECRET'] as const
@@ -207,7 +239,7 @@ export function printable(env: Environment = process.env): Printed[] {
     const shown = given ?? (fallback ? String(parsed.data) : null)
     return {
       ...{ name, about, from: fallback ? 'default' : from },
-      value: shown !== null && secret ? '(secret)' : shown,
+      value: shown === null ? null : secret ? '(secret)' : withoutCredentials(shown),
       wrong: given !== undefined && !parsed.success ? parsed.error.issues[0]!.message : null,
     }
   })

@@ -53,6 +53,8 @@ export type Queues = {
   counts(): Promise<{ queue: string; state: string; count: number }[]>
   /** The queues as BullMQ has them, for whoever shows them; one is replaced when its Redis was away. */
   all(): Queue[]
+  /** For an operator's question or two; whoever has it closes it. */
+  desk(): QueueDesk
   close(): Promise<void>
 }
 
@@ -108,6 +110,8 @@ export function openQueues(url: string, telemetry?: Telemetry): Queues {
     },
 
     all: () => [flush.queue(), jobs.queue()],
+
+    desk: () => openQueueDesk(url),
 
     async close() {
       await Promise.allSettled([flush.close(), jobs.close()])
@@ -186,6 +190,8 @@ export type QueueOverview = {
   failed: number
 }
 export type FailedJob = { queue: string; id: string; reason: string; attempts: number; at: Date }
+
+export type QueueDesk = ReturnType<typeof openQueueDesk>
 
 /** BullMQ's Redis does not answer. */
 export class QueuesAway extends Error {}

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { environmentOf } from '../src/config.ts'
+import { auditRows } from '../src/ledger/audit.ts'
 import { keys } from '../src/store/keys.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -15,6 +16,7 @@ beforeEach(async () => {
 })
 afterEach(() => world.close())
 
+const why = ['--reason', 'no newer backup']
 const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 async function acceptLoss(...options: string[]) {
   const { REDIS_URL, DATABASE_URL } = world.settings
@@ -70,8 +72,10 @@ async function refusesToServe() {
 test('accept-loss  says so when nothing is lacking, and changes nothing', async () => {
   await assign('u1')
   await world.level()
-  const said = await acceptLoss('--yes')
+  const said = await acceptLoss('--yes', ...why)
   expect(said).toEqual({ code: 0, out: 'PostgreSQL lacks nothing that Redis knows of.\n' })
+  const bare = await acceptLoss('--yes')
+  expect([bare.code, bare.out]).toEqual([2, expect.stringMatching(/--yes needs --reason TEXT/)])
   const { rows } = await world.database.query('SELECT 1 FROM shards WHERE loss_accepted')
   expect(rows).toEqual([])
 })
@@ -84,13 +88,15 @@ test('accept-loss  shows what is lacking, waits for --yes, and what the journal 
   expect(shown.out).toMatch(new RegExp(`^shard ${shard}: PostgreSQL has 1 facts .* 2 facts are`))
   expect(shown.out).toMatch(/journal still has 2 entries/)
   expect(shown.out).toMatch(/Nothing was changed/)
-  const other = await acceptLoss('--shard', `${1 - shard}`, '--yes')
+  const other = await acceptLoss('--shard', `${1 - shard}`, '--yes', ...why)
   expect(other.out).toMatch(/lacks nothing/)
-  const done = await acceptLoss('--shard', `${shard}`, '--yes')
+  const done = await acceptLoss('--shard', `${shard}`, '--yes', ...why)
   expect([done.code, done.out.split('\n').at(-2)]).toEqual([
     0,
     expect.stringMatching(/^The loss is accepted/),
   ])
+  const [deed] = await auditRows(world.database, { limit: 1 })
+  expect(deed).toMatchObject({ target: `shard:${shard}`, reason: 'no newer backup' })
   await world.ready()
   for (const code of codes) {
     const shownNow = await world.call('GET', `coupons/${code}`, { as: world.admin })
@@ -106,12 +112,37 @@ test('accept-loss  goes on with what PostgreSQL has where the journal is gone', 
   const { code, out } = await acceptLoss('--json')
   expect(code).toBe(3)
   expect(JSON.parse(out)).toMatchObject({ accepted: false, losses: [{ shard, retained: 0 }] })
-  expect((await acceptLoss('--yes')).out).toMatch(/codes may be given away again/)
+  expect((await acceptLoss('--yes', ...why)).out).toMatch(/codes may be given away again/)
   await world.ready()
   for (const one of codes) {
     const shown = await world.call('GET', `coupons/${one}`, { as: world.admin })
     expect(shown.body.state).toBe('UNASSIGNED')
   }
+})
+
+test('accept-loss  over HTTP shows what is lacking to whoever looks, and is an administrator to do', async () => {
+  const { shard } = await forget()
+  await refusesToServe()
+  const viewer = (await world.signUp('viewer')).token
+  const shown = await world.call('GET', 'ops/accept-loss', { as: viewer })
+  expect(shown.body).toMatchObject({ losses: [{ shard, retained: 2, postgres: { facts: 1 } }] })
+  const other = await world.call('GET', `ops/accept-loss?shard=${1 - shard}`, { as: viewer })
+  expect(other.body).toEqual({ losses: [] })
+  const body = { shard, reason: 'no newer backup' }
+  expect((await world.call('POST', 'ops/accept-loss', { as: viewer, body })).status).toBe(403)
+  const done = await world.call('POST', 'ops/accept-loss', { as: world.admin, body })
+  expect(done.body).toMatchObject({ accepted: true, losses: [{ shard }] })
+  const [deed] = await auditRows(world.database, { limit: 1 })
+  expect(deed).toMatchObject({
+    ...{ actor: `user:${world.adminId}`, action: 'accept-loss', target: `shard:${shard}` },
+    reason: 'no newer backup',
+  })
+  await world.ready()
+  const none = { ...body, shard: 63 }
+  const missing = await world.call('POST', 'ops/accept-loss', { as: world.admin, body: none })
+  expect(missing.body.code).toBe('shard-not-found')
+  const level = await world.call('POST', 'ops/accept-loss', { as: world.admin, body })
+  expect(level.body).toEqual({ accepted: false, losses: [] })
 })
 
 test('accept-loss  names a shard that there is not', async () => {

@@ -82,7 +82,9 @@ test('what an administrator does stands in the audit log, and no other page can 
   expect((await pause({ origin: world.base })).status).toBe(200)
   const [deed, ...rest] = await auditRows(world.database, { limit: 100 })
   expect(rest).toHaveLength(before)
-  expect(deed).toMatchObject({ action: 'queues', target: 'PUT /queues/api/queues/jobs/pause' })
+  expect(deed).toMatchObject({
+    ...{ action: 'queues', target: 'PUT /queues/api/queues/jobs/pause', reason: 'Bull Board' },
+  })
   expect(deed!.actor).toMatch(/^user:/)
   const headers = { cookie }
   expect((await ask('/api/queues/jobs/resume', { method: 'PUT', headers })).status).toBe(200)

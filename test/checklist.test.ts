@@ -183,8 +183,10 @@ describe('checklist of a running service', () => {
   })
 
   const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
-  async function doctor(redisUrl: string, databaseUrl: string, ...options: string[]) {
-    const env = environmentOf({ REDIS_URL: redisUrl, DATABASE_URL: databaseUrl })
+  const doctor = (redisUrl: string, databaseUrl: string, ...options: string[]) =>
+    doctorIn({ REDIS_URL: redisUrl, DATABASE_URL: databaseUrl }, ...options)
+  async function doctorIn(settings: Parameters<typeof environmentOf>[0], ...options: string[]) {
+    const env = environmentOf(settings)
     const child = spawn(process.execPath, [main, ...options, 'doctor'], {
       env: env as NodeJS.ProcessEnv,
     })
@@ -206,6 +208,45 @@ describe('checklist of a running service', () => {
     expect(unfine(items)).toContain('no-appendfsync-on-rewrite warning')
     expect(ill.code).toBe(3)
     await world.redis.config('SET', 'no-appendfsync-on-rewrite', 'no')
+  })
+
+  test('doctor says which settings an API or a worker would not start with', async () => {
+    const { REDIS_URL, DATABASE_URL } = world.settings
+    const stores = { REDIS_URL, DATABASE_URL, JWT_SECRET: '' }
+    // A machine may have the command alone: what is missing there is no fault.
+    const alone = await doctorIn(stores)
+    expect([alone.code, alone.out]).toEqual([
+      0,
+      expect.stringMatching(
+        /^note +environment JWT_SECRET +is not set: .*\n +-> set it: an API that/m,
+      ),
+    ])
+    const wrong = { JWT_SECRET: 'short', PORT: 'none', BACKLOG_FACTS: '1', METRICS_PORT: '-1' }
+    const both = { DATABASE_POOL: '1', REDIS_MANAGED: 'yes' }
+    const ill = await doctorIn({ ...stores, ...wrong, ...both })
+    expect(ill.code).toBe(3)
+    for (const name of Object.keys({ ...wrong, ...both }))
+      expect(ill.out).toMatch(
+        new RegExp(`^refusal +environment ${name} +.*\\n +-> correct it: `, 'm'),
+      )
+    expect(ill.out).not.toContain('short')
+    expect(ill.out).toMatch(/METRICS_PORT .*\n +-> correct it: a worker that /)
+    expect(ill.out).toMatch(/DATABASE_POOL .*\n +-> correct it: an API and a worker that /)
+  })
+
+  test("doctor looks at BullMQ's Redis where it is another one", async () => {
+    const { REDIS_URL, DATABASE_URL } = world.settings
+    const stores = { REDIS_URL, DATABASE_URL }
+    const same = await doctorIn({ ...stores, QUEUE_REDIS_URL: REDIS_URL })
+    expect([same.code, same.out]).toEqual([
+      0,
+      expect.stringMatching(/^fine +queue maxmemory-policy +noeviction$/m),
+    ])
+    const away = await doctorIn({ ...stores, QUEUE_REDIS_URL: 'redis://127.0.0.1:1' })
+    expect([away.code, away.out]).toEqual([
+      3,
+      expect.stringMatching(/^warning +queue connection +.*ECONNREFUSED.*\n +-> start it, or /m),
+    ])
   })
 
   test('doctor says which server is down and ends with 69', async () => {

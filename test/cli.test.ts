@@ -33,11 +33,12 @@ afterAll(() => admin(`DROP DATABASE ${name} WITH (FORCE)`))
 /** Runs the ops command as an operator would; `input` is what they pipe into it. */
 async function stampede(
   args: string[],
-  { url = here.href, input = '', shards = '3', redis = '', dir = scratch } = {},
+  { url = here.href, input = '', shards = '3', redis = '', dir = scratch, uid = NaN } = {},
 ) {
   const settings = { DATABASE_URL: url, SHARDS: shards, REDIS_URL: redis, DATA_DIR: dir }
   const child = spawn(process.execPath, [main, ...args], {
     env: environmentOf(settings) as NodeJS.ProcessEnv,
+    ...(uid ? { uid } : {}),
   })
   child.stdin.on('error', () => {}) // it may end before it has read
   child.stdin.end(input)
@@ -167,6 +168,29 @@ test('bad configuration ends with 78 and names the variable', async () => {
   expect(url.err).toMatch(/^DATABASE_URL/)
   const shards = await stampede(['migrate'], { shards: 'many' })
   expect([shards.code, shards.err.startsWith('SHARDS is "many"')]).toEqual([78, true])
+})
+
+test.skipIf(process.getuid?.() !== 0)(
+  'a user without a name in /etc/passwd has a number',
+  async () => {
+    await stampede(['migrate'])
+    const uid = 54_321
+    const made = await stampede(['keys', 'create', 'till', '--json'], { redis: 'redis://x', uid })
+    expect([made.code, made.err]).toEqual([0, ''])
+    const database = openDatabase(here.href, 1, 'test')
+    const { rows } = await database.query('SELECT actor FROM audit_log WHERE target = $1', [
+      `key:${JSON.parse(made.out).key_id}`,
+    ])
+    await database.end()
+    expect(rows).toEqual([{ actor: expect.stringMatching(/^cli:uid:54321@/) }])
+  },
+)
+
+test('a certificate may come from standard input, where the machine has no file of it', async () => {
+  await stampede(['migrate'])
+  const input = JSON.stringify({ certificate: { verdict: 'equal', signature: 'x' } })
+  const said = await stampede(['verify-certificate', '-'], { redis: 'redis://x', input })
+  expect([said.code, said.out]).toEqual([3, expect.stringMatching(/^NOT genuine/)])
 })
 
 test('every command of every verb begins its help with an example', async () => {

@@ -211,6 +211,10 @@ describe('config', () => {
     [{ ...fine, DURABILITY_WAIT_MS: '0' }, /^DURABILITY_WAIT_MS is "0": /],
     [{ ...fine, BACKLOG_FACTS: 'big' }, /^BACKLOG_FACTS is "big": /],
     [{ ...fine, LOG_LEVEL: 'loud' }, /^LOG_LEVEL is "loud": /],
+    [
+      { ...fine, OTEL_EXPORTER_OTLP_ENDPOINT: 'ftp://me:hunter2@x' },
+      /^OTEL_EXPORTER_OTLP_ENDPOINT is "ftp:\/\/\(secret\)@x": /,
+    ],
   ])('names what is wrong and never shows a secret (%#)', (env, line) => {
     expect(() => apiConfig(env)).toThrow(line)
     expect(() => apiConfig(env)).not.toThrow(/hunter2/)

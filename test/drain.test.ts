@@ -87,14 +87,16 @@ async function heldDrain(options: { book?: string }, meanwhile: () => Promise<un
 }
 
 const main = resolve(import.meta.dirname, '../src/cli/main.ts')
-async function stampede(...args: string[]): Promise<{ code: number; out: string }> {
+async function stampede(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   const { REDIS_URL, DATABASE_URL } = world.settings
   const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
   const child = spawn(process.execPath, [main, ...args], { env })
   let out = ''
+  let err = ''
   child.stdout.on('data', (some) => (out += some))
+  child.stderr.on('data', (some) => (err += some))
   const [code] = await once(child, 'close')
-  return { code, out }
+  return { code, out, err }
 }
 
 const ends = async ({ shards }: Certificate) =>
@@ -233,6 +235,29 @@ describe('drain', () => {
       why: ['the book was changed while both stores were compared'],
     })
     await setBook(ops, book, 'active', by)
+  })
+
+  test('a file that cannot be written is refused before anything is stopped', async () => {
+    const intake = () => world.database.query("SELECT 1 FROM shards WHERE intake = 'stopped'")
+    const file = join(scratchDir('drain'), 'nowhere', 'drained.json')
+    const refused = await stampede('drain', '--certificate', file)
+    expect([refused.code, refused.out]).toEqual([2, ''])
+    expect(refused.err).toMatch(/nothing was stopped: .*drained.json cannot be written: ENOENT/)
+    expect((await intake()).rows).toEqual([])
+    // A disk that is full lets itself be opened, and says so at the end.
+    const full = await stampede('drain', '--certificate', '/dev/full')
+    expect([full.code, (await intake()).rows.length > 0]).toEqual([1, true])
+    const [line, kept] = full.out.trimEnd().split('\n').slice(-2)
+    expect(line).toMatch(/^! \/dev\/full could not be written: ENOSPC/)
+    expect(await isGenuine(world.database, JSON.parse(kept!))).toBe(true)
+    const asked = await stampede('drain', '--json', '--certificate', '/dev/full')
+    const said = JSON.parse(asked.out)
+    expect([asked.code, said.unwritten]).toEqual([1, expect.stringMatching(/^ENOSPC/)])
+    // As it is kept where the machine of the command has no disk of its own.
+    const saved = join(scratchDir('drain'), 'said.json')
+    writeFileSync(saved, asked.out)
+    expect((await stampede('verify-certificate', saved)).out).toMatch(/^genuine/)
+    await setIntake(ops, 'open', by)
   })
 
   test('a certificate that somebody touched is not genuine', async () => {

@@ -1,14 +1,19 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openRedis } from '../src/cli/redis.ts'
 import { environmentOf } from '../src/config.ts'
 import { auditRows } from '../src/ledger/audit.ts'
 import { openDatabase, transaction } from '../src/ledger/database.ts'
 import { createJob, getJob } from '../src/ledger/jobs.ts'
 import { beginRecovery, shardRow } from '../src/ledger/shards.ts'
+import { openOps } from '../src/ops/open.ts'
 import { retryAllParked } from '../src/ops/parked.ts'
 import { timeline } from '../src/ops/timeline.ts'
+import { openQueues } from '../src/queues.ts'
 import { keys } from '../src/store/keys.ts'
 import { openWorld, until, type World } from './world.ts'
 
@@ -488,11 +493,15 @@ describe('jobs', () => {
 describe('config print', () => {
   test('shows every setting and no secret', async () => {
     const secret = 'x'.repeat(40)
-    const { code, out } = await stampede(['config', 'print'], { JWT_SECRET: secret, PORT: '81' })
+    const { code, out } = await stampede(['config', 'print'], {
+      ...{ JWT_SECRET: secret, PORT: '81' },
+      OTEL_EXPORTER_OTLP_ENDPOINT: `https://user:${secret}@collector.example`,
+    })
     expect(code).toBe(0)
     expect(out).toMatch(/^JWT_SECRET +\(secret\) \(environment\)$/m)
     expect(out).toMatch(/^PORT +81 \(environment\)$/m)
     expect(out).toMatch(/^SHARDS +8 \(default\)$/m)
+    expect(out).toMatch(/^OTEL_EXPORTER_OTLP_ENDPOINT https:\/\/\(secret\)@collector.example /m)
     expect(out).not.toContain(secret)
     const wrong = await stampede(['config', 'print'], { PORT: 'eighty' })
     expect([wrong.code, wrong.out]).toEqual([78, expect.stringMatching(/^PORT .*WRONG/m)])
@@ -542,17 +551,71 @@ describe('books and keys', () => {
     expect([wrong.code, wrong.err]).toEqual([2, expect.stringMatching(/opens_at/)])
   })
 
+  test('warm finds a sale that is over, a flush that is held and workers that are away', async () => {
+    const made = await world.makeBook({}, 3)
+    const warm = () => asked('books', 'warm', made)
+    const hour = 3_600_000
+    const set = async (name: string, ms: number | null) => {
+      const time = ms === null ? null : new Date(Date.now() + ms).toISOString()
+      const body = { [name]: time }
+      const changed = await world.call('PATCH', `books/${made}`, { as: world.admin, body })
+      expect(changed.status, JSON.stringify(changed.body)).toBe(200)
+    }
+    expect(await warm()).toMatchObject({ code: 0, ready: true, notes: [] })
+    // That it has not begun is what it is looked over for.
+    await set('opens_at', hour)
+    const early = await warm()
+    expect([early.code, early.why_not, early.notes]).toEqual([
+      0,
+      [],
+      [expect.stringMatching(/^it gives nothing out before 20/)],
+    ])
+    expect((await stampede(['books', 'warm', made])).out).toMatch(/^ready: 3 left.*\nit gives /)
+    await set('opens_at', null)
+    for (const [name, says] of [
+      ['closes_at', /^its sale ended at 20/],
+      ['expiration_date', /^its coupons could be used until 20/],
+    ] as const) {
+      await set(name, -hour)
+      const over = await warm()
+      expect([over.code, over.why_not]).toEqual([3, [expect.stringMatching(says)]])
+      await set(name, hour)
+      expect((await warm()).why_not).toEqual([])
+      await set(name, null)
+    }
+    const flush = (is: string) => world.database.query('UPDATE shards SET flush = $1', [is])
+    await flush('paused')
+    expect((await warm()).why_not).toContainEqual(
+      expect.stringMatching(/^the flush is paused: .*resume/),
+    )
+    await flush('running')
+    await world.stopWorker()
+    expect((await warm()).why_not).toContainEqual(expect.stringMatching(/^no worker is alive/))
+    await world.startWorker()
+    await world.ready()
+    await until(async () => (await warm()).ready, 'it is ready again')
+  }, 60_000)
+
   test('a key works until it is revoked', async () => {
     const { key, key_id } = await asked('keys', 'create', 'checkout', ...why)
     expect((await world.call('GET', 'books', { as: key })).status).toBe(200)
-    expect((await asked('keys', 'revoke', key_id, ...why)).code).toBe(0)
+    const revoke = ['keys', 'revoke', key_id, ...why]
+    expect(await asked(...revoke)).toMatchObject({ code: 0, revoked: false, key: { key_id } })
+    expect((await stampede(revoke)).out).toMatch(
+      /^Nothing was changed\. With --yes .*\n.* checkout,/,
+    )
+    expect((await world.call('GET', 'books', { as: key })).status).toBe(200)
+    expect(await asked(...revoke, '--yes')).toMatchObject({ code: 0, revoked: true })
     const deeds = await auditRows(world.database, { limit: 2 })
     expect(deeds.map(({ action, reason }) => [action, reason])).toEqual([
       ['keys.revoke', 'a test'],
       ['keys.create', 'a test'],
     ])
     await until(async () => (await world.call('GET', 'books', { as: key })).status === 401, 'over')
-    expect((await stampede(['keys', 'revoke', '0'.repeat(16), ...why])).code).toBe(1)
+    for (const yes of [[], ['--yes']])
+      expect(await stampede(['keys', 'revoke', '0'.repeat(16), ...why, ...yes])).toMatchObject({
+        ...{ code: 1, err: 'No such API key\n' },
+      })
   })
 })
 
@@ -565,7 +628,9 @@ describe('queues', () => {
       { queue: 'jobs', paused: false, workers: 1, failed: 0 },
     ])
     expect(await asked('queues', 'failed')).toMatchObject({ code: 0, failed: [] })
-    expect(await asked('queues', 'retry')).toMatchObject({ code: 0, retried: 0 })
+    expect(await asked('queues', 'retry', ...why)).toMatchObject({ code: 0, retried: 0 })
+    for (const bare of [['retry'], ['clean', '--yes']])
+      expect((await stampede(['queues', ...bare])).code).toBe(2)
     expect(await asked('queues', 'clean')).toMatchObject({ code: 0, removed: 0, over: 0 })
     const gone = await stampede(['queues', 'list'], { REDIS_URL: 'redis://127.0.0.1:1' })
     expect([gone.code, gone.err]).toEqual([69, expect.stringMatching(/does not answer/)])
@@ -574,6 +639,19 @@ describe('queues', () => {
     const wrong = await stampede(['queues', 'failed'])
     expect([wrong.code, wrong.err]).toEqual([1, expect.stringMatching(/WRONGTYPE/)])
     await world.redis.del('{stampede}:jobs:failed')
+  })
+
+  test('over HTTP their Redis may be away, which is said and no bug', async () => {
+    const queues = openQueues('redis://127.0.0.1:1')
+    const { database, redis, house } = world
+    const limits = { backlog: 1_000, managed: false, waitMs: 1_000 }
+    const ops = openOps({ redis, database }, limits, queues, house.deps)
+    const by = { actor: 'test', reason: 'a test' }
+    const said = [ops.queues(), ops.failedInQueues(1), ops.retryQueues(by), ops.cleanQueues(by)]
+    for (const one of await Promise.all(said)) expect(one).toMatchObject({ problem: 'not-ready' })
+    await queues.close()
+    const [deed] = await auditRows(database, { limit: 1 })
+    expect(deed?.actor, 'nothing was done, and nothing is on record').not.toBe('test')
   })
 
   test('a job that throws is shown with its reason, and comes again by hand and by itself', async () => {
@@ -606,10 +684,35 @@ describe('queues', () => {
     await repair(byItself, '-1 minute')
     await until(done(byItself), 'the sweep has it done')
     expect((await asked('queues', 'failed')).failed).toMatchObject([{ id: byHand }])
-    expect(await asked('queues', 'retry')).toMatchObject({ code: 0, retried: 1 })
+    expect(await asked('queues', 'retry', ...why)).toMatchObject({ code: 0, retried: 1 })
     await until(done(byHand), 'it is done')
-    expect(await asked('queues', 'clean', '--yes')).toMatchObject({ code: 0, removed: 0 })
+    const clean = ['queues', 'clean', '--yes', ...why]
+    expect(await asked(...clean)).toMatchObject({ code: 0, removed: 0 })
+    // The job that was done again has a deed of its own between them.
+    const deeds = await auditRows(world.database, { limit: 5 })
+    expect(deeds.filter(({ target }) => target === 'queues').slice(0, 2)).toMatchObject([
+      { action: 'queues.clean', target: 'queues', reason: 'a test', detail: { over: 0 } },
+      { action: 'queues.retry', target: 'queues', reason: 'a test', detail: { failed: 1 } },
+    ])
+    // What cannot be put on record is not done.
+    const away = await stampede(clean, { DATABASE_URL: 'postgres://a@127.0.0.1:1/a' })
+    expect([away.code, away.err]).toEqual([
+      69,
+      expect.stringMatching(/^PostgreSQL does not answer/),
+    ])
   }, 60_000)
+})
+
+test('over HTTP Redis may be away: what is compared with it is refused, and no bug', async () => {
+  const redis = openRedis('redis://127.0.0.1:1')
+  const { database, house } = world
+  const queues = openQueues('redis://127.0.0.1:1')
+  const limits = { backlog: 1_000, managed: false, waitMs: 1_000 }
+  const ops = openOps({ redis, database }, limits, queues, house.deps)
+  for (const said of [await ops.losses(), await ops.planRebuild({}), await ops.timeline('X')])
+    expect(said).toMatchObject({ problem: 'not-ready' })
+  redis.disconnect()
+  await queues.close()
 })
 
 describe('simulate', () => {
@@ -622,14 +725,51 @@ describe('simulate', () => {
     expect(found.redeemed).toBeGreaterThan(10)
     const limit = found.refused['assignment-limit'] ?? 0
     expect(limit + (found.refused['sold-out'] ?? 0)).toBe(40)
+    // It has given out coupons now: whoever rehearses on it once more must mean it.
+    const again = ['simulate', ...crowd, '--url', world.base]
+    const refused = await stampede([...again, '--json'])
+    expect([refused.code, JSON.parse(refused.err).error]).toEqual([
+      2,
+      expect.stringMatching(/^book ".+" is in use: 0 left, 60 given out, \d+ redeemed, 0 void/),
+    ])
+    const meant = await stampede([...again, '--yes'])
+    expect([meant.code, meant.out]).toEqual([
+      1,
+      expect.stringMatching(
+        /^checked: nothing: nobody was given a coupon, mostly (sold-out|assig)/m,
+      ),
+    ])
     const { rows } = await world.database.query(
       "SELECT count(*)::int AS n FROM api_keys WHERE name = 'rehearsal' AND revoked_at IS NULL",
     )
     expect(rows).toEqual([{ n: 0 }])
   })
 
+  test('says so where nobody was given anything, and makes no key for a book that is none', async () => {
+    const paused = await world.makeBook({ is_active: false }, 5)
+    const crowd = ['--users', '9', '--rate', '50', '--time', '200ms', '--url', world.base]
+    const found = await stampede(['simulate', ...crowd, '--book', paused])
+    expect([found.code, found.out]).toEqual([
+      1,
+      expect.stringMatching(/^checked: nothing: .* mostly book-inactive: `stampede books open`/m),
+    ])
+    const keys = () => world.database.query("SELECT 1 FROM api_keys WHERE name = 'rehearsal'")
+    const before = (await keys()).rowCount
+    const unknown = await stampede(['simulate', ...crowd, '--book', crypto.randomUUID()])
+    expect([unknown.code, unknown.err]).toEqual([1, 'No such book\n'])
+    expect((await keys()).rowCount).toBe(before)
+    // As an API of another installation answers: it does not know the key.
+    const other = createServer((_, reply) => reply.writeHead(401).end('{"code":"unauthenticated"}'))
+    await once(other.listen(0, '127.0.0.1'), 'listening')
+    const url = `http://127.0.0.1:${(other.address() as AddressInfo).port}`
+    const fresh = await world.makeBook({}, 5)
+    const lost = await asked('simulate', ...crowd.slice(0, -1), url, '--book', fresh)
+    other.close()
+    expect(lost).toMatchObject({ code: 1, verdict: 'nothing', assigned: 0 })
+  })
+
   test('revokes its key, and ends with 143, when somebody ends it', async () => {
-    const crowd = ['--book', book, '--rate', '1', '--time', '60s', '--url', world.base]
+    const crowd = ['--book', book, '--rate', '1', '--time', '60s', '--url', world.base, '--yes']
     const { REDIS_URL, DATABASE_URL } = world.settings
     const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
     const child = spawn(process.execPath, [main, 'simulate', ...crowd], { env })
@@ -668,6 +808,27 @@ describe('coupon release, void and rollback', () => {
     const [deed] = await auditRows(world.database, { limit: 1 })
     expect(deed).toMatchObject({ action: 'coupon.release', target: `coupon:${code}` })
     expect((await stampede(['coupon', 'release', 'NOSUCH', ...why])).code).toBe(1)
+  })
+
+  test("release makes a counter book's code void for ever, and so wants --yes", async () => {
+    const counter = await world.makeBook({ kind: 'counter', units: 2 })
+    const given = await world.call('POST', 'coupons/assign', {
+      as: world.service,
+      body: { book_id: counter, user_id: 'kim' },
+    })
+    const { code } = given.body.coupons[0]
+    const state = async () =>
+      (await world.call('GET', `coupons/${code}`, { as: world.admin })).body.state
+    const shown = await stampede(['coupon', 'release', code, ...why])
+    expect([shown.code, shown.out]).toEqual([
+      0,
+      expect.stringMatching(/^Nothing was changed\. With --yes this code would be void for ever/m),
+    ])
+    expect(await asked('coupon', 'release', code, ...why)).toMatchObject({ released: false })
+    expect(await state()).toBe('ASSIGNED')
+    const done = await asked('coupon', 'release', code, ...why, '--yes')
+    expect(done).toMatchObject({ code, durable: true })
+    expect(await state()).toBeUndefined()
   })
 
   test('take a code out of circulation, in stock or held, and say so', async () => {

@@ -235,6 +235,29 @@ test("the operators' routes do what the verbs do", async () => {
   ).toBe(422)
 })
 
+test('queues are looked at, tried again and cleaned over HTTP, and a rebuild has its plan', async () => {
+  const { token } = await world.signUp('operator')
+  const get = (path: string) => world.call('GET', `ops/${path}`, { as: token })
+  const post = (path: string, as: string) =>
+    world.call('POST', `ops/queues/${path}`, { as, body: { reason: 'a test' } })
+  const { queues, over } = (await get('queues')).body
+  expect(queues).toMatchObject([
+    { queue: 'flush', paused: false, workers: 1 },
+    { queue: 'jobs', paused: false, workers: 1 },
+  ])
+  expect([over, (await get('queues/failed?limit=5')).body]).toEqual([0, { failed: [] }])
+  expect((await post('retry', token)).body).toEqual({ retried: 0 })
+  expect((await post('clean', world.admin)).body).toEqual({ removed: 0 })
+  expect(await newest(2)).toEqual(['queues.retry queues a test', 'queues.clean queues a test'])
+  const [of] = (await get(`rebuild?book_id=${variables.BOOK}`)).body.plan
+  expect(of).toMatchObject({ phase: 'active', books: expect.any(Number), lag: 0 })
+  expect((await get('rebuild?all=true')).body.plan).toHaveLength(2)
+  expect((await get(`rebuild?shard=${of.shard}`)).body.plan).toEqual([of])
+  expect((await get('rebuild?shard=63')).body.code).toBe('shard-not-found')
+  expect((await get(`rebuild?book_id=${crypto.randomUUID()}`)).body.code).toBe('book-not-found')
+  expect((await get('rebuild')).body.errors).toMatchObject([{ path: 'shard' }])
+})
+
 /** What the audit log says of the newest deeds, the oldest first. */
 async function newest(limit: number): Promise<string[]> {
   const { body } = await world.call('GET', `ops/audit?limit=${limit}`, { as: world.admin })

@@ -166,13 +166,13 @@ test('accept-loss killed before and after it is on record: not accepted, then ma
     const sql = 'SELECT loss_accepted AS accepted FROM shards WHERE shard = $1'
     return { ...(await one<{ accepted: boolean }>(sql, shard)), ...(await deeds('accept-loss')) }
   }
-  await killedAt('loss.before-audit', 'accept-loss', '--yes')
+  await killedAt('loss.before-audit', 'accept-loss', '--yes', ...why)
   expect(await state()).toEqual({ accepted: false })
-  await killedAt('loss.after-postgres', 'accept-loss', '--yes')
+  await killedAt('loss.after-postgres', 'accept-loss', '--yes', ...why)
   expect(await state()).toEqual({ accepted: true, 'accept-loss': 1 })
   worker = town.startWorker()
   await until(async () => !(await state()).accepted, 'a worker has made it anew')
-  expect((await town.cli(['accept-loss', '--yes'])).out).toMatch(/lacks nothing/)
+  expect((await town.cli(['accept-loss', '--yes', ...why])).out).toMatch(/lacks nothing/)
   // The journal still had it.
   expect(await one('SELECT user_id FROM coupons WHERE code = $1', code)).toEqual({ user_id: 'gil' })
   expect(await state()).toEqual({ accepted: false, 'accept-loss': 1 })

@@ -70,7 +70,7 @@ test('Ctrl-C at a terminal ends it with 130, as what was not done', async () => 
 
 test('a rehearsal at a terminal is a table that grows by a line a second', async () => {
   await world.database.query("UPDATE shards SET flush = 'running', intake = 'open'")
-  const crowd = ['--rate', '5', '--time', '1500ms', '--book', book, '--url', world.base]
+  const crowd = ['--rate', '5', '--time', '1500ms', '--book', book, '--url', world.base, '--yes']
   const { code, said } = await run(true, ['simulate', ...crowd])
   const [head, first, ...rest] = said.split(/\r?\n/)
   expect([code, head]).toEqual([0, expect.stringMatching(/^ +came +requests .* p99 ms +refused$/)])

@@ -1,4 +1,4 @@
-import { InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
 import { z } from 'zod'
 import { type EntryId, parseEntryId } from '../journal/entry.ts'
 
@@ -20,6 +20,12 @@ export const id = reader(z.uuid(), 'an id, as lists show it')
 export const shard = reader(whole.pipe(z.number().max(63)), 'the number of a shard')
 export const count = reader(whole.pipe(z.number().min(1)), 'a whole number from 1 on')
 export const reason = reader(z.string().trim().min(1).max(500), 'a reason, up to 500 characters')
+
+/** Of a verb that looks without a reason, and that needs one for what --yes does. */
+export function reasonFor(given: string | undefined, command: Command): string {
+  if (given) return given
+  command.error('error: --yes needs --reason TEXT: it stands in the audit log', { exitCode: 2 })
+}
 
 const units = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const
 

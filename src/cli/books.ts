@@ -171,5 +171,5 @@ async function warm(bookId: string, _: unknown, command: Command): Promise<void>
   const text = found.ready
     ? `ready: ${found.left} left; giving all away takes ${found.memory} bytes of Redis`
     : ['not ready:', ...found.why_not.map((reason) => `! ${reason}`)].join('\n')
-  say(command, text, found)
+  say(command, [text, ...found.notes].join('\n'), found)
 }

@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { readConfig } from '../config.ts'
+import { getBook } from '../ledger/books.ts'
 import { openDatabase } from '../ledger/database.ts'
 import { actOnCoupon, type Wanted } from '../ops/coupon.ts'
 import { type Timeline, type TimelineFact, timeline } from '../ops/timeline.ts'
@@ -27,9 +28,9 @@ export function couponVerbs(program: Command): void {
       .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
       .addHelpText('before', `Example:\n  $ npm run stampede -- coupon ${name} ${example}\n`)
       .addHelpText('after', '\nEnds with 4 if it is done in Redis and the ledger is late.')
-      .action((subject: string, options: Asked, command: Command) =>
-        name === 'void' && !options.yes
-          ? show(subject, options, command, voids)
+      .action(async (subject: string, options: Asked, command: Command) =>
+        (await destroys(name, subject, options))
+          ? show(subject, options, command, unchanged[name])
           : act(name, subject, options.reason, command),
       )
   verb(
@@ -37,6 +38,9 @@ export function couponVerbs(program: Command): void {
     '<code>',
     "put an assigned coupon back into stock; a counter book's code becomes void",
     'SUMMER-QDJCC3L1-2026 --reason "bought by mistake"',
+  ).option(
+    '--yes',
+    "do it to a counter book's code as well; without it you are shown what would go",
   )
   verb(
     'void',
@@ -76,13 +80,39 @@ async function act(
 
 type Asked = { reason: string; yes?: boolean }
 
-const voids = 'Nothing was changed. With --yes this code would be out of circulation for good.'
+/** Of what cannot be undone: what it would be, and what the answer is to say of it. */
+const unchanged: Partial<Record<Wanted['verb'], { text: string; said: object }>> = {
+  void: {
+    text: 'Nothing was changed. With --yes this code would be out of circulation for good.',
+    said: { voided: false },
+  },
+  release: {
+    text: 'Nothing was changed. With --yes this code would be void for ever, as all released ones of a counter book.',
+    said: { released: false },
+  },
+}
+
+/** Whether it is for good, and nobody has said --yes. */
+async function destroys(verb: Wanted['verb'], code: string, { yes }: Asked): Promise<boolean> {
+  if (yes || verb === 'rollback') return false
+  if (verb === 'void') return true
+  return withOps(async (ops) => {
+    const found = await timeline(ops, code)
+    const book = found && (await getBook(ops.database, found.book_id))
+    return book?.kind === 'counter'
+  })
+}
 
 /** `next`: what was not done, and how it would be. */
-async function show(code: string, _: unknown, command: Command, next?: string): Promise<void> {
+async function show(
+  code: string,
+  _: unknown,
+  command: Command,
+  next?: (typeof unchanged)['void'],
+): Promise<void> {
   const found = await withOps((ops) => timeline(ops, code))
   if (!found) throw new Error('PostgreSQL has no such code, and Redis no such coupon.')
-  if (next) say(command, `${text(found)}\n${next}`, { ...found, voided: false })
+  if (next) say(command, `${text(found)}\n${next.text}`, { ...found, ...next.said })
   else say(command, text(found), found)
 }
 

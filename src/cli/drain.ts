@@ -1,9 +1,10 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import { type Certificate, isGenuine } from '../ops/certificate.ts'
 import { drain } from '../ops/drain.ts'
 import { problemDocument } from '../problems.ts'
 import { duration, id, reason } from './arguments.ts'
+import { exits } from './explain.ts'
 import { actor, withBoth, withOps } from './ops.ts'
 import { say, tell, told } from './say.ts'
 
@@ -17,7 +18,7 @@ export function drainVerbs(program: Command): void {
     )
     .option('--timeout <time>', 'how long to wait for the ledger', duration, 60_000)
     .option('--book <id>', 'this book alone: all its verbs answer 503 intake-stopped', id)
-    .option('--certificate <file>', 'write the certificate there')
+    .option('--certificate <file>', 'write the certificate there; left out: it is shown')
     .option('--reason <text>', 'why: it stands in the audit log', reason, 'drain')
     .addHelpText(
       'before',
@@ -25,8 +26,9 @@ export function drainVerbs(program: Command): void {
     )
     .addHelpText(
       'after',
-      '\nEnds with 1 and no certificate if somebody resumed meanwhile, 3 if the stores differ, 4 if the' +
-        '\nledger did not follow in time. Intake stays stopped: `stampede resume --intake --reason ...`' +
+      '\nEnds with 1 and no certificate if somebody resumed meanwhile, 2 with nothing stopped if FILE cannot' +
+        '\nbe written, 3 if the stores differ, 4 if the ledger did not follow in time. If FILE fails after' +
+        '\nall, the certificate is shown, and it ends with 1. Intake stays stopped: `stampede resume --intake --reason ...`' +
         '\nopens it again. After --book it is that of the book alone: `stampede resume --book ID` opens' +
         '\nall of it, `stampede pause --book ID` what its holders do.',
     )
@@ -36,7 +38,7 @@ export function drainVerbs(program: Command): void {
     .description(
       'whether this installation has signed a certificate exactly as it is, and its verdict',
     )
-    .argument('<file>', 'what `drain --certificate` wrote')
+    .argument('<file>', 'what `drain --certificate` wrote, or said with --json; -: standard input')
     .addHelpText('before', 'Example:\n  $ npm run stampede -- verify-certificate drained.json\n')
     .addHelpText(
       'after',
@@ -45,7 +47,32 @@ export function drainVerbs(program: Command): void {
     .action(verify)
 }
 
+/** Before anything is stopped: a certificate that could not be kept would cost a sale its intake for nothing. */
+function tryFile(file: string, command: Command): void {
+  try {
+    const isNew = !existsSync(file)
+    closeSync(openSync(file, 'a'))
+    if (isNew) rmSync(file)
+  } catch (error) {
+    const why = (error as Error).message
+    command.error(`error: nothing was stopped: ${file} cannot be written: ${why}`, {
+      exitCode: exits.usage,
+    })
+  }
+}
+
+/** Why it is not in the file, which was writable before the drain; undefined: it is. */
+function unwritten(file: string, certificate: Certificate): string | undefined {
+  try {
+    writeFileSync(file, `${JSON.stringify(certificate, null, 2)}\n`)
+    return undefined
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
 async function run(options: Options, command: Command): Promise<void> {
+  if (options.certificate) tryFile(options.certificate, command)
   const drained = await withBoth((ops) =>
     drain(ops, {
       ...(options.book ? { book: options.book } : {}),
@@ -69,9 +96,9 @@ async function run(options: Options, command: Command): Promise<void> {
   }
   const { certificate, reconciliation } = drained
   const { differences, more } = reconciliation
-  if (options.certificate)
-    writeFileSync(options.certificate, `${JSON.stringify(certificate, null, 2)}\n`)
-  if (reconciliation.verdict === 'different') process.exitCode = 3
+  const lost = options.certificate && unwritten(options.certificate, certificate)
+  if (reconciliation.verdict === 'different') process.exitCode = exits.different
+  if (lost) process.exitCode = exits.failed
   const coupons = certificate.books.reduce((sum, book) => sum + book.coupons, 0)
   const ends = certificate.shards.map(({ shard, epoch, entry }) => `${shard}/${epoch}-${entry}`)
   say(
@@ -81,16 +108,20 @@ async function run(options: Options, command: Command): Promise<void> {
       `no fact${certificate.book ? ' of this book' : ''} has an entry beyond ${ends.join(' ')}`,
       ...differences.slice(0, 20).map((one) => `! ${one.class} ${one.what}`),
       ...(differences.length > 20 ? [`! and ${differences.length - 20 + more} more`] : []),
-      options.certificate ? `certificate: ${options.certificate}` : JSON.stringify(certificate),
+      ...(lost ? [`! ${options.certificate} could not be written: ${lost}. Keep this line:`] : []),
+      options.certificate && !lost
+        ? `certificate: ${options.certificate}`
+        : JSON.stringify(certificate),
     ].join('\n'),
-    { state: drained.state, certificate, differences, more },
+    { state: drained.state, certificate, differences, more, ...(lost ? { unwritten: lost } : {}) },
   )
 }
 
 const others = (waits: string[]) => (waits.length > 1 ? ` and ${waits.length - 1} more` : '')
 
 async function verify(file: string, _: unknown, command: Command): Promise<void> {
-  const certificate = JSON.parse(readFileSync(file, 'utf8')) as Certificate
+  const read = JSON.parse(readFileSync(file === '-' ? 0 : file, 'utf8'))
+  const certificate: Certificate = read.certificate ?? read
   const genuine = await withOps(({ database }) => isGenuine(database, certificate))
   if (!genuine || certificate.verdict !== 'equal') process.exitCode = 3
   say(

@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { makeApiKey } from '../http/tokens.ts'
+import { openAccounts } from '../ledger/accounts.ts'
 import { createKey, revokeKey } from '../ops/keys.ts'
 import { problemDocument } from '../problems.ts'
 import { reason } from './arguments.ts'
@@ -24,9 +25,10 @@ export function keyVerbs(program: Command): void {
     .description('end a key: within a second nobody accepts it any more')
     .argument('<key_id>', 'the 16 characters after sk_')
     .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
+    .option('--yes', 'do it, for good; without it you are shown whose key it is')
     .addHelpText(
       'before',
-      'Example:\n  $ npm run stampede -- keys revoke 0123456789abcdef --reason "service retired"\n',
+      'Example:\n  $ npm run stampede -- keys revoke 0123456789abcdef --reason "service retired" --yes\n',
     )
     .action(revoke)
 }
@@ -37,8 +39,25 @@ async function create(name: string, options: { reason?: string }, command: Comma
   say(command, `${key}\nIt is shown this once.`, { key_id: stored.key_id, name, key })
 }
 
-async function revoke(keyId: string, options: { reason: string }, command: Command): Promise<void> {
-  const refusal = await withOps((ops) => revokeKey(ops, keyId, { actor, ...options }))
+type Revoking = { reason: string; yes?: boolean }
+
+async function revoke(keyId: string, { reason: why, yes }: Revoking, command: Command) {
+  if (!yes) return show(keyId, command)
+  const refusal = await withOps((ops) => revokeKey(ops, keyId, { actor, reason: why }))
   if (refusal) throw new Error(problemDocument(refusal, '', '').title)
   say(command, `key ${keyId} is revoked`, { key_id: keyId, revoked: true })
+}
+
+/** Whose key would end: one of a service that sells stops the sale of it. */
+async function show(keyId: string, command: Command): Promise<void> {
+  const key = await withOps(({ database }) => openAccounts(database).findApiKey(keyId))
+  if ('problem' in key) throw new Error(problemDocument(key, '', '').title)
+  const { name, created_by, created_at, revoked_at } = key
+  const over = revoked_at ? `, revoked since ${revoked_at.toISOString()}` : ''
+  say(
+    command,
+    'Nothing was changed. With --yes this key would end for good:\n' +
+      `${keyId}  ${name}, made by ${created_by} at ${created_at.toISOString()}${over}`,
+    { revoked: false, key },
+  )
 }

@@ -7,7 +7,16 @@ import type { Ops } from '../ops/ops.ts'
 import { withRedis } from './redis.ts'
 
 /** Who types: stands in the audit log. */
-export const actor = `cli:${userInfo().username}@${hostname()}`
+export const actor = `cli:${login()}@${hostname()}`
+
+/** A container may run under a user that its /etc/passwd does not have. */
+function login(): string {
+  try {
+    return userInfo().username
+  } catch {
+    return `uid:${process.getuid?.()}`
+  }
+}
 
 /** `http`: the API's address, where it is known. */
 type Installation = { redis: string; postgres: string; http?: string }

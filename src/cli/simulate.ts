@@ -1,10 +1,14 @@
 import { constants } from 'node:os'
 import type { Command } from 'commander'
 import { makeApiKey } from '../http/tokens.ts'
+import { type Book, getBook } from '../ledger/books.ts'
 import { createKey, revokeKey } from '../ops/keys.ts'
 import type { Ops } from '../ops/ops.ts'
-import { simulate, type Tally } from '../ops/simulate.ts'
+import { type Rehearsal, simulate, type Tally } from '../ops/simulate.ts'
+import { problem, problemDocument } from '../problems.ts'
+import { keys } from '../store/keys.ts'
 import { count, duration, id } from './arguments.ts'
+import { exits } from './explain.ts'
 import { actor, stores, withOps } from './ops.ts'
 import { ServerDown } from './redis.ts'
 import { note, say } from './say.ts'
@@ -17,6 +21,7 @@ type Options = {
   book: string
   time: number
   url?: string
+  yes?: boolean
 }
 
 export function simulateVerb(program: Command): void {
@@ -30,13 +35,15 @@ export function simulateVerb(program: Command): void {
     .option('--rate <n>', 'buyers that arrive a second', count, 100)
     .option('--time <time>', 'for how long they come', duration, 10_000)
     .option('--url <url>', 'of the API; left out: the `npm start` that runs here')
+    .option('--yes', 'also on a book that has given out coupons, of which more are used up')
     .addHelpText(
       'before',
       'Example:\n  $ npm run stampede -- simulate --users 5000 --rate 200 --book 83ff2693-cf4c-4ea8-a2c7-f3bb22244a1d\n',
     )
     .addHelpText(
       'after',
-      '\nEnds with 3 if what the buyers were told is not what PostgreSQL holds.',
+      '\nEnds with 1 if nobody was given a coupon, 2 if the book has given some out and --yes is missing,' +
+        '\nand 3 if what the buyers were told is not what PostgreSQL holds.',
     )
     .action(run)
 }
@@ -55,23 +62,57 @@ async function run(options: Options, command: Command): Promise<void> {
   const base = (options.url ?? stores().http)?.replace(/\/$/, '')
   if (!base)
     command.error('error: --url is needed: the stores are not those of an `npm start`', {
-      exitCode: 2,
+      exitCode: exits.usage,
     })
-  await answers(base)
-  note(header)
-  const found = await withOps((ops) =>
-    withKey(ops, (key) =>
+  const found = await withOps(async (ops) => {
+    const book = await getBook(ops.database, options.book)
+    if (!book) throw new Error(problemDocument(problem('book-not-found'), '', '').title)
+    await answers(base)
+    const refusal = options.yes ? undefined : await inUse(ops, book)
+    if (refusal) command.error(`error: ${refusal}`, { exitCode: exits.usage })
+    note(header)
+    return withKey(ops, (key) =>
       simulate(ops, {
         ...{ base, key, book: options.book, users: options.users, rate: options.rate },
         seconds: options.time / 1000,
         onTick: (now) => note(row(now)),
       }),
-    ),
-  )
-  if (found.verdict === 'different') process.exitCode = 3
+    )
+  })
+  if (found.verdict === 'different') process.exitCode = exits.different
+  if (found.verdict === 'nothing') process.exitCode = exits.failed
   const shown = found.differences.slice(0, 20).map((one) => `! ${one}`)
-  const lines = [header, row(found), `checked: ${found.verdict}`, ...shown]
+  const lines = [header, row(found), `checked: ${found.verdict}${why(found)}`, ...shown]
   say(command, lines.join('\n'), found)
+}
+
+/** Whoever is not shown that it is a sale's own book rehearses on it by a slip of the hand. */
+async function inUse({ redis }: Ops, { book_id, name, shard }: Book): Promise<string | undefined> {
+  const found = await redis.hmget(keys.book(shard, book_id), 'left', 'held', 'redeemed', 'void')
+  const [left, held, redeemed, gone] = found.map(Number) as [number, number, number, number]
+  if (held + redeemed + gone === 0) return undefined
+  return (
+    `book "${name}" is in use: ${left} left, ${held} given out, ${redeemed} redeemed, ${gone} void. ` +
+    'Make one of its own for the rehearsal, or use this one up with --yes.'
+  )
+}
+
+/** What to do about it where nobody was given a coupon. */
+const doors: Record<string, string> = {
+  unauthenticated: 'the API at --url is of another installation than these stores',
+  'book-not-found': 'the API at --url is of another installation than these stores',
+  'book-inactive': '`stampede books open` lets it give out coupons',
+  'intake-stopped': '`stampede resume --intake`, or `books open` after `drain --book`, opens it',
+  'sold-out': 'give it codes, or rehearse on another book',
+  'not-ready': '`stampede status` says why it does not serve',
+}
+
+function why({ verdict, refused }: Rehearsal): string {
+  if (verdict !== 'nothing') return ''
+  const [most] = Object.entries(refused).toSorted(([, a], [, b]) => b - a)
+  if (!most) return ': nobody came; try a longer --time or a higher --rate'
+  const next = doors[most[0]]
+  return `: nobody was given a coupon, mostly ${most[0]}${next ? `: ${next}` : ''}`
 }
 
 /** A crowd in front of a door that nobody opens would be told nothing, and nothing contradicts that. */

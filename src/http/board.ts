@@ -13,6 +13,8 @@ const path = '/queues'
 const cookie = 'stampede_queues'
 const minutes = 30
 const formMax = 4_096
+/** Its buttons ask for none: the log says at least where somebody pressed one. */
+const reason = 'Bull Board'
 
 /** Its own scripts and styles, and no font from elsewhere. */
 const policy =
@@ -68,7 +70,8 @@ export function boardPages({ accounts, tokens, principals, board, ops }: Deps) {
     const isAdmin = who.kind === 'admin'
     const mayLook = isAdmin || who.kind === 'operator' || who.kind === 'viewer'
     if (!mayLook || (isWrite && !isAdmin)) return problemResponse(c, problem('forbidden'))
-    if (isWrite) await ops.note({ actor: who.actor, action: 'queues', target: deed(c) })
+    if (isWrite)
+      await ops.note({ ...{ actor: who.actor, action: 'queues', target: deed(c) }, reason })
     return guarded(await (await board())(c.req.raw, isAdmin))
   }
 }

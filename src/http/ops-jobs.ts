@@ -8,7 +8,17 @@ import { JobResponse, jobView } from './jobs.ts'
 import { actors, admins, by, limit, lookers, reason } from './ops.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
-import { bookId, strict, uuid } from './schemas.ts'
+import { bookId, queryCount, strict, uuid } from './schemas.ts'
+
+const Plan = z
+  .object({
+    ...{ shard: z.int(), phase: z.string(), books: z.int(), codes: z.int(), coupons: z.int() },
+    lag: z.int().openapi({ description: 'Facts that Redis holds and the ledger lacks' }),
+  })
+  .openapi('RebuildPlan')
+const oneOf = (which: { book_id?: unknown; shard?: unknown; all?: unknown }) =>
+  [which.book_id, which.shard, which.all].filter((one) => one !== undefined).length === 1
+const onlyOne = { path: ['shard'], message: 'exactly one of book_id, shard and all must be there' }
 
 const shardNumber = z.number().int().min(0).max(63)
 
@@ -108,6 +118,31 @@ export function opsJobRoutes(deps: Deps) {
 
   route(
     {
+      method: 'get',
+      path: '/ops/rebuild',
+      summary: 'What a rebuild would make anew in Redis, and what the ledger lacks of it',
+      needs: lookers,
+      query: strict({
+        book_id: bookId.optional(),
+        shard: queryCount(0, 63).optional(),
+        all: z.literal('true').optional(),
+      }).refine(oneOf, onlyOne),
+      answers: { 200: z.object({ plan: z.array(Plan) }) },
+      problems: ['book-not-found', 'shard-not-found', 'not-ready'],
+    },
+    async (c, { query: { book_id, shard } }) => {
+      const plan = await ops.planRebuild({
+        ...(book_id ? { book: book_id } : {}),
+        ...(shard === undefined ? {} : { shard }),
+      })
+      if ('problem' in plan) return problemResponse(c, plan)
+      if (plan.length > 0) return answer(c, 200, { plan })
+      return problemResponse(c, problem(book_id ? 'book-not-found' : 'shard-not-found'))
+    },
+  )
+
+  route(
+    {
       ...operatorJob,
       needs: admins,
       method: 'post',
@@ -123,11 +158,7 @@ export function opsJobRoutes(deps: Deps) {
         flush_first: z.boolean().default(false),
         timeout_seconds: z.number().int().min(1).max(3_600).default(120),
         reason,
-      }).refine(
-        ({ book_id, shard, all }) =>
-          [book_id, shard, all].filter((one) => one !== undefined).length === 1,
-        { path: ['shard'], message: 'exactly one of book_id, shard and all must be there' },
-      ),
+      }).refine(oneOf, onlyOne),
       problems: ['book-not-found', 'shard-not-found'],
     },
     (c, { body: { book_id, shard, flush_first, timeout_seconds, reason: why } }, who) =>

@@ -150,11 +150,12 @@ export function opsRoutes(deps: Deps) {
       needs: lookers,
       params: strict({ code }),
       answers: { 200: loose },
-      problems: ['coupon-not-found'],
+      problems: ['coupon-not-found', 'not-ready'],
     },
     async (c, { params }) => {
       const found = await ops.timeline(params.code)
       if (!found) return problemResponse(c, problem('coupon-not-found'))
+      if ('problem' in found) return problemResponse(c, found)
       return answer(c, 200, { ...found })
     },
   )

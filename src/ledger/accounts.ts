@@ -108,6 +108,11 @@ export function openAccounts(database: Database | Transaction) {
       return rows.map(apiKey)
     },
 
+    async findApiKey(id: string): Promise<ApiKey | Problem> {
+      const [row] = await db.select().from(api_keys).where(eq(api_keys.key_id, id))
+      return row ? apiKey(row) : problem('api-key-not-found')
+    },
+
     /** Ends a key; a key that has ended keeps the time at which it did. */
     async revokeApiKey(id: string): Promise<Problem | undefined> {
       const rows = await db

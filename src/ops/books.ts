@@ -7,6 +7,7 @@ import {
   type NewBook,
   updateBook,
 } from '../ledger/books.ts'
+import { processRows } from '../ledger/processes.ts'
 import { type Problem, problem } from '../problems.ts'
 import { keys } from '../store/keys.ts'
 import { scriptNames, scriptSha } from '../store/lua.ts'
@@ -48,6 +49,8 @@ export type Warm = {
   book_id: string
   ready: boolean
   why_not: string[]
+  /** What is as it was chosen, and worth knowing. */
+  notes: string[]
   left: number
   /** Bytes of Redis that giving all of it away will take. */
   memory: number
@@ -81,9 +84,14 @@ export async function warmBook(
   const scripts = (await redis.call(
     ...(['SCRIPT', 'EXISTS', ...scriptNames.map(scriptSha)] as const),
   )) as number[]
-  const loads = await database.query<{ n: number }>(
-    "SELECT count(*)::int AS n FROM loads WHERE book_id = $1 AND state <> 'pushed'",
-    [bookId],
+  const { rows } = await database.query<{ loads: number; flush: string; now: Date }>(
+    `SELECT (SELECT count(*)::int FROM loads WHERE book_id = $1 AND state <> 'pushed') AS loads,
+       flush, now() FROM shards WHERE shard = $2`,
+    [bookId, shard],
+  )
+  const { loads, flush, now } = rows[0]!
+  const workers = (await processRows(database)).filter(
+    ({ kind, alive }) => kind === 'worker' && alive,
   )
   const info = await redis.info('memory')
   const bytes = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(info)?.[1] ?? 0)
@@ -96,8 +104,14 @@ export async function warmBook(
     intake === 'stopped' && 'intake is stopped',
     !book.is_active && 'the book is paused',
     book.archived_at && 'the book is archived',
+    book.closes_at && book.closes_at <= now && `its sale ended at ${book.closes_at.toISOString()}`,
+    book.expiration_date &&
+      book.expiration_date <= now &&
+      `its coupons could be used until ${book.expiration_date.toISOString()}`,
+    flush === 'paused' && 'the flush is paused: `stampede resume --flush` lets it run',
+    workers.length === 0 && 'no worker is alive: nothing would reach the ledger, so start one',
     !(version >= book.version) && 'Redis has an older policy',
-    loads.rows[0]!.n > 0 && `${loads.rows[0]!.n} loads are not in Redis yet`,
+    loads > 0 && `${loads} loads are not in Redis yet`,
     book.kind === 'codes' && left !== stock && `left says ${left}, the stock has ${stock}`,
     left + given + gone !== book.total_code_count &&
       book.kind === 'codes' &&
@@ -109,8 +123,12 @@ export async function warmBook(
     scripts.includes(0) && 'not all scripts are loaded: is a worker alive?',
     bytes('used_memory') + memory > limit && `giving all of it away needs ${memory} bytes more`,
   ].filter((reason): reason is string => typeof reason === 'string')
+  const notes =
+    book.opens_at && book.opens_at > now
+      ? [`it gives nothing out before ${book.opens_at.toISOString()}`]
+      : []
   return {
-    ...{ book_id: bookId, ready: whyNot.length === 0, why_not: whyNot, left, memory },
+    ...{ book_id: bookId, ready: whyNot.length === 0, why_not: whyNot, notes, left, memory },
     digest_redis: compared?.digest_redis ?? null,
     digest_postgres: compared?.digest_postgres ?? null,
   }

@@ -41,7 +41,8 @@ export type Tally = {
 }
 
 export type Rehearsal = Tally & {
-  verdict: 'equal' | 'different'
+  /** `nothing`: nobody was given a coupon, so that there was nothing to be checked. */
+  verdict: 'equal' | 'different' | 'nothing'
   /** What contradicts what the crowd was told. */
   differences: string[]
 }
@@ -152,7 +153,8 @@ export async function simulate({ database }: Ops, crowd: Crowd): Promise<Rehears
   const there = new Set(known.rows.map(({ redemption_id }) => redemption_id))
   for (const id of used)
     if (!there.has(id)) differences.push(`redemption ${id} was acknowledged and is not there`)
-  return { ...tally(), verdict: differences.length > 0 ? 'different' : 'equal', differences }
+  const found = counts.assigned === 0 ? 'nothing' : 'equal'
+  return { ...tally(), verdict: differences.length > 0 ? 'different' : found, differences }
 }
 
 /** Coupons that PostgreSQL gives to somebody else, or to nobody; it gets some seconds to follow. */

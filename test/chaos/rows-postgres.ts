@@ -120,7 +120,7 @@ const restored: Row = {
       20_000,
     ).catch(() => wrong.push(`nothing said that an old backup was restored: ${said}`))
     // What an operator who has no newer backup types.
-    const { code, out } = await stampede(town, 'accept-loss', '--yes')
+    const { code, out } = await stampede(town, 'accept-loss', '--yes', '--reason', 'drill')
     if (code !== 0) wrong.push(`accept-loss ended with ${code}: ${out}`)
     return { since: Date.now(), wrong }
   },
