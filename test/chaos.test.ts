@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { scratchDir } from '../src/embedded/leftovers.ts'
+import { shown } from './chaos/report.ts'
 import { rows } from './chaos/rows.ts'
 import { sale } from './chaos/sale.ts'
 import { type Cluster, openCluster } from './chaos/servers.ts'
@@ -28,4 +29,17 @@ test.each(short)('chaos %s', { timeout: 60_000 }, async (name) => {
   })
   expect(result.violations).toEqual([])
   expect(result.acknowledged).toBeGreaterThan(100)
+})
+
+test('a run that failed and a row that could not run stand in the table', () => {
+  const row = { what: 'a fault', seed: 1 }
+  const [head, , failed, skipped] = shown([
+    { ...row, row: 'broken', failed: 'not within 60000 ms: every book is served again' },
+    { ...row, row: 'no-disk', skipped: 'mounting a tmpfs needs root' },
+  ])
+    .split('\n')
+    .map((line) => line.split(' | '))
+  const of = (line: string[], name: string) => line[head!.indexOf(name)]
+  expect([of(failed!, 'Runs'), of(failed!, 'Failed')]).toEqual(['1', '1'])
+  expect([of(skipped!, 'Runs'), of(skipped!, 'Failed')]).toEqual(['0, skipped', '0'])
 })
