@@ -28,7 +28,7 @@ const runs = Number(values.runs)
 const from = Number(values.from)
 const seed = Number(values.seed)
 const light = values.short ? { rate: '300', codes: '8000' } : undefined
-const codes = Number(values.codes ?? light?.codes ?? 100_000)
+const codesOf = (row: Row) => Number(values.codes ?? light?.codes ?? row.codes ?? 100_000)
 const calmMs = light ? 700 : 1_500
 const warmMs = light ? 0 : 20_000
 const chosen = values.only ? rows.filter(({ name }) => values.only!.includes(name)) : rows
@@ -49,8 +49,9 @@ const cluster = await openCluster(dir)
 const results: Told[] = []
 let failed = false
 try {
-  const load = { perSecond: await rate(), codes }
+  const perSecond = await rate()
   for (const row of chosen) {
+    const load = { perSecond, codes: codesOf(row) }
     const its: Told[] = []
     for (let run = from; run < from + runs && !stopping; run++) {
       its.push(await one(row, run, load))
