@@ -16,6 +16,17 @@ type Link = {
   swallow: string | undefined
   /** That request has passed. */
   swallowing: boolean
+  /** Takes what the server says, while it is kept back. */
+  kept: ((pass: () => void) => void) | undefined
+}
+
+/** A request that has gone to the server, and whose reply does not get back. */
+export type Kept = {
+  /** The reply is here. */
+  replied: Promise<void>
+  hasReplied(): boolean
+  /** Lets the reply go on, and all that follows. */
+  release(): void
 }
 
 /** A TCP proxy between a process and one of its servers, whose faults a test turns on and off. */
@@ -26,11 +37,30 @@ export async function openProxy(targetPort: number) {
   let delayMs = 0
   let newcomers: Mode | 'cut' = 'pass'
   let swallowed = 0
+  /** The next request of any connection that holds this text is told to `tell`, its reply kept. */
+  let keep: { text: string; tell(kept: Kept): void } | undefined
 
   function end(link: Link): void {
     links.delete(link)
     link.client.resetAndDestroy()
     link.server.resetAndDestroy()
+  }
+
+  function keepBack(link: Link): Kept {
+    const waiting: (() => void)[] = []
+    const { promise: replied, resolve } = Promise.withResolvers<void>()
+    link.kept = (pass) => {
+      waiting.push(pass)
+      resolve()
+    }
+    return {
+      replied,
+      hasReplied: () => waiting.length > 0,
+      release() {
+        link.kept = undefined
+        for (const pass of waiting) pass()
+      },
+    }
   }
 
   /** `from` and `to` are the two ends of `link`, in the direction that the bytes go. */
@@ -48,6 +78,13 @@ export async function openProxy(targetPort: number) {
       const pass = () => {
         if (link.mode !== 'dead' && to.writable) to.write(chunk)
       }
+      if (!fromServer && keep && chunk.includes(keep.text)) {
+        const { tell } = keep
+        keep = undefined
+        pass()
+        return tell(keepBack(link))
+      }
+      if (fromServer && link.kept) return link.kept(pass)
       if (delayMs === 0 && late.length === 0) return pass()
       late.push(pass)
       setTimeout(() => late.shift()!(), delayMs)
@@ -63,7 +100,7 @@ export async function openProxy(targetPort: number) {
     const server = connect({ port: targetPort, host: '127.0.0.1', allowHalfOpen: true })
     const link: Link = {
       ...{ client, server, mode: newcomers },
-      ...{ swallow: undefined, swallowing: false },
+      ...{ swallow: undefined, swallowing: false, kept: undefined },
     }
     links.add(link)
     for (const socket of [client, server]) {
@@ -101,6 +138,11 @@ export async function openProxy(targetPort: number) {
     swallowReply(text: string): void {
       for (const link of links) link.swallow = text
     },
+    /** The next request that holds `text`, as soon as it has gone on to the server. */
+    keepReply: (text: string) =>
+      new Promise<Kept>((resolve) => {
+        keep = { text, tell: resolve }
+      }),
     /** Nothing passes in either direction, on old and new connections, until `heal`. */
     blackhole(): void {
       newcomers = 'held'

@@ -9,7 +9,7 @@ export type Reply =
   | { is: 'broken'; why: string; sent: boolean }
 
 /** Longer than any promise of the service: past this a request counts as unanswered. */
-const patienceMs = 6_000
+export const patienceMs = 6_000
 
 export function send(
   agent: Agent,
