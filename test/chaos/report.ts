@@ -23,12 +23,14 @@ type Proof = {
   at_postgres: number
   lost_at_postgres: number
   lost_at_redis: number
-  /** Of them, codes that somebody else has now. */
+  /** Of them, codes that somebody else was given later. */
   lost_to_others: number
   twice_at_postgres: number
   twice_at_redis: number
   unknown: number
   unknown_resolved: number
+  /** Operations whose URLs told what became of them, held against the ledger. */
+  operations_asked?: number
   /** Attempts that hung and happened after a repeat of theirs was refused. */
   after_refusal: number
   serve_ms: number[]
@@ -70,6 +72,7 @@ function proofsOf(told: Told[], date: string, commit: string, scale: Scale): Pro
       twice_at_redis: sum((one) => one.twice),
       unknown: sum((one) => one.unknown),
       unknown_resolved: sum((one) => one.resolved),
+      operations_asked: sum((one) => one.inquired),
       after_refusal: sum((one) => one.afterRefusal),
       serve_ms: runs.map(({ serveMs }) => serveMs),
       assigned_per_second: paces.length > 0 ? Math.min(...paces) : null,
@@ -81,7 +84,7 @@ function proofsOf(told: Told[], date: string, commit: string, scale: Scale): Pro
 
 const head = [
   ...['Row', 'Runs', 'Acknowledged', 'of them at `postgres`', 'lost, `postgres`', 'lost, `redis`'],
-  ...['twice, `postgres`', 'twice, `redis`', 'Unknown (resolved by key)'],
+  ...['twice, `postgres`', 'twice, `redis`', 'Unknown (resolved by key)', 'Operations asked'],
   ...[
     'Serves again: median / max',
     'Assigned/s before, slowest run',
@@ -94,7 +97,7 @@ const head = [
 /** The proofs of all commands together, a line a row. */
 export function table(proofs: Proof[]): string {
   const lines = [...Map.groupBy(proofs, ({ row }) => row)].map(([row, all]) => {
-    const sum = (name: keyof Proof) => all.reduce((total, one) => total + Number(one[name]), 0)
+    const sum = (name: keyof Proof) => all.reduce((total, one) => total + Number(one[name] ?? 0), 0)
     const ms = all.flatMap(({ serve_ms }) => serve_ms).sort((a, b) => a - b)
     const seconds = (value: number) => `${(value / 1000).toFixed(1)} s`
     const times = `${seconds(ms[Math.floor(ms.length / 2)]!)} / ${seconds(ms.at(-1)!)}`
@@ -103,7 +106,11 @@ export function table(proofs: Proof[]): string {
       ...[row, all.some(({ skipped }) => skipped) ? `${sum('runs')}, skipped` : sum('runs')],
       ...[sum('acknowledged'), sum('at_postgres'), sum('lost_at_postgres')],
       ...[sum('lost_at_redis'), sum('twice_at_postgres'), sum('twice_at_redis')],
-      ...[`${sum('unknown')} (${sum('unknown_resolved')})`, ms.length > 0 ? times : '-'],
+      ...[
+        `${sum('unknown')} (${sum('unknown_resolved')})`,
+        sum('operations_asked'),
+        ms.length > 0 ? times : '-',
+      ],
       ...[paces.length > 0 ? Math.min(...paces) : '-', sum('after_refusal')],
       all.reduce((total, { failed = [] }) => total + failed.length, 0),
       all.reduce((total, { violations }) => total + violations.length, 0),

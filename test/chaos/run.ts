@@ -100,10 +100,10 @@ async function one(
     const result = await sale(row, { ...options, ...load })
     if (result.violations.length > 0) failed = true
     const seconds = Math.round((performance.now() - begun) / 1000)
-    const { detail = '', acknowledged, lost, twice, unknown, resolved, serveMs } = result
+    const { detail = '', acknowledged, lost, twice, unknown, resolved, inquired, serveMs } = result
     console.log(
       `${row.name} ${detail} (--seed ${seed + run}): acknowledged ${acknowledged}, lost ${lost.length}, ` +
-        `twice ${twice}, unknown ${unknown} (${resolved} resolved), serves again after ` +
+        `twice ${twice}, unknown ${unknown} (${resolved} resolved), ${inquired} operations asked, serves again after ` +
         `${serveMs} ms; ${seconds} s ${result.violations.map((one) => `\n  ! ${one}`).join('')}`,
     )
     log(JSON.stringify(result.refusals))
