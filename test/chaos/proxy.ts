@@ -20,10 +20,11 @@ type Link = {
   kept: ((pass: () => void) => void) | undefined
 }
 
-/** A request that has gone to the server, and whose reply does not get back. */
+/** The next request with a certain text goes to the server, and its reply does not get back. */
 export type Kept = {
+  /** The request has gone on to the server. */
+  hasPassed(): boolean
   /** The reply is here. */
-  replied: Promise<void>
   hasReplied(): boolean
   /** Lets the reply go on, and all that follows. */
   release(): void
@@ -37,30 +38,13 @@ export async function openProxy(targetPort: number) {
   let delayMs = 0
   let newcomers: Mode | 'cut' = 'pass'
   let swallowed = 0
-  /** The next request of any connection that holds this text is told to `tell`, its reply kept. */
-  let keep: { text: string; tell(kept: Kept): void } | undefined
+  /** The next request of any connection that holds this text is the one whose reply is kept back. */
+  let keep: { text: string; on(link: Link): void } | undefined
 
   function end(link: Link): void {
     links.delete(link)
     link.client.resetAndDestroy()
     link.server.resetAndDestroy()
-  }
-
-  function keepBack(link: Link): Kept {
-    const waiting: (() => void)[] = []
-    const { promise: replied, resolve } = Promise.withResolvers<void>()
-    link.kept = (pass) => {
-      waiting.push(pass)
-      resolve()
-    }
-    return {
-      replied,
-      hasReplied: () => waiting.length > 0,
-      release() {
-        link.kept = undefined
-        for (const pass of waiting) pass()
-      },
-    }
   }
 
   /** `from` and `to` are the two ends of `link`, in the direction that the bytes go. */
@@ -79,10 +63,8 @@ export async function openProxy(targetPort: number) {
         if (link.mode !== 'dead' && to.writable) to.write(chunk)
       }
       if (!fromServer && keep && chunk.includes(keep.text)) {
-        const { tell } = keep
+        keep.on(link)
         keep = undefined
-        pass()
-        return tell(keepBack(link))
       }
       if (fromServer && link.kept) return link.kept(pass)
       if (delayMs === 0 && late.length === 0) return pass()
@@ -138,11 +120,24 @@ export async function openProxy(targetPort: number) {
     swallowReply(text: string): void {
       for (const link of links) link.swallow = text
     },
-    /** The next request that holds `text`, as soon as it has gone on to the server. */
-    keepReply: (text: string) =>
-      new Promise<Kept>((resolve) => {
-        keep = { text, tell: resolve }
-      }),
+    /** Keeps back the reply to the next request that holds `text`. */
+    keepReply(text: string): Kept {
+      const waiting: (() => void)[] = []
+      let its: Link | undefined
+      const on = (link: Link) => {
+        its = link
+        link.kept = (pass) => void waiting.push(pass)
+      }
+      keep = { text, on }
+      return {
+        hasPassed: () => its !== undefined,
+        hasReplied: () => waiting.length > 0,
+        release() {
+          its!.kept = undefined
+          for (const pass of waiting) pass()
+        },
+      }
+    },
     /** Nothing passes in either direction, on old and new connections, until `heal`. */
     blackhole(): void {
       newcomers = 'held'

@@ -7,8 +7,8 @@ import { keys } from '../../src/store/keys.ts'
 import { type Attempt, readDiary } from './history.ts'
 import { epochs } from './level.ts'
 import type { Row, Scene } from './row.ts'
-import { failInFlush, freezeAt } from './rows-processes.ts'
-import { type Town, until } from './town.ts'
+import { stopped } from './rows-commit.ts'
+import { until } from './town.ts'
 import { patienceMs } from './wire.ts'
 
 const killed: Row = {
@@ -107,76 +107,6 @@ const away: Row = {
     wrong.push(...refusedAtOnce(asksBetween(scene.load.path, from, to)))
     const detail = `${facts} facts drained in ${seconds.toFixed(1)} s, ${intake} came meanwhile`
     return { since, wrong, detail }
-  },
-}
-
-/** How each run stops PostgreSQL in the middle of a flush's COMMIT, in turn. */
-const stops: {
-  when: string
-  stop(town: Town): Promise<void>
-  after?(town: Town): Promise<void>
-}[] = [
-  {
-    when: 'before COMMIT is sent',
-    async stop(town) {
-      await failInFlush(town, freezeAt('flush.before-commit'))
-      await town.cluster.kill('SIGQUIT')
-      town.workers[0].signal('SIGCONT')
-    },
-  },
-  {
-    when: 'within COMMIT, its record written and not on the disk yet',
-    async stop(town) {
-      // The longest that PostgreSQL lets a COMMIT wait before its fsync, in microseconds.
-      await alter(town, 'SET commit_siblings = 0', 'SET commit_delay = 100000')
-      for (let tries = 0; ; tries++) {
-        const commit = await town.proxies!.postgres.keepReply('COMMIT')
-        if ((await isCommitting(town)) && !commit.hasReplied()) break
-        // It was over before we came to look: the next one.
-        commit.release()
-        if (tries === 200) throw new Error('no COMMIT was caught under way')
-      }
-      await town.cluster.kill('SIGQUIT')
-    },
-    after: (town) => alter(town, 'RESET commit_siblings', 'RESET commit_delay'),
-  },
-  {
-    when: 'after COMMIT, before its reply is there',
-    async stop(town) {
-      const commit = await town.proxies!.postgres.keepReply('COMMIT')
-      await commit.replied
-      await town.cluster.kill('SIGQUIT')
-    },
-  },
-]
-
-/** Changes settings of the town's own database, and has its workers connect anew, so that they apply. */
-async function alter({ database, databaseUrl, proxies }: Town, ...changes: string[]) {
-  const name = new URL(databaseUrl).pathname.slice(1)
-  for (const change of changes) await database.query(`ALTER DATABASE ${name} ${change}`)
-  proxies!.postgres.cut()
-}
-
-/** Whether PostgreSQL says that a worker's COMMIT is what it is doing. */
-async function isCommitting({ database }: Town): Promise<boolean> {
-  const { rowCount } = await database.query(
-    `SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
-     AND application_name = 'stampede-worker' AND query = 'COMMIT'`,
-  )
-  return rowCount! > 0
-}
-
-const stopped: Row = {
-  name: 'postgres-stopped',
-  what: `PostgreSQL shut down at once in a flush: ${stops.map(({ when }) => when).join('; ')}: 3 variants, in turn; restart`,
-  town: { proxied: true },
-  async fault({ town, run }) {
-    const { when, stop, after } = stops[run % stops.length]!
-    await stop(town)
-    const since = Date.now()
-    await town.cluster.start()
-    await after?.(town)
-    return { since, detail: when }
   },
 }
 
