@@ -1,6 +1,5 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { scratchDir } from '../src/embedded/leftovers.ts'
 import { check, type Expected, missing } from './chaos/checker.ts'
@@ -9,7 +8,7 @@ import { type Kind, kinds } from './chaos/findings.ts'
 import { type Attempt, readDiary } from './chaos/history.ts'
 import { random } from './chaos/mind.ts'
 import { type LedgerFact, observe, type Seen } from './chaos/observe.ts'
-import { openWorld, type World } from './world.ts'
+import { openWorld, until, type World } from './world.ts'
 
 /**
  * Who guards the guards: a real sale on real servers, which the checker finds nothing wrong with, and
@@ -22,7 +21,7 @@ let world: World
 let truth: Evidence
 
 beforeAll(async () => {
-  world = await openWorld({ shards: 2 })
+  world = await openWorld({ shards: 2, waitMs: 1_000 })
   const rules = { max_assignments_per_user: 3, lock_seconds: 30 }
   const books = [
     await world.makeBook({ ...rules, max_redemptions: 1 }, 3_000),
@@ -36,9 +35,17 @@ beforeAll(async () => {
     ...{ bases: [base], service, admin, books, diary, seed },
     ...{ perSecond: 500, connections: 200 },
   })
-  await sleep(4_000)
+  // A machine that is busy elsewhere sells less in the same time.
+  for (let wanted = 2_000; !showsAll(readDiary(diary)); wanted += 500)
+    await until(() => load.counts.done >= wanted, 'the sale goes on', 30_000)
+  // Whoever waits for the ledger now is told where to ask.
+  await world.stopWorker()
+  await until(() => load.operations() > 20, 'somebody is answered 202')
+  await world.startWorker()
   await load.stop()
-  await load.settle(5_000)
+  await load.settle(20_000)
+  await load.inquire(20_000)
+  load.close()
   await world.level()
   const seen = await observe(world.redis, world.database)
   truth = { history: readDiary(diary), seen, expected: {} }
@@ -51,6 +58,29 @@ afterAll(async () => {
 const next = random(seed)
 const among = <T>(list: T[]): T => list[Math.floor(next() * list.length)]!
 const isOk = ({ answer }: Attempt) => answer.outcome === 'done'
+
+/** Whether a sale has enough of everything that is made wrong below. */
+function showsAll(history: Attempt[]): boolean {
+  const some = (holds: (one: Attempt) => unknown) => history.filter(holds).length >= 5
+  const verbs = ['assign_code', 'lock', 'unlock', 'redeem', 'rollback', 'release', 'void']
+  return (
+    history.filter(isOk).length > 1_500 &&
+    missing(history).length === 0 &&
+    verbs.every((verb) =>
+      some(
+        (one) =>
+          isOk(one) && one.verb === verb && one.answer.fact && one.answer.reached === 'postgres',
+      ),
+    ) &&
+    some((one) => isOk(one) && one.verb === 'unlock' && isIdle(one)) &&
+    some((one) => isOk(one) && one.count === 3) &&
+    some(({ verb, answer }) => verb === 'assign' && answer.outcome === 'again') &&
+    longAgo({ history }) !== undefined
+  )
+}
+/** An unlock of what was not locked, at `postgres` level. */
+const isIdle = ({ level, answer }: Attempt) =>
+  level === 'postgres' && answer.status === 200 && !answer.fact
 
 /** Some attempt that was acknowledged, of a verb that wrote something. */
 const done = ({ history }: Evidence, verb: string, level = 'postgres') =>
@@ -86,13 +116,13 @@ function repeated({ history, seen }: Evidence): { first: Attempt; again: Attempt
   return { first: firsts.get(again.op)!, again }
 }
 /** The same, pressed again when the first had been answered for 2 s: what survives a fault. */
-function longAgo({ history }: Evidence): { first: Attempt; again: Attempt } {
+function longAgo({ history }: Pick<Evidence, 'history'>) {
   const dones = new Map(history.filter(isOk).map((one) => [one.op, one]))
   const again = history.find(
     ({ op, at, answer }) =>
       answer.outcome === 'again' && at >= (dones.get(op)?.answer.at ?? at) + 2_000,
-  )!
-  return { first: dones.get(again.op)!, again }
+  )
+  return again && { first: dones.get(again.op)!, again }
 }
 /** A coupon whose lock, of a minute, is live now, and the guards of its shard. */
 function guarded({ seen }: Evidence): { code: string; guards: Map<string, string> } {
@@ -102,11 +132,28 @@ function guarded({ seen }: Evidence): { code: string; guards: Map<string, string
   const { shard } = seen.books.find((one) => one.book === book)!
   return { code, guards: seen.shards[shard]!.guards as Map<string, string> }
 }
+/** Some attempt of which the service was asked what became, and said that the ledger has it. */
+const told = ({ history }: Evidence) => among(history.filter((one) => one.told)).told!
+/** Whatever is the last fact of its code, and a lock that holds at the end of its shard's ledger. */
+function locked(all: Evidence): LedgerFact {
+  const ends = new Map(all.seen.ledger.map(({ shard, at }) => [shard, at]))
+  const last = new Map(all.seen.ledger.map((one) => [one.code, one]))
+  return among(
+    [...last.values()].filter(
+      (one) =>
+        one.kind === 'lock' &&
+        one.redemptions === 0 &&
+        one.lockedUntil > ends.get(one.shard)! + 1_000,
+    ),
+  )
+}
 /** What came before a fact, of the same code. */
 const previous = ({ seen }: Evidence, { code, version }: LedgerFact) =>
   seen.ledger.find((one) => one.code === code && one.version === version - 1)
 
-const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
+/** `says`: of several ways to find one kind, which one must. */
+type Corruption = [Kind, string, (evidence: Evidence) => void, says?: RegExp]
+const corruptions: Corruption[] = [
   [
     'two-users',
     'a code is handed out again while somebody has it',
@@ -197,7 +244,7 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
     'key-answers-differ',
     'a repeat under a key of what was done was refused',
     (all) => {
-      Object.assign(longAgo(all).again.answer, {
+      Object.assign(longAgo(all)!.again.answer, {
         outcome: 'refused',
         status: 409,
         why: 'sold-out',
@@ -215,12 +262,70 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
     },
   ],
   [
+    'operation',
+    'what stands in the ledger was said to be absent',
+    (all) => {
+      Object.assign(told(all), { state: 'absent', facts: [] })
+    },
+    /"absent".*expected.*"durable"/,
+  ],
+  [
+    'operation',
+    'what does not stand in the ledger was said to be durable',
+    (all) => {
+      const refused = all.history.find(({ answer }) => answer.outcome === 'refused')!
+      refused.answer.outcome = 'unknown'
+      refused.told = { is: 'told', id: refused.id, state: 'durable', facts: ['0/1-1/0'] }
+    },
+    /"durable".*expected.*"absent"/,
+  ],
+  [
+    'operation',
+    'an operation was said to be another’s fact',
+    (all) => {
+      told(all).facts = ['0/1-1/0']
+    },
+    /expected.*"durable"/,
+  ],
+  [
+    'operation',
+    'nobody could say what became of an operation',
+    (all) => {
+      Object.assign(told(all), { state: 'pending', facts: [] })
+    },
+    /"pending"/,
+  ],
+  [
+    'hidden-loss',
+    'an entry that was lost was written over in its own epoch',
+    (all) => {
+      for (const its of factsOf(all, done(all, 'assign', 'redis'))) its.request = 'another'
+      all.expected.mayLose = true
+    },
+    /which is another now/,
+  ],
+  [
+    'hidden-loss',
+    'a shard lost its end and went on in the same epoch',
+    (all) => {
+      const last = all.seen.ledger.findLast(({ request }) =>
+        all.history.some((one) => one.id === request && isOk(one)),
+      )!
+      const attempt = all.history.find(({ id }) => id === last.request)!
+      attempt.answer.reached = 'redis'
+      all.seen.ledger = all.seen.ledger.filter(({ request }) => request !== last.request)
+      all.expected.mayLose = true
+    },
+    /in that epoch still/,
+  ],
+  [
     'partial',
     'of three codes that were asked for, and of which nobody was told, two were given',
     (all) => {
       const of3 = all.history.find((one) => isOk(one) && one.count === 3)!
       of3.answer.outcome = 'unknown'
-      all.seen.ledger = all.seen.ledger.filter(({ request, i }) => request !== of3.id || i < 2)
+      const third = factsOf(all, of3).at(-1)
+      all.seen.ledger = all.seen.ledger.filter((one) => one !== third)
     },
   ],
   [
@@ -262,9 +367,8 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
     'below-level',
     'an unlock that wrote nothing rests on what the ledger has not',
     (all) => {
-      const idle = ({ verb, level, answer }: Attempt) =>
-        verb === 'unlock' && level === 'postgres' && answer.outcome === 'done' && !answer.fact
-      all.history.find(idle)!.answer.reached = 'redis'
+      const idle = all.history.find((one) => isOk(one) && one.verb === 'unlock' && isIdle(one))!
+      idle.answer.reached = 'redis'
     },
   ],
   [
@@ -530,6 +634,37 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
       append(all, first, { ...change, at: first.at + 1 })
     },
   ],
+  ...(['release', 'void'] as const).map(
+    (kind): Corruption => [
+      'lock-overlap',
+      `a locked coupon was taken by ${kind}`,
+      (all) => {
+        const lock = locked(all)
+        append(all, lock, { kind, version: lock.version + 1, token: '', lockedUntil: 0 })
+      },
+      new RegExp(`${kind} of .*, which is locked`),
+    ],
+  ),
+  [
+    'lock-token',
+    'a coupon of a book that wants a lock was redeemed without one',
+    (all) => {
+      const wants = new Set(
+        all.seen.books.flatMap((one) => (one.lockPolicy === 'required' ? [one.book] : [])),
+      )
+      const free = among(
+        all.seen.ledger.filter(
+          (one) =>
+            wants.has(one.book) &&
+            one.kind === 'assign' &&
+            all.seen.ledger.findLast(({ code }) => code === one.code) === one,
+        ),
+      )
+      const use = { redemption: 'new', redemptions: 1, version: free.version + 1 }
+      append(all, free, { kind: 'redeem', ...use, request: 'nobody' })
+    },
+    /without a lock/,
+  ],
   [
     'lock-token',
     'a locked coupon was redeemed without its token',
@@ -613,6 +748,33 @@ const corruptions: [Kind, string, (evidence: Evidence) => void][] = [
       among(all.seen.redemptionTable.filter(({ undone }) => undone)).undone = false
     },
   ],
+  [
+    'redemptions',
+    'the id of a redemption was used for another one',
+    (all) => {
+      const [first, other] = all.seen.ledger.filter(({ kind }) => kind === 'redeem')
+      other!.redemption = first!.redemption
+    },
+    /its id is no new one/,
+  ],
+  [
+    'redemptions',
+    'a redemption that never was has been rolled back',
+    (all) => {
+      fact(all, 'rollback').redemption = 'never'
+    },
+    /of no such redemption/,
+  ],
+  ...(['redeem', 'rollback', 'lock'] as const).map(
+    (kind): Corruption => [
+      'ledger-story',
+      `a ${kind} counts a use too many`,
+      (all) => {
+        fact(all, kind).redemptions++
+      },
+      new RegExp(`${kind} of .*: uses`),
+    ],
+  ),
   [
     'dark-write',
     'something was decided after the memory was lost',
@@ -722,7 +884,10 @@ describe('the checker', () => {
     ])
     expect(missing(truth.history)).toEqual([])
     expect(missing([])).toContain('again')
-    const { first, again } = longAgo(truth)
+    const inquired = truth.history.filter((one) => one.told)
+    expect(inquired.length).toBeGreaterThan(20)
+    expect(inquired.map((one) => one.told!.state)).toContain('durable')
+    const { first, again } = longAgo(truth)!
     expect(again.answer).toMatchObject({ codes: first.answer.codes, fact: first.answer.fact })
   })
 
@@ -741,7 +906,7 @@ describe('the checker', () => {
     const { history, seen } = structuredClone(truth)
     const first = history.find((one) => isOk(one) && one.key && one.answer.fact)!
     const answer = { ...first.answer, outcome: 'refused', status: 409, at: first.at - 1 } as const
-    history.push({ ...first, id: 'earlier', at: first.at - 2, answer })
+    history.push({ ...first, id: 'earlier', at: first.at - 2, answer, told: undefined })
     expect(check(history, seen).violations).toEqual([])
   })
 
@@ -752,28 +917,52 @@ describe('the checker', () => {
     },
   )
 
-  test.each(corruptions)('finds %s: %s', (kind, _, corrupt) => {
+  test.each(corruptions)('finds %s: %s', (kind, _, corrupt, says = /(?:)/) => {
     const evidence = structuredClone(truth)
     corrupt(evidence)
     const { violations } = check(evidence.history, evidence.seen, evidence.expected)
     expect(new Set(violations.map((one) => one.kind))).toContain(kind)
+    const found = violations.filter((one) => one.kind === kind).map(({ what }) => what)
+    expect(
+      found.some((what) => says.test(what)),
+      `${found}`,
+    ).toBe(true)
   })
 
   test('is tested with a corruption of every kind it knows', () => {
     expect(new Set(corruptions.map(([kind]) => kind))).toEqual(new Set(kinds))
   })
 
-  test('lists what was lost at redis level, and who has its code now', () => {
+  test('lists what was lost at redis level, and everybody to whom its code went later', () => {
     const evidence = structuredClone(truth)
-    const { id, answer, user } = done(evidence, 'assign', 'redis')
+    const assigns = new Map<string, number>()
+    for (const { kind, code } of evidence.seen.ledger)
+      if (kind === 'assign') assigns.set(code, (assigns.get(code) ?? 0) + 1)
+    const { id, answer, user } = evidence.history.find(
+      (one) =>
+        isOk(one) &&
+        one.verb === 'assign' &&
+        one.answer.reached === 'redis' &&
+        one.answer.codes.every((code) => assigns.get(code) === 1),
+    )!
     const codes = new Set(answer.codes)
-    for (const one of evidence.seen.ledger) if (one.request === id) one.request = 'another'
-    for (const code of codes) {
-      const row = evidence.seen.table.get(code)
-      if (row) row.user = 'the next one'
-    }
+    const { shard, epoch } = factsOf(evidence, { id } as Attempt)[0]!
+    evidence.seen.ledger = evidence.seen.ledger.filter((one) => !codes.has(one.code))
+    // Somebody got it and gave it back, somebody else has it, and whoever had it before does not count.
+    const like = { ...evidence.seen.ledger[0]!, shard, code: answer.codes[0]! }
+    for (const [k, [kind, who]] of (
+      [
+        ['assign', 'the next one'],
+        ['release', 'the next one'],
+        ['assign', 'the last one'],
+      ] as const
+    ).entries())
+      append(evidence, like, { kind, user: who, epoch: epoch + 1, n: k + 1 })
+    evidence.seen.ledger.unshift({ ...like, kind: 'assign', user: 'the first one', epoch: 0 })
     const { lost } = check(evidence.history, evidence.seen, { mayLose: true })
-    expect(new Set(lost.map(({ code }) => code))).toEqual(codes)
-    expect(lost[0]).toMatchObject({ attempt: id, verb: 'assign', user })
+    const its = lost.filter(({ attempt }) => attempt === id)
+    expect(new Set(its.map(({ code }) => code))).toEqual(codes)
+    const later = ['the next one', 'the last one']
+    expect(its[0]).toMatchObject({ attempt: id, verb: 'assign', user, later })
   })
 })

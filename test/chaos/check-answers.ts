@@ -3,8 +3,9 @@ import type { Findings } from './findings.ts'
 import { type Attempt, kindOf } from './history.ts'
 import type { LedgerFact, Seen } from './observe.ts'
 
-/** An acknowledged fact that the ledger does not hold, and who has its code now. */
-export type Lost = { attempt: string; verb: string; code: string; user: string; now: string | null }
+/** An acknowledged fact that the ledger does not hold, and everybody to whom its code went after it. */
+export type Lost = { attempt: string; verb: string; code: string; user: string; later: string[] }
+type Gone = Omit<Lost, 'later'> & { fact: NonNullable<Attempt['answer']['fact']> }
 
 const acknowledged = ({ answer }: Attempt) =>
   answer.outcome === 'done' || answer.outcome === 'again'
@@ -32,7 +33,7 @@ export function checkAnswers(
   const places = new Map(seen.ledger.map((fact) => [factOf(fact), fact]))
   const made = Map.groupBy(seen.ledger, (fact) => fact.request)
   const parked = new Set(seen.parked.map(factOf))
-  const lost: Omit<Lost, 'now'>[] = []
+  const gone: Gone[] = []
   for (const attempt of attempts.values()) {
     const { id, answer } = attempt
     const facts = made.get(id) ?? []
@@ -43,17 +44,80 @@ export function checkAnswers(
       findings.add('partial', `${id} asked for ${count}, the ledger has ${facts.length}`)
     if (acknowledged(attempt)) {
       checkSaid(attempt, entries, findings)
-      lost.push(...checkAcknowledged(attempt, places, attempts, findings))
+      gone.push(...checkAcknowledged(attempt, places, attempts, findings))
     } else if (answer.outcome === 'unknown') {
       if (entries.size > 1) findings.add('unknown-twice', `${id} happened as ${[...entries]}`)
     } else if (entries.size > 0)
       findings.add('refused-but-done', `${id} (${answer.why}) happened as ${[...entries]}`)
+    checkTold(attempt, facts, places, attempts, findings)
   }
   for (const [request, facts] of made)
     if (!attempts.has(request) && facts.some((fact) => !parked.has(factOf(fact))))
       findings.add('invented', `nobody asked for ${factOf(facts[0]!)} (${request})`)
   checkKeys(attempts, made, places, findings)
-  return lost.map((one) => ({ ...one, now: seen.table.get(one.code)?.user ?? null }))
+  checkHidden(gone, seen, places, findings)
+  return gone.map(({ fact, ...one }) => ({ ...one, later: laterOf(one.code, fact, seen, gone) }))
+}
+
+/** What the service says became of an operation, against the ledger. */
+function checkTold(
+  attempt: Attempt,
+  facts: readonly LedgerFact[],
+  places: ReadonlyMap<string, LedgerFact>,
+  attempts: ReadonlyMap<string, Attempt>,
+  findings: Findings,
+): void {
+  const { id, op, told } = attempt
+  if (!told) return
+  // A repeat under a key was told of the first one's facts, and so is who asks about it.
+  const its = acknowledged(attempt)
+    ? claims(attempt).flatMap((claim) => places.get(claim.id) ?? [])
+    : facts
+  const there = its.filter(({ request }) => attempts.get(request)?.op === op).map(factOf)
+  const expected = { state: there.length > 0 ? 'durable' : 'absent', facts: there }
+  const { state, facts: said } = told
+  findings.equal('operation', `operation of ${id}`, { state, facts: said }, expected)
+}
+
+/**
+ * A shard that lost entries has a new epoch from then on. One that went on in the old one did not
+ * notice, and writes over what it had acknowledged, or soon will.
+ */
+function checkHidden(
+  gone: readonly Gone[],
+  { shards }: Seen,
+  places: ReadonlyMap<string, LedgerFact>,
+  findings: Findings,
+): void {
+  for (const { attempt, fact } of gone) {
+    const [shard, epoch, n, i] = fact
+    const place = factOf({ shard, epoch, n, i })
+    const other = places.get(place)
+    if (other) findings.add('hidden-loss', `${attempt} was ${place}, which is ${other.request} now`)
+    else if (shards[shard]!.epoch === epoch)
+      findings.add('hidden-loss', `${attempt} was ${place}, and the shard is in that epoch still`)
+  }
+}
+
+/** To whom a code went after a fact that was lost: by the ledger, and by what was lost as well. */
+function laterOf(code: string, fact: Gone['fact'], seen: Seen, gone: readonly Gone[]): string[] {
+  const [shard, epoch, n] = fact
+  const isLater = (e: number, k: number) => e > epoch || (e === epoch && k >= n)
+  const kept = seen.ledger.filter(
+    (one) =>
+      one.code === code &&
+      one.kind === 'assign' &&
+      one.shard === shard &&
+      isLater(one.epoch, one.n),
+  )
+  const lost = gone.filter(
+    (one) =>
+      one.code === code &&
+      one.verb === 'assign' &&
+      one.fact !== fact &&
+      isLater(one.fact[1], one.fact[2]),
+  )
+  return [...new Set([...kept, ...lost].map(({ user }) => user))]
 }
 
 /** An acknowledgement by itself: what it must say, so that there is something to hold it to. */
@@ -78,9 +142,9 @@ function checkAcknowledged(
   places: ReadonlyMap<string, LedgerFact>,
   attempts: ReadonlyMap<string, Attempt>,
   findings: Findings,
-): Omit<Lost, 'now'>[] {
+): Gone[] {
   const { id, verb, user, op, answer } = attempt
-  const lost: Omit<Lost, 'now'>[] = []
+  const gone: Gone[] = []
   for (const { id: place, code } of claims(attempt)) {
     const fact = places.get(place)
     const asker = fact && attempts.get(fact.request)
@@ -88,7 +152,7 @@ function checkAcknowledged(
     if (!fact || asker?.op !== op) {
       if (answer.reached === 'postgres')
         findings.add('not-in-ledger', `${id}: ${verb} of ${code} for ${user} at ${place}`)
-      else lost.push({ attempt: id, verb: kindOf(verb), code, user })
+      else gone.push({ attempt: id, verb: kindOf(verb), code, user, fact: answer.fact! })
       continue
     }
     const said: Record<string, unknown> = { kind: kindOf(verb), code }
@@ -106,7 +170,7 @@ function checkAcknowledged(
     if (verb === 'lock')
       findings.equal('answer-differs', `token of ${id}`, answer.token, fact.token)
   }
-  return lost
+  return gone
 }
 
 /**

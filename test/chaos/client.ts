@@ -2,7 +2,7 @@ import { Agent } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Answered, type Asked, openDiary } from './history.ts'
 import { makeMind, type Wish } from './mind.ts'
-import { readAnswer, send } from './wire.ts'
+import { readAnswer, readOperation, send } from './wire.ts'
 
 export type LoadOptions = {
   bases: string[]
@@ -22,6 +22,9 @@ const underWayMax = 3_000
 const admins = new Set<string>(['release', 'void'])
 /** An unknown one is asked again under its key after this long, as long as it takes. */
 const againMs = 400
+/** Of what was acknowledged with an operation's URL so many are asked about, of all else every one. */
+const sample = 1_000
+const askersMax = 20
 
 export type Load = ReturnType<typeof startLoad>
 
@@ -45,6 +48,8 @@ export function startLoad(options: LoadOptions) {
   const served = new Map(options.books.map((book) => [book, [] as { sent: number; at: number }[]]))
   const underWay = new Set<Promise<void>>()
   const open = new Map<number, Wish>()
+  /** Attempts whose answers said where to ask what became of them. */
+  const operations: { id: string; url: string; token: string; isDone: boolean }[] = []
   let attempts = 0
   let stopped = false
 
@@ -52,12 +57,13 @@ export function startLoad(options: LoadOptions) {
     const base = bases[attempts % bases.length]!
     const id = `${seed}-${wish.op}-${attempts++}`
     const { path, body, verb, ...rest } = wish
+    const token = admins.has(verb) ? options.admin : options.service
     const asked: Asked = { is: 'asked', id, verb, ...rest, at: Date.now() }
     diary.note(asked)
     diary.write()
     counts.asked++
     const reply = await send(agent, `${base}/api/v1/${path}`, body, {
-      authorization: `Bearer ${admins.has(verb) ? options.admin : options.service}`,
+      authorization: `Bearer ${token}`,
       'x-request-id': id,
       durability: wish.level,
       ...(wish.key ? { 'idempotency-key': wish.key } : {}),
@@ -68,6 +74,7 @@ export function startLoad(options: LoadOptions) {
     if (answer.outcome === 'done' && verb === 'assign') counts.assigned++
     if (answer.why) refusals[answer.why] = (refusals[answer.why] ?? 0) + 1
     const ok = answer.outcome === 'done' || answer.outcome === 'again'
+    if (answer.operation) operations.push({ id, url: answer.operation, token, isDone: ok })
     if (ok) served.get(wish.book)?.push({ sent: asked.at, at: answer.at })
     return answer
   }
@@ -141,6 +148,35 @@ export function startLoad(options: LoadOptions) {
         )
         if (open.size > 0) await sleep(againMs)
       }
+    },
+    operations: () => operations.length,
+    /** Asks what became of every operation that was in doubt, and of some that were not, until it says. */
+    async inquire(ms: number): Promise<number> {
+      const until = performance.now() + ms
+      const sure = operations.filter(({ isDone }) => isDone)
+      const every = Math.ceil(sure.length / sample)
+      const chosen = [
+        ...operations.filter(({ isDone }) => !isDone),
+        ...sure.filter((_, at) => at % every === 0),
+      ]
+      const next = chosen.entries()
+      const inquireOne = async ([at, { id, url, token }]: [number, (typeof chosen)[number]]) => {
+        const ask = () => readOperation(new URL(url, bases[at % bases.length]).href, token)
+        let said = await ask()
+        while (!/^(durable|absent)$/.test(said.state) && performance.now() < until) {
+          await sleep(againMs)
+          said = await ask()
+        }
+        diary.note({ is: 'told', id, ...said })
+      }
+      await Promise.all(
+        Array.from({ length: askersMax }, async () => {
+          for (const one of next) await inquireOne(one)
+        }),
+      )
+      return chosen.length
+    },
+    close(): void {
       diary.close()
       agent.destroy()
     },

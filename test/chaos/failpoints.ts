@@ -14,6 +14,13 @@ export function failpointOf(run: number, points: readonly string[], pass = 1): F
   return { point, mode, order: `${point}:${mode}:${pass}` }
 }
 
+/** For the table: how much of it there is, and how many runs go through each point once. */
+export function variantsOf(points: readonly unknown[], perRun = 1): string {
+  const variants = points.length * modes.length
+  const turn = Math.ceil(points.length / perRun)
+  return `${variants} variants, ${perRun} a run; ${turn} runs in a row go through every line`
+}
+
 /** Dead, or stopped by a signal. */
 function hasEnded(pid: number): boolean {
   try {

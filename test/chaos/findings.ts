@@ -8,6 +8,8 @@ export const kinds = [
   'key-twice',
   'key-answers-differ',
   'done-after-refusal',
+  'operation',
+  'hidden-loss',
   'invented',
   'answer-differs',
   'no-entry',

@@ -48,10 +48,22 @@ export type Answered = {
   /** Of a lock. */
   token?: string
   redemption?: string
+  /** The URL that tells what became of it. */
+  operation?: string
+}
+
+/** What `GET /operations/{id}` said of an attempt once everything was over. */
+export type Told = {
+  is: 'told'
+  id: string
+  /** durable, absent, pending; or the status and problem of what was no answer. */
+  state: string
+  /** Its facts, as shard/epoch-n/i. */
+  facts: string[]
 }
 
 /** An attempt and what became of it; one whose answer is not in the file is unknown. */
-export type Attempt = Asked & { answer: Answered }
+export type Attempt = Asked & { answer: Answered; told?: Told }
 
 /**
  * The client's diary: append-only, a line a thing, written before the client acts on it, so that a
@@ -61,7 +73,7 @@ export function openDiary(path: string) {
   const file = openSync(path, 'a')
   let lines: string[] = []
   return {
-    note(line: Asked | Answered): void {
+    note(line: Asked | Answered | Told): void {
       lines.push(JSON.stringify(line))
     },
     /** Everything noted is in the file now. */
@@ -81,8 +93,9 @@ export function readDiary(path: string): Attempt[] {
   const attempts = new Map<string, Attempt>()
   for (const line of readFileSync(path, 'utf8').split('\n')) {
     if (line === '') continue
-    const said: Asked | Answered = JSON.parse(line)
+    const said: Asked | Answered | Told = JSON.parse(line)
     if (said.is === 'asked') attempts.set(said.id, { ...said, answer: silence(said) })
+    else if (said.is === 'told') attempts.get(said.id)!.told = said
     else attempts.get(said.id)!.answer = said
   }
   return [...attempts.values()]

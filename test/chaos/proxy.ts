@@ -16,6 +16,18 @@ type Link = {
   swallow: string | undefined
   /** That request has passed. */
   swallowing: boolean
+  /** Takes what the server says, while it is kept back. */
+  kept: ((pass: () => void) => void) | undefined
+}
+
+/** The next request with a certain text goes to the server, and its reply does not get back. */
+export type Kept = {
+  /** The request has gone on to the server. */
+  hasPassed(): boolean
+  /** The reply is here. */
+  hasReplied(): boolean
+  /** Lets the reply go on, and all that follows. */
+  release(): void
 }
 
 /** A TCP proxy between a process and one of its servers, whose faults a test turns on and off. */
@@ -26,6 +38,8 @@ export async function openProxy(targetPort: number) {
   let delayMs = 0
   let newcomers: Mode | 'cut' = 'pass'
   let swallowed = 0
+  /** The next request of any connection that holds this text is the one whose reply is kept back. */
+  let keep: { text: string; on(link: Link): void } | undefined
 
   function end(link: Link): void {
     links.delete(link)
@@ -48,6 +62,11 @@ export async function openProxy(targetPort: number) {
       const pass = () => {
         if (link.mode !== 'dead' && to.writable) to.write(chunk)
       }
+      if (!fromServer && keep && chunk.includes(keep.text)) {
+        keep.on(link)
+        keep = undefined
+      }
+      if (fromServer && link.kept) return link.kept(pass)
       if (delayMs === 0 && late.length === 0) return pass()
       late.push(pass)
       setTimeout(() => late.shift()!(), delayMs)
@@ -63,7 +82,7 @@ export async function openProxy(targetPort: number) {
     const server = connect({ port: targetPort, host: '127.0.0.1', allowHalfOpen: true })
     const link: Link = {
       ...{ client, server, mode: newcomers },
-      ...{ swallow: undefined, swallowing: false },
+      ...{ swallow: undefined, swallowing: false, kept: undefined },
     }
     links.add(link)
     for (const socket of [client, server]) {
@@ -100,6 +119,24 @@ export async function openProxy(targetPort: number) {
     /** The next reply to a request that holds `text` is lost, and its connection cut. */
     swallowReply(text: string): void {
       for (const link of links) link.swallow = text
+    },
+    /** Keeps back the reply to the next request that holds `text`. */
+    keepReply(text: string): Kept {
+      const waiting: (() => void)[] = []
+      let its: Link | undefined
+      const on = (link: Link) => {
+        its = link
+        link.kept = (pass) => void waiting.push(pass)
+      }
+      keep = { text, on }
+      return {
+        hasPassed: () => its !== undefined,
+        hasReplied: () => waiting.length > 0,
+        release() {
+          its!.kept = undefined
+          for (const pass of waiting) pass()
+        },
+      }
     },
     /** Nothing passes in either direction, on old and new connections, until `heal`. */
     blackhole(): void {

@@ -33,6 +33,8 @@ export type Row = {
   /** What is done, in a few words. */
   what: string
   town?: Omit<TownOptions, 'cluster'> | ((run: number) => Omit<TownOptions, 'cluster'>)
+  /** How many codes a full load needs here, if more than usual. */
+  codes?: number
   /** Acknowledgements at `redis` level may be lost: this fault takes Redis' memory away. */
   mayLose?: boolean
   /** Nobody may wait longer than this for an answer. */

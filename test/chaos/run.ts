@@ -28,7 +28,7 @@ const runs = Number(values.runs)
 const from = Number(values.from)
 const seed = Number(values.seed)
 const light = values.short ? { rate: '300', codes: '8000' } : undefined
-const codes = Number(values.codes ?? light?.codes ?? 100_000)
+const codesOf = (row: Row) => Number(values.codes ?? light?.codes ?? row.codes ?? 100_000)
 const calmMs = light ? 700 : 1_500
 const warmMs = light ? 0 : 20_000
 const chosen = values.only ? rows.filter(({ name }) => values.only!.includes(name)) : rows
@@ -49,12 +49,13 @@ const cluster = await openCluster(dir)
 const results: Told[] = []
 let failed = false
 try {
-  const load = { perSecond: await rate(), codes }
+  const perSecond = await rate()
   for (const row of chosen) {
+    const load = { perSecond, codes: codesOf(row) }
     const its: Told[] = []
     for (let run = from; run < from + runs && !stopping; run++) {
-      const told = await one(row, run, load)
-      if (told) its.push(told)
+      its.push(await one(row, run, load))
+      if ('skipped' in its.at(-1)!) break
     }
     // Row by row, so that whoever ends this early has not run in vain.
     if (values.report && its.length > 0) report(values.report, its, load)
@@ -85,23 +86,24 @@ async function one(
   row: Row,
   run: number,
   load: { perSecond: number; codes: number },
-): Promise<Told | undefined> {
-  const unable = row.unable?.()
-  if (unable) {
-    console.log(`${row.name}: skipped, ${unable}`)
-    return
+): Promise<Told> {
+  const told = { row: row.name, what: row.what, seed: seed + run }
+  const skipped = row.unable?.()
+  if (skipped) {
+    console.log(`${row.name}: skipped, ${skipped}`)
+    return { ...told, skipped }
   }
   const begun = performance.now()
   const log = (line: string) => values.verbose && console.error(line)
   const options = { cluster, seed: seed + run, run, calmMs, warmMs, log }
   try {
-    const result = { ...(await sale(row, { ...options, ...load })), what: row.what }
+    const result = await sale(row, { ...options, ...load })
     if (result.violations.length > 0) failed = true
     const seconds = Math.round((performance.now() - begun) / 1000)
-    const { detail = '', acknowledged, lost, twice, unknown, resolved, serveMs } = result
+    const { detail = '', acknowledged, lost, twice, unknown, resolved, inquired, serveMs } = result
     console.log(
       `${row.name} ${detail} (--seed ${seed + run}): acknowledged ${acknowledged}, lost ${lost.length}, ` +
-        `twice ${twice}, unknown ${unknown} (${resolved} resolved), serves again after ` +
+        `twice ${twice}, unknown ${unknown} (${resolved} resolved), ${inquired} operations asked, serves again after ` +
         `${serveMs} ms; ${seconds} s ${result.violations.map((one) => `\n  ! ${one}`).join('')}`,
     )
     log(JSON.stringify(result.refusals))
@@ -111,9 +113,11 @@ async function one(
           values.lost,
           `${JSON.stringify({ row: row.name, seed: seed + run, ...fact })}\n`,
         )
-    return result
+    return { ...told, result }
   } catch (error) {
     failed = true
     console.log(`${row.name} (--seed ${seed + run}): ${(error as Error).stack}`)
+    // It counts as a run: a service that never came back must not drop out of the proof.
+    return { ...told, failed: (error as Error).message }
   }
 }

@@ -47,6 +47,8 @@ export type Result = {
   twice: number
   unknown: number
   resolved: number
+  /** Operations whose URLs were asked what became of them. */
+  inquired: number
   /** Until the last book was served again. */
   serveMs: number
   /** The longest that anybody waited for an answer. */
@@ -163,6 +165,9 @@ async function reckon(
 ): Promise<Result> {
   await load.stop()
   await load.settle(settleMs)
+  // Whoever asks what became of a call forbids it: what happens afterwards all the same is seen.
+  const inquired = await load.inquire(settleMs)
+  load.close()
   const seen = await settled(town)
   const history = readDiary(load.path)
   const verdict = check(history, seen, {
@@ -190,9 +195,9 @@ async function reckon(
     ...{ lost: verdict.lost, twice: verdict.twice, longestMs },
     afterRefusal: count(verdict, 'done-after-refusal'),
     lostToOthers: verdict.lost.filter(
-      ({ user, now, verb }) => verb === 'assign' && now && now !== user,
+      ({ user, later, verb }) => verb === 'assign' && later.some((one) => one !== user),
     ).length,
-    ...{ unknown: verdict.unknown, resolved: verdict.resolved, serveMs: served },
+    ...{ unknown: verdict.unknown, resolved: verdict.resolved, inquired, serveMs: served },
     ...{ violations, refusals: load.refusals },
   }
 }

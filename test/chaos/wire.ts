@@ -1,6 +1,6 @@
 import { type Agent, request } from 'node:http'
 import type { Durability } from '../../src/journal/entry.ts'
-import type { Answered, Asked } from './history.ts'
+import type { Answered, Asked, Told } from './history.ts'
 
 /** What came back, or why nothing did. */
 export type Reply =
@@ -9,7 +9,7 @@ export type Reply =
   | { is: 'broken'; why: string; sent: boolean }
 
 /** Longer than any promise of the service: past this a request counts as unanswered. */
-const patienceMs = 6_000
+export const patienceMs = 6_000
 
 export function send(
   agent: Agent,
@@ -63,7 +63,8 @@ export function readAnswer({ id }: Asked, reply: Reply): Answered {
   if (status !== 200 && status !== 202) {
     const unknown = status < 400 || body.code === 'outcome-unknown' || status === 500
     const outcome = unknown ? 'unknown' : 'refused'
-    return { ...base, outcome, status, why: body.code ?? `status ${status}`, codes: [] }
+    const { code: why = `status ${status}`, operation } = body
+    return { ...base, outcome, status, why, codes: [], ...(operation ? { operation } : {}) }
   }
   const durability = String(headers.durability ?? '')
   const entry = /entry=(\d+)\/(\d+)-(\d+)\/(\d+)/.exec(durability)?.slice(1).map(Number)
@@ -77,5 +78,23 @@ export function readAnswer({ id }: Asked, reply: Reply): Answered {
     codes: coupons.map(({ code }) => code),
     ...(body.lock_token ? { token: body.lock_token } : {}),
     ...(body.redemption_id ? { redemption: body.redemption_id } : {}),
+    ...(headers.location ? { operation: headers.location } : {}),
+  }
+}
+
+/** What the service says became of an operation; no answer is said in the same place. */
+export async function readOperation(
+  url: string,
+  token: string,
+): Promise<Pick<Told, 'state' | 'facts'>> {
+  try {
+    const headers = { authorization: `Bearer ${token}` }
+    const response = await fetch(url, { headers, signal: AbortSignal.timeout(patienceMs) })
+    // biome-ignore lint/suspicious/noExplicitAny: a problem or an operation
+    const body: any = await response.json()
+    if (!response.ok) return { state: `${response.status} ${body.code}`, facts: [] }
+    return { state: body.state, facts: body.facts.map(({ entry }: { entry: string }) => entry) }
+  } catch (error) {
+    return { state: (error as Error).message, facts: [] }
   }
 }
