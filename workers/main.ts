@@ -1,13 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'bullmq'
 import closeWithGrace from 'close-with-grace'
-import { type Logger, pino } from 'pino'
+import type { Logger } from 'pino'
 import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { endAbandoned, openDatabase } from '../src/ledger/database.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
 import { watchPresence } from '../src/ledger/presence.ts'
 import { beat, forgetProcesses } from '../src/ledger/processes.ts'
 import { installationId, shardRows } from '../src/ledger/shards.ts'
+import { openLog } from '../src/log.ts'
 import {
   type FlushJob,
   openQueues,
@@ -147,7 +148,7 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
 
 async function main(): Promise<void> {
   const config = workerConfig()
-  const log = pino({ name: 'worker', level: config.LOG_LEVEL })
+  const log = openLog('worker', config.LOG_LEVEL)
   const tracing = config.OTEL_EXPORTER_OTLP_ENDPOINT
     ? (await import('../src/tracing.ts')).startTracing('stampede-worker', config, log)
     : undefined
