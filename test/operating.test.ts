@@ -72,6 +72,7 @@ async function run(command: string): Promise<Ended> {
   // Whoever has seen enough presses Ctrl-C.
   if (args.includes('--watch')) child.stdout.once('data', () => child.kill('SIGINT'))
   const [code, signal] = await once(child, 'close')
+  if (args[1] === 'create' && args[0] === 'books') variables.REHEARSAL = said.split(' ', 1)[0]!
   return { code: code ?? signal, said }
 }
 
@@ -114,10 +115,16 @@ const sale: Expected = {
   'books list': [[0], /^\S{36} {2}active {2}codes 400 /m],
   'books pause': [[0], /^book \S+ is paused$/m],
   'books open': [[0], /^book \S+ is open$/m],
-  'books warm': [[0], /^ready: \d+ left/],
+  'books create': [[0], /^\S{36} {2}paused {2}counter 2000 {2}Rehearsal$/m],
+  'books warm $BOOK': [[3], /^not ready:\n! the book is paused\n$/],
+  'books warm $REHEARSAL': [[0], /^ready: \d+ left/],
   'books archive': [[0], /^book \S+ is archived$/m],
   simulate: [[0], /^checked: equal$/m],
-  reconcile: [[0], / equal: 1 book, 400 codes, /],
+  // Of a counter book a code exists from its first assignment on.
+  'reconcile --book $REHEARSAL': [[0], / equal: 1 book, \d+ codes, /],
+  reconcile: [[0], / equal: 2 books, \d+ codes, /],
+  'resume --book': [[0], /^book \S+ is active \(it was stopped\)$/m],
+  'drain --book': [[0], /^drained at .*: 1 books, .* equal\nno fact of this book has /],
   'pause --intake': [[0], /^intake is stopped \(it was open\)/],
   'resume --intake': [[0], /^intake is open \(it was stopped\)/],
   'pause --flush': [[0], /^the flush is paused \(it was running\)/],
