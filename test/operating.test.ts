@@ -79,15 +79,15 @@ async function run(command: string): Promise<Ended> {
 const changes = /--(yes|reason)\b| (simulate|replay|admin) /
 /** In their order; those that change nothing may be typed at once with their neighbours. */
 async function runAll(commands: string[], expected: Expected, seen: Set<string>): Promise<void> {
-  let together: string[] = []
+  const together: string[] = []
   const type = async (command: string) => look(expected, command, await run(command), seen)
   for (const command of [...commands, undefined]) {
     if (command && !changes.test(command)) {
       together.push(command)
       continue
     }
-    await Promise.all(together.map(type))
-    together = []
+    // More at once on a busy machine, and one waits too long for its connection.
+    while (together.length > 0) await Promise.all(together.splice(0, 3).map(type))
     if (command) await type(command)
   }
 }
@@ -334,6 +334,8 @@ const alarm: Expected = {
   ],
   'curl -s http://127.0.0.1:8000/readyz': [[0], /"ready":true,.*"reason":null,"shards":\[/],
   reconcile: [[3], /^PARKED \(1\)$/m],
+  'coupon show': [[0], / assign +somebody .*\n.* void .*\nredis {5}VOID\npostgres {2}VOID/],
+  replay: sale.replay!,
   'parked list': [[3], /^0\/9-9\/0 {2}assign PARKED of pat, .*: a test$/m],
   'jobs list --state failed': [[0], / reconcile failed .* disk full$/m],
   'queues list': sale['queues list']!,
