@@ -7,7 +7,7 @@ import type { World } from './world.ts'
 const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 
 /** The ops command as an operator of this world types it: how it ended, what it said, and its object with --json. */
-export async function stampede({ settings }: World, ...args: string[]) {
+export async function stampede({ settings }: Pick<World, 'settings'>, ...args: string[]) {
   const { REDIS_URL, DATABASE_URL } = settings
   const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
   const child = spawn(process.execPath, [main, ...args], { env })

@@ -2,6 +2,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import { type Certificate, isGenuine } from '../ops/certificate.ts'
 import { drain } from '../ops/drain.ts'
+import type { Difference } from '../ops/reconcile/reconcile.ts'
 import { problemDocument } from '../problems.ts'
 import { duration, id, reason } from './arguments.ts'
 import { actor, withBoth, withOps } from './ops.ts'
@@ -79,13 +80,16 @@ async function run(options: Options, command: Command): Promise<void> {
     [
       `drained at ${certificate.at}: ${certificate.books.length} books, ${coupons} coupons, ${certificate.verdict}`,
       `no fact${certificate.book ? ' of this book' : ''} has an entry beyond ${ends.join(' ')}`,
-      ...differences.slice(0, 20).map((one) => `! ${one.class} ${one.what}`),
+      ...differences.slice(0, 20).map(line),
       ...(differences.length > 20 ? [`! and ${differences.length - 20 + more} more`] : []),
       options.certificate ? `certificate: ${options.certificate}` : JSON.stringify(certificate),
     ].join('\n'),
     { state: drained.state, certificate, differences, more },
   )
 }
+
+const line = ({ class: kind, code, what }: Difference) =>
+  `! ${kind} ${code ? `${code} ` : ''}${what}`
 
 const others = (waits: string[]) => (waits.length > 1 ? ` and ${waits.length - 1} more` : '')
 
