@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { environmentOf } from '../src/config.ts'
 import type { World } from './world.ts'
 
-const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+export const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 
 /** The ops command as an operator of this world types it: how it ended, what it said, and its object with --json. */
 export async function stampede({ settings }: Pick<World, 'settings'>, ...args: string[]) {
