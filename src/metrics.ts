@@ -33,6 +33,10 @@ const table = {
     'Codes that the last comparison found neither in stock nor given to anybody.',
   ],
   stampede_reconcile_age_seconds: ['gauge', 'Since the last comparison of all books ended.'],
+  stampede_reconcile_interval_seconds: [
+    'gauge',
+    'After so long this worker compares all books again (RECONCILE_MINUTES); 0: never.',
+  ],
   stampede_failed_jobs: ['gauge', 'Jobs that failed: see the table jobs.'],
   stampede_intake_open: ['gauge', '0 while an operator has stopped intake on the shard.'],
   stampede_flush_running: ['gauge', '0 while an operator holds the flush of the shard.'],

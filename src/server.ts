@@ -2,10 +2,10 @@ import { once } from 'node:events'
 import { type AddressInfo, Server as TcpServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
-import { pino } from 'pino'
 import { apiConfig, ConfigError } from './config.ts'
 import { openHouse } from './house.ts'
 import { createHttpServer } from './http/listener.ts'
+import { openLog } from './log.ts'
 import { openQueues } from './queues.ts'
 
 /** How often a shut gate is looked at, and how long a stop may take. */
@@ -26,7 +26,7 @@ const config = (() => {
     process.exit(78)
   }
 })()
-const log = pino({ name: 'api', level: config.LOG_LEVEL })
+const log = openLog('api', config.LOG_LEVEL)
 const tracing = config.OTEL_EXPORTER_OTLP_ENDPOINT
   ? (await import('./tracing.ts')).startTracing('stampede-api', config, log)
   : undefined

@@ -1,9 +1,8 @@
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 import { Command } from 'commander'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, inject, test } from 'vitest'
@@ -13,7 +12,8 @@ import { scratchDir } from '../src/embedded/leftovers.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 
-const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+const root = resolve(import.meta.dirname, '..')
+const main = join(root, 'src/cli/main.ts')
 const name = `t_${randomBytes(6).toString('hex')}`
 const here = new URL(inject('postgres'))
 here.pathname = name
@@ -53,6 +53,15 @@ async function stampede(
   const [code] = await once(child, 'close')
   return { code, out, err }
 }
+
+test('it runs as what package.json installs: by a link to its file', () => {
+  const { bin } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const link = join(scratch, 'stampede')
+  symlinkSync(join(root, bin.stampede), link)
+  const env = { PATH: dirname(process.execPath) }
+  const { status, stdout } = spawnSync(link, ['--help'], { env, encoding: 'utf8' })
+  expect([status, stdout]).toEqual([0, expect.stringMatching(/^Example:\n {2}\$ /)])
+})
 
 test('migrate makes the schema and the shards, and may be run again', async () => {
   expect(await stampede(['migrate'])).toEqual({

@@ -1,10 +1,7 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { environmentOf } from '../src/config.ts'
 import { scratchDir } from '../src/embedded/leftovers.ts'
 import { updateBook } from '../src/ledger/books.ts'
 import { openDatabase } from '../src/ledger/database.ts'
@@ -13,6 +10,7 @@ import { setBook, setIntake } from '../src/ops/control.ts'
 import { drain } from '../src/ops/drain.ts'
 import type { Ops } from '../src/ops/ops.ts'
 import { keys } from '../src/store/keys.ts'
+import { stampede } from './stampede.ts'
 import { openWorld, until, type World } from './world.ts'
 
 /** Drains under load: what a certificate says is so, and stays so. */
@@ -62,14 +60,14 @@ function crowd() {
 const given = async (user_id: string, of = book): Promise<string> =>
   (await post('coupons/assign', { book_id: of, user_id })).body.coupons[0].code
 
-/** A drain that is held in the middle of its comparison, and what came of it. */
-async function heldDrain(options: { book?: string }, meanwhile: () => Promise<unknown>) {
+/** A drain that is held in the middle of its comparison, and what came of it. `begin`: on this database. */
+async function held<T>(begin: (url: string) => Promise<T>, meanwhile: () => Promise<unknown>) {
   const patient = `${world.settings.DATABASE_URL}?options=-c%20lock_timeout%3D15000`
-  const database = openDatabase(patient, 6, 'test')
-  const holder = await database.connect()
+  const holder = await world.database.connect()
+  await holder.query('SET idle_in_transaction_session_timeout = 0')
   await holder.query('BEGIN')
   await holder.query('LOCK TABLE parked_facts')
-  const drained = drain({ ...ops, database }, { ...options, timeoutMs: 20_000, by })
+  const drained = begin(patient)
   try {
     await until(async () => {
       const { rows } = await world.database.query(
@@ -81,23 +79,16 @@ async function heldDrain(options: { book?: string }, meanwhile: () => Promise<un
     await meanwhile()
   } finally {
     await holder.query('COMMIT')
-    holder.release()
+    holder.release(true)
   }
-  return drained.finally(() => database.end())
+  return drained
 }
-
-const main = resolve(import.meta.dirname, '../src/cli/main.ts')
-async function stampede(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-  const { REDIS_URL, DATABASE_URL } = world.settings
-  const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
-  const child = spawn(process.execPath, [main, ...args], { env })
-  let out = ''
-  let err = ''
-  child.stdout.on('data', (some) => (out += some))
-  child.stderr.on('data', (some) => (err += some))
-  const [code] = await once(child, 'close')
-  return { code, out, err }
-}
+const heldDrain = (options: { book?: string }, meanwhile: () => Promise<unknown>) =>
+  held((url) => {
+    const database = openDatabase(url, 6, 'test')
+    const drained = drain({ ...ops, database }, { ...options, timeoutMs: 20_000, by })
+    return drained.finally(() => database.end())
+  }, meanwhile)
 
 const ends = async ({ shards }: Certificate) =>
   Promise.all(
@@ -240,30 +231,63 @@ describe('drain', () => {
   test('a file that cannot be written is refused before anything is stopped', async () => {
     const intake = () => world.database.query("SELECT 1 FROM shards WHERE intake = 'stopped'")
     const file = join(scratchDir('drain'), 'nowhere', 'drained.json')
-    const refused = await stampede('drain', '--certificate', file)
+    const refused = await stampede(world, 'drain', '--certificate', file)
     expect([refused.code, refused.out]).toEqual([2, ''])
     expect(refused.err).toMatch(/nothing was stopped: .*drained.json cannot be written: ENOENT/)
     expect((await intake()).rows).toEqual([])
     // A disk that is full lets itself be opened, and says so at the end.
-    const full = await stampede('drain', '--certificate', '/dev/full')
+    const full = await stampede(world, 'drain', '--certificate', '/dev/full')
     expect([full.code, (await intake()).rows.length > 0]).toEqual([1, true])
     const [line, kept] = full.out.trimEnd().split('\n').slice(-2)
     expect(line).toMatch(/^! \/dev\/full could not be written: ENOSPC/)
     expect(await isGenuine(world.database, JSON.parse(kept!))).toBe(true)
-    const asked = await stampede('drain', '--json', '--certificate', '/dev/full')
+    const asked = await stampede(world, 'drain', '--json', '--certificate', '/dev/full')
     const said = JSON.parse(asked.out)
     expect([asked.code, said.unwritten]).toEqual([1, expect.stringMatching(/^ENOSPC/)])
     // As it is kept where the machine of the command has no disk of its own.
     const saved = join(scratchDir('drain'), 'said.json')
     writeFileSync(saved, asked.out)
-    expect((await stampede('verify-certificate', saved)).out).toMatch(/^genuine/)
+    expect((await stampede(world, 'verify-certificate', saved)).out).toMatch(/^genuine/)
     await setIntake(ops, 'open', by)
+  })
+
+  test('as a command ends with 1 where it was undone, and says by what', async () => {
+    const { code, out } = await held(
+      (DATABASE_URL) =>
+        stampede({ settings: { ...world.settings, DATABASE_URL } }, 'drain', '--book', book),
+      () => setBook(ops, book, 'active', by),
+    )
+    expect([code, out]).toEqual([
+      ...[
+        1,
+        expect.stringMatching(/^No certificate:\n.*somebody resumed it.*\nthe book was changed /),
+      ],
+    ])
+  })
+
+  test('as a command ends with 3 where the stores differ, and certifies just that', async () => {
+    const code = await given('victim')
+    await world.level()
+    const rename = 'UPDATE coupons SET user_id = $2 WHERE code = $1'
+    await world.database.query(rename, [code, 'mallory'])
+    const file = join(scratchDir('drain'), 'different.json')
+    const drained = await stampede(world, 'drain', '--book', book, '--certificate', file)
+    await world.database.query(rename, [code, 'victim'])
+    await setBook(ops, book, 'active', by)
+    expect([drained.code, drained.out]).toEqual([
+      3,
+      expect.stringMatching(
+        new RegExp(`, different\n.*\n! STATE_MISMATCH ${code} coupons differs from `),
+      ),
+    ])
+    const verified = await stampede(world, 'verify-certificate', file, '--json')
+    expect([verified.code, verified.said]).toEqual([3, { genuine: true, verdict: 'different' }])
   })
 
   test('a certificate that somebody touched is not genuine', async () => {
     const file = join(scratchDir('drain'), 'drained.json')
-    const said = await stampede('--json', 'drain', '--certificate', file)
-    expect([said.code, JSON.parse(said.out)]).toMatchObject([0, { differences: [], more: 0 }])
+    const done = await stampede(world, '--json', 'drain', '--certificate', file)
+    expect([done.code, done.said]).toMatchObject([0, { differences: [], more: 0 }])
     const certificate = JSON.parse(readFileSync(file, 'utf8')) as Certificate
     const copy = JSON.parse(JSON.stringify(certificate)) as Certificate
     expect(await isGenuine(world.database, copy)).toBe(true)
@@ -281,7 +305,7 @@ describe('drain', () => {
     const { signature: _, ...what } = certificate
     const bad = await signCertificate(world.database, { ...what, verdict: 'different' })
     writeFileSync(file, JSON.stringify(bad))
-    const verified = await stampede('verify-certificate', file)
+    const verified = await stampede(world, 'verify-certificate', file)
     expect([verified.code, verified.out]).toEqual([3, expect.stringMatching(/^genuine.*different/)])
   })
 })

@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
-import pino from 'pino'
 import { inject } from 'vitest'
 import { createApp, type Deps } from '../src/app.ts'
 import { openMeters } from '../src/http/meter.ts'
@@ -8,6 +7,7 @@ import { createPrincipals } from '../src/http/principal.ts'
 import { createTokens } from '../src/http/tokens.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
 import { openDatabase } from '../src/ledger/database.ts'
+import { openLog } from '../src/log.ts'
 import { createKey, revokeKey } from '../src/ops/keys.ts'
 import type { OperatorVerbs } from '../src/ops/open.ts'
 import { checkContract, declaredRoutes } from './contract.ts'
@@ -79,7 +79,7 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
     accounts,
     tokens,
     principals,
-    log: pino({ level: 'info' }, { write: (text: string) => lines.push(text) }),
+    log: openLog('test', 'info', { write: (text) => void lines.push(text) }),
     readiness: async () => ({ ready: true, redis: true, postgres: true, reason: null, shards: [] }),
     meters: openMeters(),
     metrics: async () => '',

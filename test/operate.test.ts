@@ -314,10 +314,10 @@ describe('parked', () => {
     await world.database.query('UPDATE book_counters SET held = held - 1 WHERE book_id = $1', [
       book,
     ])
-    const park = (place: number) =>
+    const park = (place: number, more = {}) =>
       world.database.query(
         "INSERT INTO parked_facts (shard, epoch, n, i, reason, fact) VALUES ($1, $2, $3, $4, 'a test', $5)",
-        [shard, epoch, place, i, JSON.stringify({ ...entry, n: place })],
+        [shard, epoch, place, i, { ...entry, n: place, fact: { ...fact, ...more } }],
       )
     await park(n)
     const name = `${shard}/${epoch}-${n}/${i}`
@@ -330,8 +330,13 @@ describe('parked', () => {
     const back = await world.database.query('SELECT user_id FROM coupons WHERE code = $1', [code])
     expect(back.rows).toEqual([{ user_id: 'pat' }])
 
-    await park(n + 1_000_000)
+    await park(n + 1_000_000, { lockToken: 'the-token' })
     const other = `${shard}/${epoch}-${n + 1_000_000}/${i}`
+    const { token } = await world.signUp('viewer')
+    const look = async (path: string) =>
+      JSON.stringify((await world.call('GET', path, { as: token })).body)
+    expect(await look(`ops/parked/${other}`)).toContain(code)
+    expect(await look(`ops/parked/${other}`)).not.toContain('the-token')
     expect((await asked('parked', 'retry', other, ...why)).code).toBe(3)
     expect((await asked('parked', 'discard', other, ...why)).discarded).toBe(false)
     expect((await asked('parked', 'discard', other, '--yes', ...why)).discarded).toBe(true)
@@ -339,6 +344,8 @@ describe('parked', () => {
     const [deed] = await auditRows(world.database, { limit: 1 })
     expect(deed).toMatchObject({ action: 'parked.discard', target: `fact:${other}` })
     expect(deed!.detail).toMatchObject({ fact: { fact: { code } } })
+    expect(await look('ops/audit')).toContain('"action":"parked.discard"')
+    expect(await look('ops/audit')).not.toContain('the-token')
     await world.database.query('DELETE FROM ledger WHERE n > 1000000')
 
     // What came later stands before what it follows from: page by page, until nothing fits any more.

@@ -192,6 +192,44 @@ test('rebuild: refuses while the ledger lacks facts, unless they are flushed fir
   await world.level()
 })
 
+test('a job that is done again is the deed of whoever wants it now, who may ask for its kind', async () => {
+  const again = (jobId: string, as: string) =>
+    world.call('POST', `ops/jobs/${jobId}/retry`, { as, body: { reason: 'once more' } })
+  const latest = async (kind: string) =>
+    (await auditRows(world.database, { limit: 1_000 })).find(({ action }) => action === kind)!
+  const people = {
+    rebuild: await world.signUp('admin'),
+    ...{ drain: await world.signUp('operator'), replay: await world.signUp('operator') },
+  }
+  for (const [kind, { id, token }] of Object.entries(people)) {
+    const { rows } = await world.database.query<{ job_id: string }>(
+      `UPDATE jobs SET state = 'failed' WHERE job_id =
+         (SELECT job_id FROM jobs WHERE kind = $1 AND state = 'done' ORDER BY created_at DESC LIMIT 1)
+       RETURNING job_id`,
+      [kind],
+    )
+    const jobId = rows[0]!.job_id
+    const first = await latest(kind)
+    const byOperator = await again(jobId, kind === 'rebuild' ? operator : viewer)
+    expect([byOperator.status, byOperator.body.code]).toEqual([403, 'forbidden'])
+    expect((await again(jobId, token)).status).toBe(200)
+    await until(async () => {
+      const { state, error } = (await getJob(world.database, jobId))!
+      expect([kind, state, error]).not.toContain('failed')
+      return state === 'done'
+    }, `${kind} is done again`)
+    const deed = await latest(kind)
+    expect(deed).toMatchObject({ actor: `user:${id}`, reason: 'once more' })
+    expect(deed.audit_id).toBeGreaterThan(first.audit_id)
+  }
+  // Codes are an administrator's to make.
+  const { rows } = await world.database.query(
+    `INSERT INTO jobs (job_id, kind, state, created_by)
+     VALUES (gen_random_uuid(), 'generate', 'cancelled', 'user:x') RETURNING job_id`,
+  )
+  expect((await again(rows[0].job_id, operator)).status).toBe(403)
+})
+
 describe('a job that somebody else began', () => {
   const ops = () => ({ redis: world.redis, database: world.database })
 

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { environmentOf } from '../src/config.ts'
+import { openAccounts } from '../src/ledger/accounts.ts'
 import { openWorld, type World } from './world.ts'
 
 /** What a person at a terminal sees of long work, and a program does not. */
@@ -39,11 +40,42 @@ async function run(
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (some) => {
       said += some
-      onSaid(said, (keys) => child.stdin.writable && child.stdin.end(keys))
+      onSaid(said, (keys) => child.stdin.write(keys))
     })
   const [code] = await once(child, 'close')
   return { code, said }
 }
+
+/** Types each of these once, as soon as what it answers is there. */
+function answering(answers: [question: RegExp, keys: string][]): OnSaid {
+  const left = [...answers]
+  return (said, type) => {
+    if (left[0]?.[0].test(said)) type(left.shift()![1])
+  }
+}
+
+test('a password is asked for at a terminal, twice, and not shown', async () => {
+  const password = 'long-enough'
+  const create = (again: string) =>
+    run(
+      true,
+      ['admin', 'create', 'ada@example.com'],
+      answering([
+        [/Password/, `${password}\r`],
+        [/The same again/, `${again}\r`],
+      ]),
+    )
+  const typo = await create('lon-genough')
+  expect([typo.code, typo.said]).toEqual([1, expect.stringMatching(/The two are not the same\./)])
+  const { code, said } = await create(password)
+  expect([code, said]).toEqual([
+    0,
+    expect.stringMatching(/ada@example\.com is an administrator now/),
+  ])
+  expect(typo.said + said).not.toContain(password)
+  const user = await openAccounts(world.database).logIn('ada@example.com', password)
+  expect(user).toMatchObject({ role: 'admin' })
+})
 
 test('a terminal is shown what is waited for, and then the answer alone', async () => {
   await world.database.query("UPDATE shards SET flush = 'paused'")
@@ -62,9 +94,7 @@ test('where nobody watches there is the answer and nothing else', async () => {
 })
 
 test('Ctrl-C at a terminal ends it with 130, as what was not done', async () => {
-  const { code, said } = await drain(true, '60s', (said, type) => {
-    if (/waiting:/.test(said)) type('\u0003')
-  })
+  const { code, said } = await drain(true, '60s', answering([[/waiting:/, '\u0003']]))
   expect(code, said).toBe(130)
 })
 

@@ -1,10 +1,12 @@
 import pino from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { freePort } from '../src/embedded/ports.ts'
 import { claimReconcile, lastReconciled } from '../src/ledger/reconciled.ts'
 import { reconcile } from '../src/ops/reconcile/reconcile.ts'
 import { keys } from '../src/store/keys.ts'
 import { reconcileOnce } from '../workers/reconcile.ts'
-import { openWorld, type World } from './world.ts'
+import { openTown } from './processes.ts'
+import { openWorld, until, type World } from './world.ts'
 
 /** The comparison that a worker makes by itself, and what it leaves for /metrics and the log. */
 let world: World
@@ -69,4 +71,25 @@ test('reconcile on schedule: /metrics tells what the last comparison found, whoe
   expect(await lastReconciled(world.database)).toMatchObject({ undersold: 1_100 })
   // One by hand puts off none of the workers'.
   expect(await run(60)).toBe(true)
+})
+
+test('reconcile on schedule: a worker process does it every RECONCILE_MINUTES, and tells how often', async () => {
+  const town = await openTown({ shards: 1 })
+  try {
+    const port = String(await freePort())
+    town.startWorker({ RECONCILE_MINUTES: '2', METRICS_PORT: port })
+    await until(async () => {
+      // Always due: one that came while the shard was not open yet has been for nothing.
+      await town.database.query(
+        `INSERT INTO settings VALUES ('reconcile', jsonb_build_object('claimed', now() - interval '3 min'))
+         ON CONFLICT (name) DO UPDATE SET value = settings.value || excluded.value`,
+      )
+      return (await lastReconciled(town.database)) !== undefined
+    }, 'the worker has compared')
+    expect(await lastReconciled(town.database)).toMatchObject({ differences: 0, undersold: 0 })
+    const told = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+    expect(told).toMatch(/^stampede_reconcile_interval_seconds 120$/m)
+  } finally {
+    await town.close()
+  }
 })

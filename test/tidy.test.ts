@@ -85,6 +85,14 @@ describe('tidy', () => {
     expect(readers).toEqual(['src/config.ts'])
   })
 
+  test('log.ts alone makes a log, for it knows what must not stand there', () => {
+    expect(sources.filter((file) => /\bpino\(/.test(text(file)))).toEqual(['src/log.ts'])
+    const others = breaks((_, it) => it !== 'pino')
+    expect(others.filter((one) => !text(one.split(' ')[0]!).includes('type { Logger }'))).toEqual([
+      'src/log.ts imports pino',
+    ])
+  })
+
   test('every key name stands in keys.ts', () => {
     const others = sources.filter((file) => file !== 'src/store/keys.ts')
     expect(others.filter((file) => /\{s\$\{|\{s\d*\}:/.test(text(file)))).toEqual([])

@@ -1,13 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'bullmq'
 import closeWithGrace from 'close-with-grace'
-import { type Logger, pino } from 'pino'
+import type { Logger } from 'pino'
 import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { endAbandoned, openDatabase } from '../src/ledger/database.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
 import { watchPresence } from '../src/ledger/presence.ts'
 import { beat, forgetProcesses } from '../src/ledger/processes.ts'
 import { installationId, shardRows } from '../src/ledger/shards.ts'
+import { openLog } from '../src/log.ts'
+import type { Samples } from '../src/metrics.ts'
 import {
   type FlushJob,
   openQueues,
@@ -38,7 +40,7 @@ const jobsMs = 2_000
 const abandonedMs = 1_000
 const healMs = 10_000
 const forgetMs = 600_000
-const reconcileMs = 30_000
+const reconcileMs = 5_000
 const jobsAtOnce = 2
 const stopMs = 8_000
 /** BullMQ, told to close while its connection is down, waits for ever: it is left behind then. */
@@ -66,6 +68,8 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
   const fitness = openFitness(place, database, { managed: config.REDIS_MANAGED === '1', log })
   const store = openStore(place, { backlog: 0 }, () => {})
   const counts = new Counts()
+  const minutes = config.RECONCILE_MINUTES ?? 0
+  const interval = (): Samples => ({ stampede_reconcile_interval_seconds: [[{}, minutes * 60]] })
   const stopBeat = beat(database, 'worker', version)
   const shards = flushShards(place, database, fitness.tight, log, counts)
   const stopping = new AbortController()
@@ -115,7 +119,6 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
     every(abandonedMs, 'ending abandoned transactions', () => endAbandoned(database)),
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
     every(reconcileMs, 'reconciling', async () => {
-      const minutes = config.RECONCILE_MINUTES ?? 0
       if (minutes === 0 || !place.connected) return
       await withOps((ops) => reconcileOnce(ops, minutes, log))
     }),
@@ -128,7 +131,7 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
     place,
     flushes: counts.flushes,
     /** What its /metrics tells. */
-    sources: [() => counts.samples(), ...gauges(place, database, queues)],
+    sources: [() => counts.samples(), interval, ...gauges(place, database, queues)],
     /** Ends the flush in progress and starts no other. What is not flushed is in the journal. */
     async stop(): Promise<void> {
       stopping.abort()
@@ -147,7 +150,7 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
 
 async function main(): Promise<void> {
   const config = workerConfig()
-  const log = pino({ name: 'worker', level: config.LOG_LEVEL })
+  const log = openLog('worker', config.LOG_LEVEL)
   const tracing = config.OTEL_EXPORTER_OTLP_ENDPOINT
     ? (await import('../src/tracing.ts')).startTracing('stampede-worker', config, log)
     : undefined

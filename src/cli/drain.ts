@@ -2,6 +2,7 @@ import { closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync } 
 import type { Command } from 'commander'
 import { type Certificate, isGenuine } from '../ops/certificate.ts'
 import { drain } from '../ops/drain.ts'
+import type { Difference } from '../ops/reconcile/reconcile.ts'
 import { problemDocument } from '../problems.ts'
 import { duration, id, reason } from './arguments.ts'
 import { exits } from './explain.ts'
@@ -106,7 +107,7 @@ async function run(options: Options, command: Command): Promise<void> {
     [
       `drained at ${certificate.at}: ${certificate.books.length} books, ${coupons} coupons, ${certificate.verdict}`,
       `no fact${certificate.book ? ' of this book' : ''} has an entry beyond ${ends.join(' ')}`,
-      ...differences.slice(0, 20).map((one) => `! ${one.class} ${one.what}`),
+      ...differences.slice(0, 20).map(line),
       ...(differences.length > 20 ? [`! and ${differences.length - 20 + more} more`] : []),
       ...(lost ? [`! ${options.certificate} could not be written: ${lost}. Keep this line:`] : []),
       options.certificate && !lost
@@ -116,6 +117,9 @@ async function run(options: Options, command: Command): Promise<void> {
     { state: drained.state, certificate, differences, more, ...(lost ? { unwritten: lost } : {}) },
   )
 }
+
+const line = ({ class: kind, code, what }: Difference) =>
+  `! ${kind} ${code ? `${code} ` : ''}${what}`
 
 const others = (waits: string[]) => (waits.length > 1 ? ` and ${waits.length - 1} more` : '')
 

@@ -34,7 +34,7 @@ async function run(options: Options, command: Command): Promise<void> {
   const lines = shards.map(
     (one) =>
       `shard ${one.shard}: ${one.applied} facts applied, ${one.already_there} already there, ` +
-      `${one.parked} parked, ${one.refused} refused, ${one.waiting} wait for their flush`,
+      `${one.parked} parked, ${one.discarded} discarded, ${one.refused} refused, ${one.waiting} wait for their flush`,
   )
   say(command, lines.join('\n'), { shards })
 }

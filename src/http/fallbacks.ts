@@ -37,22 +37,10 @@ export function fallbacks(
     const code = kind ? outageProblems[kind] : 'internal-error'
     c.get('settle')?.(code)
     if (kind) {
-      log.warn({ request_id, method: c.req.method, err: brief(error) }, 'PostgreSQL is away')
+      log.warn({ request_id, method: c.req.method, err: error }, 'PostgreSQL is away')
       return problemResponse(c, problem(code))
     }
-    log.error({ request_id, method: c.req.method, err: brief(error) }, 'request failed')
+    log.error({ request_id, method: c.req.method, err: error }, 'request failed')
     return problemResponse(c, problem('internal-error'))
   })
-}
-
-/**
- * The innermost cause, and of it only what tells a programmer where to look: drizzle puts a query's
- * parameters into its message, PostgreSQL a row's values into its detail.
- */
-function brief(error: Error) {
-  let inner = error
-  while (inner.cause instanceof Error) inner = inner.cause
-  const { name, message, code } = inner as Error & { code?: string }
-  const stack = error.stack?.split('\n').filter((line) => line.startsWith('    at '))
-  return { name, message, code, stack: stack?.slice(0, 12).join('\n') }
 }

@@ -7,7 +7,7 @@ import type { Context } from './context.ts'
 import { JobResponse, jobView } from './jobs.ts'
 import { actors, admins, by, limit, lookers, reason } from './ops.ts'
 import { answer, problemResponse } from './respond.ts'
-import { resource } from './route.ts'
+import { denied, resource } from './route.ts'
 import { bookId, queryCount, strict, uuid } from './schemas.ts'
 
 const Plan = z
@@ -21,6 +21,9 @@ const oneOf = (which: { book_id?: unknown; shard?: unknown; all?: unknown }) =>
 const onlyOne = { path: ['shard'], message: 'exactly one of book_id, shard and all must be there' }
 
 const shardNumber = z.number().int().min(0).max(63)
+
+/** These an operator may ask for; whoever has somebody's job done again asks for it as much. */
+const ofOperators = ['drain', 'reconcile', 'replay', 'warm']
 
 /** Operators' verbs that outlive their request, and all other jobs. */
 export function opsJobRoutes(deps: Deps) {
@@ -210,7 +213,7 @@ export function opsJobRoutes(deps: Deps) {
         summary:
           name === 'cancel'
             ? 'End a job that is queued or running, or put aside one that failed; what it did stays'
-            : 'Have a job that failed or was cancelled done again',
+            : 'Have a job that failed or was cancelled done again, by whoever may ask for one of its kind',
         needs: actors,
         params: strict({ job_id: uuid }),
         body: strict({ reason }),
@@ -218,6 +221,9 @@ export function opsJobRoutes(deps: Deps) {
         problems: ['job-not-found', 'wrong-job-state'],
       },
       async (c, { params, body }, who) => {
+        const old = name === 'retry' ? await ops.job(params.job_id) : undefined
+        if (old && who.kind !== 'admin' && !ofOperators.includes(old.kind))
+          return problemResponse(c, denied(admins))
         const job = await ops.changeJob(params.job_id, wanted, by(who, body.reason))
         return 'problem' in job ? problemResponse(c, job) : answer(c, 200, jobView(job))
       },

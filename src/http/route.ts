@@ -199,7 +199,8 @@ const undecodable: Problem = {
   errors: [{ path: 'path', message: 'must be percent-encoded UTF-8' }],
 }
 
-function denied(allowed: readonly PrincipalKind[]): Problem {
+/** What somebody hears who is none of these. */
+export function denied(allowed: readonly PrincipalKind[]): Problem {
   // Where users may, viewers and operators may because they are users.
   const said = allowed.includes('user')
     ? allowed.filter((kind) => kind !== 'viewer' && kind !== 'operator')

@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { pino } from 'pino'
 import { failpoint } from '../failpoint.ts'
 import type { Context } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
 import { confirmFacts } from '../ledger/confirm.ts'
 import type { Database } from '../ledger/database.ts'
 import { installationId, shardRows } from '../ledger/shards.ts'
+import { openLog } from '../log.ts'
 import type { Problem } from '../problems.ts'
 import { type Directory, openDirectory } from '../recovery/directory.ts'
 import { openFitness } from '../recovery/fitness.ts'
@@ -40,7 +40,7 @@ export async function actOnCoupon(where: Where, wanted: Wanted, by: By): Promise
   const shards = await shardRows(database)
   const place = new Place(where.redisUrl, shards.length, 'cli', await installationId(database))
   try {
-    const log = pino({ level: 'silent' })
+    const log = openLog('cli', 'silent')
     const fitness = openFitness(place, database, { managed: where.managed, log })
     const begun = performance.now()
     while ((await openGatesOnce(place, database, fitness)) > 0) {

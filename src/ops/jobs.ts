@@ -61,7 +61,7 @@ export async function listJobs(
 
 /**
  * Cancels a job that is not over, or ends the matter of one that failed; or has one that failed or was
- * cancelled done again. Cancelling cuts its load: whoever is writing it finds it moved and stops, and
+ * cancelled done again, as the deed of whoever wants it now. Cancelling cuts its load: whoever is writing it finds it moved and stops, and
  * the sweep brings what was written into stock.
  */
 export async function changeJob(
@@ -81,9 +81,10 @@ export async function changeJob(
       `UPDATE jobs SET state = $2, updated_at = to_timestamp(0),
          error = CASE WHEN $2 = 'cancelled' THEN error END,
          asked_at = CASE WHEN $2 = 'cancelled' THEN asked_at ELSE now() END,
-         finished_at = CASE WHEN $2 = 'cancelled' THEN now() END
+         finished_at = CASE WHEN $2 = 'cancelled' THEN now() END,
+         input = CASE WHEN $2 = 'queued' AND input ? 'by' THEN input || $3 ELSE input END
        WHERE job_id = $1 RETURNING *`,
-      [jobId, wanted],
+      [jobId, wanted, { by }],
     )
     const job = rows[0]!
     if (wanted === 'cancelled')

@@ -23,6 +23,9 @@ type Stored = Omit<Entry, 'facts'> & { fact: Fact }
 const nameOf = ({ shard, epoch, n, i }: Row) => `${shard}/${epoch}-${n}/${i}`
 const shape = /^(\d{1,2})\/(\d{1,15})-(\d{1,15})\/(\d{1,6})$/
 
+/** A lock's token is its holder's alone. */
+const withoutToken = ({ fact: { lockToken: _, ...fact }, ...entry }: Stored) => ({ ...entry, fact })
+
 /** The place that a name stands for; undefined: it is no name of a fact. */
 export function readName(name: string): number[] | undefined {
   return shape.exec(name)?.slice(1).map(Number)
@@ -47,7 +50,9 @@ export async function parkedFact({ database }: Ops, name: string) {
     `SELECT * FROM parked_facts WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4`,
     readName(name) ?? [-1, 0, 0, 0],
   )
-  return rows[0] && { name, reason: rows[0].reason, parked_at: rows[0].parked_at, ...rows[0].fact }
+  if (!rows[0]) return undefined
+  const { reason, parked_at, fact } = rows[0]
+  return { name, reason, parked_at, ...withoutToken(fact) }
 }
 
 export type Retried = { name: string; applied: boolean; reason: string | null }
@@ -124,7 +129,7 @@ export async function discardParked({ database }: Ops, name: string, by: By): Pr
       readName(name) ?? [-1, 0, 0, 0],
     )
     if (!rows[0]) return false
-    const detail = { fact: rows[0].fact, parked_because: rows[0].reason }
+    const detail = { fact: withoutToken(rows[0].fact), parked_because: rows[0].reason }
     await audit(tx, { ...by, action: 'parked.discard', target: `fact:${name}`, detail })
     return true
   })

@@ -7,18 +7,21 @@ import { shardRows } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
 import type { By } from './control.ts'
 import type { Ops } from './ops.ts'
+import { aside } from './reconcile/postgres.ts'
 
 const entriesPerPage = 500
 
 /**
- * What came of a shard's journal, in facts. `parked`: stand aside, see `parked`; `refused`: the ledger
- * did not take them now; `waiting`: not flushed yet, a worker does that.
+ * What came of a shard's journal, in facts. `parked`: stand aside, see `parked`; `discarded`: an operator
+ * gave them up for good; `refused`: the ledger did not take them now; `waiting`: not flushed yet, a
+ * worker does that.
  */
 export type Replayed = {
   shard: number
   applied: number
   already_there: number
   parked: number
+  discarded: number
   refused: number
   waiting: number
 }
@@ -39,7 +42,10 @@ export async function replay(
   const all: Replayed[] = []
   let done = 0
   for (const { shard, checkpointEpoch, checkpoint } of rows) {
-    const sum: Replayed = { shard, applied: 0, already_there: 0, parked: 0, refused: 0, waiting: 0 }
+    const sum: Replayed = {
+      ...{ shard, applied: 0, already_there: 0 },
+      ...{ parked: 0, discarded: 0, refused: 0, waiting: 0 },
+    }
     const isFlushed = ({ epoch, n }: EntryId) =>
       epoch < checkpointEpoch || (epoch === checkpointEpoch && n <= checkpoint)
     for await (const entries of pages(ops, shard, options.from)) {
@@ -75,7 +81,7 @@ async function* pages({ redis }: Ops, shard: number, from: EntryId | undefined) 
   }
 }
 
-/** The facts of these entries that neither the ledger nor the parked ones hold; counts the others. */
+/** The facts of these entries that the ledger lacks and that do not stand aside; counts the others. */
 async function lacking(
   { database }: Ops,
   shard: number,
@@ -83,21 +89,24 @@ async function lacking(
   sum: Replayed,
 ): Promise<Entry[]> {
   if (entries.length === 0) return []
-  const { rows } = await database.query<{ place: string; aside: boolean }>(
-    `SELECT epoch || '-' || n || '/' || i AS place, bool_or(aside) AS aside FROM (
-       SELECT epoch, n, i, false AS aside
+  // In the order of the alphabet: what stands aside does so although its row may be there.
+  const { rows } = await database.query<{
+    place: string
+    how: 'already_there' | 'discarded' | 'parked'
+  }>(
+    `SELECT epoch || '-' || n || '/' || i AS place, max(how) AS how FROM (
+       SELECT epoch, n, i, 'already_there' AS how
        FROM ledger l JOIN unnest($2::bigint[], $3::bigint[]) AS e(epoch, n) USING (epoch, n)
        WHERE l.shard = $1
-       UNION ALL SELECT epoch, n, i, true FROM parked_facts WHERE shard = $1) AS held GROUP BY 1`,
+       UNION ALL SELECT epoch, n, i, how FROM ${aside} AS a WHERE shard = $1) AS held GROUP BY 1`,
     [shard, entries.map(({ epoch }) => epoch), entries.map(({ n }) => n)],
   )
-  const held = new Map(rows.map(({ place, aside }) => [place, aside]))
+  const held = new Map(rows.map(({ place, how }) => [place, how]))
   return entries.flatMap((entry) => {
     const facts = entry.facts.filter(({ i }) => {
-      const aside = held.get(`${entryId(entry)}/${i}`)
-      if (aside === true) sum.parked++
-      if (aside === false) sum.already_there++
-      return aside === undefined
+      const how = held.get(`${entryId(entry)}/${i}`)
+      if (how) sum[how]++
+      return how === undefined
     })
     return facts.length > 0 ? [{ ...entry, facts }] : []
   })

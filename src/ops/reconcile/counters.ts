@@ -125,7 +125,7 @@ export const shardsLook = (run: Run, named: ReadonlySet<number>): Look<ShardItem
     const { shard, row: before, sequence } = item!
     const { rows } = await run.database.query<{ facts: number; epoch: number; n: number }>(
       `SELECT facts - (SELECT count(*) FROM (
-           SELECT shard, epoch, n, i FROM ledger UNION SELECT * FROM ${aside} AS a) AS f
+           SELECT shard, epoch, n, i FROM ledger UNION SELECT shard, epoch, n, i FROM ${aside} AS a) AS f
            WHERE f.shard = $1 AND (f.epoch, f.n) > ($2::bigint, $3::bigint) AND ${flushed('f')}) AS facts,
          checkpoint_epoch AS epoch, checkpoint AS n
        FROM shards WHERE shard = $1`,

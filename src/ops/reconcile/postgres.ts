@@ -19,8 +19,8 @@ export const record = (of: string) =>
  * Places of facts that stand aside: parked, or given up by an operator. They count as facts that there
  * were, and for nothing in the coupons.
  */
-export const aside = `(SELECT shard, epoch, n, i FROM parked_facts
-  UNION ALL SELECT p[1]::int, p[2]::bigint, p[3]::bigint, p[4]::int
+export const aside = `(SELECT shard, epoch, n, i, 'parked' AS how FROM parked_facts
+  UNION ALL SELECT p[1]::int, p[2]::bigint, p[3]::bigint, p[4]::int, 'discarded'
   FROM audit_log, regexp_match(target, '^fact:(\\d+)/(\\d+)-(\\d+)/(\\d+)$') AS p
   WHERE action = 'parked.discard' AND p IS NOT NULL)`
 /** A row of the ledger, by its alias, that the coupons rest on. */
