@@ -177,7 +177,7 @@ test('precedence  before all of these: fenced, and the same call again', async (
     )
   }
   const first = await ask('op-1')
-  expect(first).toMatch(/^done \d+\t.*\nassigned\t0\t\S+\t1$/)
+  expect(first).toMatch(/^done 1-\d+\t.*\nassigned\t0\t\S+\t1$/)
   const meta = keys.meta(0)
   await policy((refusal) => refusal === 'intake-stopped')
   await redis.hset(meta, 'epoch', 77)
