@@ -132,17 +132,18 @@ async function withKey<T>(ops: Ops, work: (key: string) => Promise<T>): Promise<
   const { key, ...stored } = makeApiKey()
   const reason = 'rehearsal'
   const by = { actor, reason }
-  await createKey(ops, { ...stored, name: reason }, { ...by, action: 'simulate' })
+  const created = createKey(ops, { ...stored, name: reason }, { ...by, action: 'simulate' })
   const revoke = () => revokeKey(ops, stored.key_id, by)
   const end = (signal: 'SIGINT' | 'SIGTERM') => {
     // A second one ends it at once, as without us.
-    void revoke().finally(() => process.exit(128 + constants.signals[signal]))
+    void created.then(revoke).finally(() => process.exit(128 + constants.signals[signal]))
   }
+  // Before the key is there: whoever ends it just then must not leave one behind.
   process.once('SIGINT', end).once('SIGTERM', end)
   try {
-    return await work(key)
+    await created
+    return await work(key).finally(revoke)
   } finally {
     process.off('SIGINT', end).off('SIGTERM', end)
-    await revoke()
   }
 }
