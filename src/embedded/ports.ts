@@ -1,16 +1,20 @@
+import { randomInt } from 'node:crypto'
 import { createServer } from 'node:net'
 import { CannotStart } from './steps.ts'
 
-/** A port of 127.0.0.1 that was free a moment ago; whoever binds it must still expect a clash. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer()
-    probe.once('error', reject)
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address()
-      probe.close(() => resolve(typeof address === 'object' && address ? address.port : 0))
-    })
-  })
+/** Below those that Linux (32768) and macOS (49152) give to whoever connects to somebody. */
+const [lowest, count] = [20_000, 12_000]
+
+/**
+ * A port of 127.0.0.1 that was free a moment ago. One that the kernel picks would be of those that it
+ * gives to outgoing connections too, and be taken until somebody listens, or while it is restarted.
+ */
+export async function freePort(): Promise<number> {
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const port = lowest + randomInt(count)
+    if (await isFree(port, '127.0.0.1')) return port
+  }
+  throw new CannotStart(`no port of 100 from ${lowest} on is free`)
 }
 
 /** Whether a server could listen there now. */
