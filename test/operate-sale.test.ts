@@ -10,7 +10,8 @@ import { transaction } from '../src/ledger/database.ts'
 import { createJob, getJob } from '../src/ledger/jobs.ts'
 import { openOps } from '../src/ops/open.ts'
 import { openQueues } from '../src/queues.ts'
-import { main, operator, why } from './operator.ts'
+import { operator, why } from './operator.ts'
+import { main } from './stampede.ts'
 import { openWorld, until, type World } from './world.ts'
 
 /** The operators' verbs around jobs, books and coupons, as processes, against the whole service. */

@@ -6,16 +6,26 @@ import type { World } from './world.ts'
 
 export const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 
-/** The ops command as an operator of this world types it: how it ended, what it said, and its object with --json. */
-export async function stampede({ settings }: Pick<World, 'settings'>, ...args: string[]) {
-  const { REDIS_URL, DATABASE_URL } = settings
-  const env = environmentOf({ REDIS_URL, DATABASE_URL }) as NodeJS.ProcessEnv
+/** The ops command as somebody types it in this environment: how it ended, what it said, and how long it took. */
+export async function typed(
+  { REDIS_URL, DATABASE_URL }: Pick<World['settings'], 'REDIS_URL' | 'DATABASE_URL'>,
+  args: string[],
+  more: Record<string, string> = {},
+) {
+  const begun = performance.now()
+  const env = environmentOf({ REDIS_URL, DATABASE_URL, ...more }) as NodeJS.ProcessEnv
   const child = spawn(process.execPath, [main, ...args], { env })
   let out = ''
   let err = ''
   child.stdout.on('data', (some) => (out += some))
   child.stderr.on('data', (some) => (err += some))
   const [code] = await once(child, 'close')
+  return { code: code as number | null, out, err, ms: performance.now() - begun }
+}
+
+/** The same of an operator of this world, with its object where --json asks for it. */
+export async function stampede({ settings }: Pick<World, 'settings'>, ...args: string[]) {
+  const { code, out, err } = await typed(settings, args)
   const said = args.includes('--json') && out ? JSON.parse(out) : undefined
-  return { code: code as number | null, out, err, said }
+  return { code, out, err, said }
 }

@@ -1,12 +1,11 @@
 import { constants } from 'node:os'
 import type { Command } from 'commander'
 import { makeApiKey } from '../http/tokens.ts'
-import { type Book, getBook } from '../ledger/books.ts'
+import { getBook } from '../ledger/books.ts'
 import { createKey, revokeKey } from '../ops/keys.ts'
 import type { Ops } from '../ops/ops.ts'
-import { type Rehearsal, simulate, type Tally } from '../ops/simulate.ts'
+import { inUse, type Rehearsal, simulate, type Tally } from '../ops/simulate.ts'
 import { problem, problemDocument } from '../problems.ts'
-import { keys } from '../store/keys.ts'
 import { count, duration, id } from './arguments.ts'
 import { exits } from './explain.ts'
 import { actor, stores, withOps } from './ops.ts'
@@ -84,17 +83,6 @@ async function run(options: Options, command: Command): Promise<void> {
   const shown = found.differences.slice(0, 20).map((one) => `! ${one}`)
   const lines = [header, row(found), `checked: ${found.verdict}${why(found)}`, ...shown]
   say(command, lines.join('\n'), found)
-}
-
-/** Whoever is not shown that it is a sale's own book rehearses on it by a slip of the hand. */
-async function inUse({ redis }: Ops, { book_id, name, shard }: Book): Promise<string | undefined> {
-  const found = await redis.hmget(keys.book(shard, book_id), 'left', 'held', 'redeemed', 'void')
-  const [left, held, redeemed, gone] = found.map(Number) as [number, number, number, number]
-  if (held + redeemed + gone === 0) return undefined
-  return (
-    `book "${name}" is in use: ${left} left, ${held} given out, ${redeemed} redeemed, ${gone} void. ` +
-    'Make one of its own for the rehearsal, or use this one up with --yes.'
-  )
 }
 
 /** What to do about it where nobody was given a coupon. */

@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { createHistogram } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Book } from '../ledger/books.ts'
+import { keys } from '../store/keys.ts'
 import type { Ops } from './ops.ts'
 
 /** How many of those who hold a coupon go on to lock it, and how many of those redeem it. */
@@ -176,4 +178,18 @@ async function astray(
       )
     await sleep(500)
   }
+}
+
+/** Whoever is not shown that it is a sale's own book rehearses on it by a slip of the hand. */
+export async function inUse(
+  { redis }: Ops,
+  { book_id, name, shard }: Book,
+): Promise<string | undefined> {
+  const found = await redis.hmget(keys.book(shard, book_id), 'left', 'held', 'redeemed', 'void')
+  const [left, held, redeemed, gone] = found.map(Number) as [number, number, number, number]
+  if (held + redeemed + gone === 0) return undefined
+  return (
+    `book "${name}" is in use: ${left} left, ${held} given out, ${redeemed} redeemed, ${gone} void. ` +
+    'Make one of its own for the rehearsal, or use this one up with --yes.'
+  )
 }
