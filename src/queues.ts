@@ -235,6 +235,12 @@ export function openQueueDesk(url: string) {
   }
 
   return {
+    /** What BullMQ's Redis does when it is full: its maxmemory-policy; undefined: it hides it. */
+    async policy(): Promise<string | undefined> {
+      const [info] = await each(async (queue) => (await queue.getBackend().client).info())
+      return /^maxmemory_policy:(\S+)/m.exec(info!)?.[1]
+    },
+
     list: (): Promise<QueueOverview[]> =>
       each(async (queue) => {
         const counts = await queue.getJobCounts('waiting', 'active', 'delayed', 'failed')

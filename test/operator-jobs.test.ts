@@ -128,6 +128,8 @@ test('doctor tells every setting, as the user of Redis that an API is', async ()
   expect(status).toBe(200)
   expect(body.items.length).toBeGreaterThan(12)
   for (const { verdict, remedy } of body.items) expect(remedy === '').toBe(verdict === 'fine')
+  const ofQueue = { of: 'queue', setting: 'maxmemory-policy', value: 'noeviction', verdict: 'fine' }
+  expect(body.items).toContainEqual({ ...ofQueue, remedy: '' })
 })
 
 test('reconcile: its job holds what the stores do not agree on', async () => {

@@ -1,9 +1,9 @@
 import type { Command } from 'commander'
 import { readConfig, refused } from '../config.ts'
-import { connection, doctor } from '../ops/doctor.ts'
+import { connection, doctor, type QueueItem, queueItem } from '../ops/doctor.ts'
+import { openQueueDesk } from '../queues.ts'
 import type { Item } from '../recovery/checklist.ts'
 import { withOps } from './ops.ts'
-import { withRedis } from './redis.ts'
 import { say } from './say.ts'
 
 export function doctorVerb(program: Command): void {
@@ -22,8 +22,8 @@ export function doctorVerb(program: Command): void {
     .action(run)
 }
 
-/** What the service has no item for: it would not be running, or goes on without. */
-type Found = Omit<Item, 'of'> & { of: Item['of'] | 'environment' | 'queue' }
+/** What the service has no item for: it would not be running. */
+type Found = Item | QueueItem | (Omit<Item, 'of'> & { of: 'environment' })
 
 async function run(_: unknown, command: Command): Promise<void> {
   const { REDIS_MANAGED, QUEUE_REDIS_URL } = readable()
@@ -66,23 +66,10 @@ function environmentItems(): Found[] {
   })
 }
 
-/** BullMQ's Redis, where it is another one. Nothing of a sale is lost with it, and much comes late. */
+/** BullMQ's Redis, where it is another one. */
 async function queueItems(url: string): Promise<Found[]> {
-  const item = (setting: string, value: string, isFine: boolean, remedy: string): Found => ({
-    ...{ of: 'queue', setting, value },
-    ...{ verdict: isFine ? 'fine' : 'warning', remedy: isFine ? '' : remedy },
-  })
-  try {
-    const info = await withRedis(url, (redis) => redis.info('memory'))
-    const policy = /^maxmemory_policy:(\S+)/m.exec(info)?.[1] ?? 'hidden'
-    const remedy =
-      'set it to noeviction, or it drops jobs when it is full, and a sweep finds them late'
-    return [item('maxmemory-policy', policy, policy === 'noeviction', remedy)]
-  } catch (error) {
-    const remedy =
-      'start it, or correct QUEUE_REDIS_URL: jobs and flushes wait for the sweep meanwhile'
-    return [item(connection, `${(error as Error).message}`, false, remedy)]
-  }
+  const desk = openQueueDesk(url)
+  return [await queueItem(desk).finally(() => desk.close())]
 }
 
 const width = { verdict: 8, setting: 38 }

@@ -48,7 +48,7 @@ const Deed = z
 
 const ChecklistItem = z
   .object({
-    of: z.enum(['redis', 'postgres', 'clock', 'shards']),
+    of: z.enum(['redis', 'postgres', 'clock', 'shards', 'queue']),
     setting: z.string(),
     value: z.string(),
     verdict: z.enum(['fine', 'note', 'warning', 'refusal']),
@@ -97,7 +97,7 @@ export function opsRoutes(deps: Deps) {
       method: 'get',
       path: '/ops/doctor',
       summary:
-        'Whether the settings of Redis and PostgreSQL keep our promises, each with its remedy',
+        'Whether the settings of Redis, PostgreSQL and BullMQ keep our promises, each with its remedy',
       needs: lookers,
       answers: { 200: z.object({ items: z.array(ChecklistItem) }) },
     },

@@ -1,5 +1,6 @@
 import { inTime } from '../deadline.ts'
 import { postgresSettings } from '../ledger/settings.ts'
+import type { QueueDesk } from '../queues.ts'
 import {
   type Item,
   judgeClocks,
@@ -33,6 +34,27 @@ export async function doctor({ redis, database }: Ops, managed: boolean): Promis
       ? []
       : [...judgeShards(p.found.shards, r.found, p.found), ...judgeClocks(r.found, p.found)]),
   ]
+}
+
+/** BullMQ's Redis has no say in what is served: nothing of a sale is lost with it, and much comes late. */
+export type QueueItem = Omit<Item, 'of'> & { of: 'queue' }
+
+/** What there is to say of BullMQ's Redis; that it does not answer is an item like another. */
+export async function queueItem(desk: Pick<QueueDesk, 'policy'>): Promise<QueueItem> {
+  const item = (setting: string, value: string, isFine: boolean, remedy: string): QueueItem => ({
+    ...{ of: 'queue', setting, value },
+    ...{ verdict: isFine ? 'fine' : 'warning', remedy: isFine ? '' : remedy },
+  })
+  try {
+    const policy = (await desk.policy()) ?? 'hidden'
+    const remedy =
+      'set it to noeviction, or it drops jobs when it is full, and a sweep finds them late'
+    return item('maxmemory-policy', policy, policy === 'noeviction', remedy)
+  } catch (error) {
+    const remedy =
+      'start it, or correct QUEUE_REDIS_URL: jobs and flushes wait for the sweep meanwhile'
+    return item(connection, (error as Error).message, false, remedy)
+  }
 }
 
 const remedies = {

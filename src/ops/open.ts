@@ -8,7 +8,7 @@ import { endBook } from './books.ts'
 import { type Certificate, isGenuine } from './certificate.ts'
 import { type By, setBook, setFlush, setIntake } from './control.ts'
 import { doOnCoupon, type Shop, type Wanted } from './coupon.ts'
-import { doctor } from './doctor.ts'
+import { doctor, queueItem } from './doctor.ts'
 import { type Asked, changeJob, listJobs, requestJob } from './jobs.ts'
 import { createKey, revokeKey } from './keys.ts'
 import { acceptLosses, losses } from './loss.ts'
@@ -58,7 +58,13 @@ export function openOps(
   }
   return {
     status: () => status(ops, { backlog, managed }),
-    doctor: () => doctor(ops, managed),
+    async doctor() {
+      const [items, ofQueue] = await Promise.all([
+        doctor(ops, managed),
+        atDesk((its) => queueItem(its)),
+      ])
+      return 'problem' in ofQueue ? items : [...items, ofQueue]
+    },
     isGenuine: (certificate: Certificate) => isGenuine(ops.database, certificate),
     setIntake: bind(setIntake),
     setFlush: bind(setFlush),
