@@ -1,6 +1,7 @@
 import { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
 import type { Board } from './board.ts'
+import { adminUserRoutes } from './http/admin-users.ts'
 import { apiKeyRoutes } from './http/api-keys.ts'
 import { assignRoutes } from './http/assign.ts'
 import { authRoutes } from './http/auth.ts'
@@ -65,6 +66,7 @@ export type Deps = {
 
 const v1 = [
   authRoutes,
+  adminUserRoutes,
   userRoutes,
   apiKeyRoutes,
   assignRoutes,

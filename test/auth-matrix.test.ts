@@ -16,7 +16,17 @@ const matrix: Record<string, string> = {
   'POST /api/v1/auth/login': 'nusa',
   // An API key is no account.
   'GET /api/v1/auth/me': 'ua',
+  'PUT /api/v1/auth/me': 'ua',
   'POST /api/v1/auth/change-password': 'ua',
+  'POST /api/v1/auth/admin/users': 'a',
+  'GET /api/v1/auth/admin/users': 'a',
+  'GET /api/v1/auth/admin/users/{user_id}': 'a',
+  'PATCH /api/v1/auth/admin/users/{user_id}': 'a',
+  'DELETE /api/v1/auth/admin/users/{user_id}': 'a',
+  'POST /api/v1/users': 'sa',
+  'GET /api/v1/users/{user_id}': 'usa',
+  // Oneself, or as an administrator anybody: test/accounts.test.ts.
+  'PATCH /api/v1/users/{user_id}': 'ua',
   'GET /api/v1/users/search/by-email': 'usa',
   'POST /api/v1/api-keys': 'a',
   'GET /api/v1/api-keys': 'a',
