@@ -49,6 +49,7 @@ const matrix: Record<string, string> = {
   'POST /api/v1/books': 'sa',
   'POST /api/v1/coupons': 'sa',
   'POST /api/v1/coupons/codes': 'sa',
+  'POST /api/v1/books/{book_id}/codes': 'sa',
   'PATCH /api/v1/books/{book_id}': 'sa',
   'DELETE /api/v1/books/{book_id}': 'sa',
   'GET /api/v1/books/{book_id}/coupons': 'sa',
