@@ -8,6 +8,7 @@ import { openWorld, type World } from './world.ts'
  */
 const matrix: Record<string, string> = {
   'GET /livez': 'nusa',
+  'GET /health': 'nusa',
   'GET /readyz': 'nusa',
   // Asked from this machine; test/metrics.test.ts asks from elsewhere.
   'GET /metrics': 'nusa',
