@@ -1,8 +1,10 @@
 import { resolve } from 'node:path'
 import { defineConfig } from 'vitest/config'
 
-export default defineConfig({
+export default defineConfig(({ mode }) => ({
   test: {
+    // `npm run long`: tests that draw at random, at full length. `npm test` has a part of them.
+    provide: { long: mode === 'long' },
     include: ['test/**/*.test.ts'],
     globalSetup: 'test/servers.ts',
     testTimeout: 30_000,
@@ -18,4 +20,4 @@ export default defineConfig({
       reportOnFailure: true,
     },
   },
-})
+}))

@@ -1,8 +1,8 @@
-import { expect, test } from 'vitest'
+import { expect, inject, test } from 'vitest'
 import { fuzzTown } from './fuzz/town.ts'
 
-/** The shortest form of `npm run fuzz`; CI runs a longer one. */
-const requests = 2_000
+/** The short forms of `npm run fuzz`. */
+const requests = inject('long') ? 20_000 : 2_000
 
 test('every answer to requests made from the OpenAPI document is as it says, and none is 5xx', {
   timeout: 120_000,

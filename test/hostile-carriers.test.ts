@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, inject, test } from 'vitest'
 import { policyFields } from '../src/store/books.ts'
 import { keys } from '../src/store/keys.ts'
 import { scriptSha } from '../src/store/lua.ts'
@@ -11,7 +11,9 @@ import { openWorld, until, type World } from './world.ts'
  * The scripts that carry and repair: no client's words reach them, but what calls them may be broken.
  * What they refuse changes nothing, and what they do leaves a shard that is sound.
  */
-const callsWanted = 100_000
+const callsWanted = inject('long') ? 100_000 : 10_000
+/** So many of a kind there must be among them; of few calls some kinds may have none. */
+const atLeast = (among: number) => (inject('long') ? among : 0)
 const callsPerRound = 50
 /** A failure names the seed; put it here to see the same again. */
 const seed = Math.floor(Math.random() * 2 ** 32)
@@ -326,15 +328,15 @@ test('carriers  change nothing where they refuse or fail, whatever they are sent
   for (const script of names) {
     const { came } = seen
     if (!read.includes(script))
-      expect(came[`${script} done`], `${script} done`).toBeGreaterThan(200)
-    expect(came[`${script} not`], `${script} not`).toBeGreaterThan(200)
+      expect(came[`${script} done`] ?? 0, `${script} done`).toBeGreaterThanOrEqual(atLeast(200))
+    expect(came[`${script} not`] ?? 0, `${script} not`).toBeGreaterThanOrEqual(atLeast(200))
     for (const at of sane[script]!('1').keys.keys())
       expect(
-        seen.wrongType[`${script} KEYS[${at + 1}]`],
+        seen.wrongType[`${script} KEYS[${at + 1}]`] ?? 0,
         `${script} KEYS[${at + 1}]`,
-      ).toBeGreaterThan(10)
+      ).toBeGreaterThanOrEqual(atLeast(10))
   }
-  expect(seen.came.trimmed).toBeGreaterThan(50)
+  expect(seen.came.trimmed ?? 0).toBeGreaterThanOrEqual(atLeast(50))
 }, 120_000)
 
 test('carriers  do what they are called for, afterwards as before', async () => {

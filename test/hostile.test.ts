@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, inject, test } from 'vitest'
 import type { BookPlace } from '../src/store/store.ts'
 import { audit } from './audit.ts'
 import { random as seeded } from './chaos/mind.ts'
@@ -7,7 +7,7 @@ import { type Call, callScript, copyShards, digest, type VerbName } from './scri
 import { openWorld, type World } from './world.ts'
 
 /** Requests to scripts. A failure names the seed; put it here to see the same again. */
-const tuplesWanted = 100_000
+const tuplesWanted = inject('long') ? 100_000 : 10_000
 const seed = Math.floor(Math.random() * 2 ** 32)
 
 let world: World
@@ -223,7 +223,7 @@ test('scripts  change nothing where they refuse or fail, whatever they are sent'
     }
   }
   for (const kind of ['done', 'refused', 'error', 'fenced', 'backlog'])
-    expect(came[kind], `${kind} among ${JSON.stringify(came)}`).toBeGreaterThan(500)
+    expect(came[kind], `${kind} among ${JSON.stringify(came)}`).toBeGreaterThan(tuplesWanted / 200)
 
   await world.startWorker()
   for (const book of books) await audit(world, { book })

@@ -8,6 +8,8 @@ declare module 'vitest' {
   interface ProvidedContext {
     /** URL of the run's PostgreSQL, as a user who may create databases. */
     postgres: string
+    /** Tests that draw at random do so at full length. */
+    long: boolean
   }
 }
 
