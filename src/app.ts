@@ -1,6 +1,7 @@
 import { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
 import type { Board } from './board.ts'
+import type { AddressOf } from './http/address.ts'
 import { apiKeyRoutes } from './http/api-keys.ts'
 import { assignRoutes } from './http/assign.ts'
 import { authRoutes } from './http/auth.ts'
@@ -11,6 +12,7 @@ import { codeRoutes } from './http/codes.ts'
 import type { Env } from './http/context.ts'
 import { documentation } from './http/docs.ts'
 import { fallbacks } from './http/fallbacks.ts'
+import type { Guard } from './http/guard.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
 import { holdingRoutes } from './http/holdings.ts'
 import { jobRoutes } from './http/jobs.ts'
@@ -46,6 +48,8 @@ export type Deps = {
   accounts: Accounts
   tokens: Tokens
   principals: Principals
+  guard: Guard
+  addressOf: AddressOf
   store: Store
   directory: Directory
   durable: Durable

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { z } from 'zod'
+import { readRange } from './ranges.ts'
 
 /**
  * The only reader of process.env. Every variable stands once in `variables`, with what it means;
@@ -12,6 +13,16 @@ const url = (...schemes: string[]) =>
     message: `must begin with ${schemes.map((scheme) => `${scheme}://`).join(' or ')}`,
   })
 const count = (min: number, max: number) => z.coerce.number().int().min(min).max(max)
+const rate = z
+  .string()
+  .regex(/^[1-9]\d{0,8}\/[1-9]\d{0,5}$/, 'must be so many per so many seconds, as in 10/600')
+
+/** What a setting with commas lists. */
+export const listed = (text: string | undefined): string[] =>
+  (text ?? '')
+    .split(',')
+    .map((one) => one.trim())
+    .filter(Boolean)
 
 export const variables = {
   REDIS_URL: {
@@ -38,6 +49,42 @@ export const variables = {
     about: 'Signs the tokens of users (HS256). At least 32 characters; every API process the same.',
     secret: true,
     schema: z.string().min(32, 'must have at least 32 characters: try `openssl rand -hex 32`'),
+  },
+  LIMIT_REDIS_URL: {
+    about: 'Redis that counts failed logins and guessed codes. Left out: the same as REDIS_URL.',
+    secret: true,
+    schema: url('redis', 'rediss').optional(),
+  },
+  LIMIT_LOGIN_ACCOUNT: {
+    about: 'Failed logins of an account, per seconds; then each address has one more.',
+    schema: rate.default('10/600'),
+  },
+  LIMIT_LOGIN_ADDRESS: {
+    about: 'Failed logins and registrations from an address, per seconds.',
+    schema: rate.default('30/600'),
+  },
+  LIMIT_CODE_USER: {
+    about: 'Unknown or foreign codes that a user may name, per seconds.',
+    schema: rate.default('10/600'),
+  },
+  LIMIT_CODE_ADDRESS: {
+    about: 'Unknown or foreign codes that the users of an address may name, per seconds.',
+    schema: rate.default('30/600'),
+  },
+  LIMIT_CODE_KEY: {
+    about: 'Unknown or foreign codes that an API key may name, per seconds.',
+    schema: rate.default('1000/60'),
+  },
+  TRUSTED_PROXIES: {
+    about:
+      'Addresses and CIDRs, with commas, whose X-Forwarded-For is believed. Left out: nobody’s.',
+    schema: z
+      .string()
+      .refine(
+        (text) => listed(text).every((one) => readRange(one)),
+        'must be addresses and CIDRs, with commas',
+      )
+      .optional(),
   },
   HOST: {
     about: 'Address that API and worker listen on.',
@@ -151,6 +198,13 @@ export function readConfig<const N extends Variable>(
 const api = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'JWT_SECRET', 'HOST', 'PORT'] as const
 const tracing = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_TRACES_SAMPLER_ARG'] as const
 const limits = [
+  'LIMIT_REDIS_URL',
+  'LIMIT_LOGIN_ACCOUNT',
+  'LIMIT_LOGIN_ADDRESS',
+  'LIMIT_CODE_USER',
+  'LIMIT_CODE_ADDRESS',
+  'LIMIT_CODE_KEY',
+  'TRUSTED_PROXIES',
   'REDIS_MANAGED',
   'LOG_LEVEL',
   'DATABASE_POOL',
@@ -196,7 +250,15 @@ export function refused(env: Environment = process.env): Refused[] {
   })
 }
 
-const own = ['QUEUE_REDIS_URL', 'HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const
+const own = [
+  'QUEUE_REDIS_URL',
+  'LIMIT_REDIS_URL',
+  'HOST',
+  'PORT',
+  'METRICS_PORT',
+  'DATA_DIR',
+  'SHARDS',
+] as const
 const replaceable = ['REDIS_URL', 'DATABASE_URL', 'JWT_SECRET'] as const
 
 /** What `npm start` needs: it brings itself what is not given of Redis, PostgreSQL and secret. */

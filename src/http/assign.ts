@@ -98,6 +98,7 @@ export function assignRoutes(deps: Deps) {
       path: '/coupons/assign/{code}',
       summary: 'Give a user one named code from stock',
       verb: 'assign_code',
+      guesses: true,
       needs: 'anyone',
       params: strict({ code }),
       body: ForUser,

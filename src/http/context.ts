@@ -56,12 +56,16 @@ export function callersTrace(c: Context): string | undefined {
   return `00${sent.slice(2, 55)}`
 }
 
-/** What a fact remembers of the request that made it. */
-export function factContext(c: Context, who: Principal): FactContext {
+/** What a fact remembers of the request that made it. `addressOf`: see address.ts. */
+export function factContext(
+  c: Context,
+  who: Principal,
+  addressOf: (c: Context) => string | undefined,
+): FactContext {
   const context: FactContext = { actor: who.actor, request_id: requestId(c) }
   const trace = c.get('traceparent') ?? callersTrace(c)
   if (trace !== undefined) context.traceparent = trace
-  const address = c.env?.incoming?.socket.remoteAddress
+  const address = addressOf(c)
   if (address !== undefined) context.address = address
   const agent = c.req.raw.headers.get('user-agent')
   if (agent !== null) context.agent = agent.length > 200 ? agent.slice(0, 200) : agent

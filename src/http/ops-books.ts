@@ -79,7 +79,7 @@ export function opsBookRoutes(deps: Deps) {
     wanted: Parameters<typeof ops.doOnCoupon>[0],
     why: string,
   ) => {
-    const done = await ops.doOnCoupon(wanted, by(who, why), factContext(c, who))
+    const done = await ops.doOnCoupon(wanted, by(who, why), factContext(c, who, deps.addressOf))
     if ('problem' in done) return refuseEffect(c, deps, done, who)
     return done.durable ? answer(c, 200, done) : answer(c, 202, done)
   }

@@ -42,6 +42,7 @@ export function redeemRoutes(deps: Deps) {
       path: '/coupons/redeem/{code}',
       summary: 'Use a coupon for good, or one of its uses',
       verb: 'redeem',
+      guesses: true,
       needs: 'anyone',
       params: strict({ code }),
       body: RedeemRequest,

@@ -59,10 +59,20 @@ export function problemResponse(c: Context, refusal: Problem): Answer<never, nev
   const headers: Headers = {}
   const retryAfter = refusal.retryAfter ?? (status === 503 ? 1 : undefined)
   if (retryAfter !== undefined) headers['Retry-After'] = String(Math.ceil(retryAfter))
+  if (status === 429) Object.assign(headers, rateHeaders(refusal))
   if (status === 401) headers['WWW-Authenticate'] = 'Bearer'
   if (status === 405) headers.Allow = String(refusal.values?.allow)
   const body = JSON.stringify(document)
   return send(c, status, body, 'application/problem+json', headers) as Answer<never, never>
+}
+
+/** As draft-ietf-httpapi-ratelimit-headers has them: what the limit is, and when it is over. */
+function rateHeaders({ values }: Problem): Headers {
+  const { policy, quota, seconds, retry_after } = values!
+  return {
+    'RateLimit-Policy': `"${policy}";q=${quota};w=${seconds}`,
+    RateLimit: `"${policy}";r=0;t=${retry_after}`,
+  }
 }
 
 /** More than this many wrong fields help nobody, and a body may hold thousands. */

@@ -34,6 +34,8 @@ export type RouteSpec<
   /** An absent body counts as {}, whatever the Content-Type. */
   bodyOptional?: boolean
   bodyLimit?: number
+  /** Its params name a code, which may be a guess: unknown ones are counted against who asks. */
+  guesses?: boolean
   answers: A
   problems?: readonly ProblemCode[]
 }
@@ -146,6 +148,10 @@ function runner(
   const nearby = spec.needs === 'nearby'
   const allowed = nearby ? operators : typeof spec.needs === 'string' ? null : spec.needs
   const { params, query, body } = spec
+  const handle: AnyHandler =
+    spec.guesses === true
+      ? (c, input, who) => deps.guard.guess(c, who!, () => handler(c, input, who))
+      : handler
   return async (c) => {
     let who: Principal | undefined
     if (spec.needs !== 'nobody' && !(nearby && isOfThisMachine(c))) {
@@ -179,7 +185,7 @@ function runner(
       if (!parsed.success) return problemResponse(c, invalidRequest(parsed.error))
       input.body = parsed.data
     }
-    return handler(c, input as Parameters<AnyHandler>[1], who)
+    return handle(c, input as Parameters<AnyHandler>[1], who)
   }
 }
 
