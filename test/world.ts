@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import pino from 'pino'
+import { type Environment, readConfig } from '../src/config.ts'
 import { scratchDir } from '../src/embedded/leftovers.ts'
 import { startRedis } from '../src/embedded/redis.ts'
 import { openHouse } from '../src/house.ts'
@@ -25,7 +26,15 @@ type Ask = { body?: unknown; as?: string; headers?: Record<string, string> }
 
 const secret = 'a secret of at least 32 characters'
 
-export const looseLimits = {
+const limitNames = [
+  'LIMIT_LOGIN_ACCOUNT',
+  'LIMIT_LOGIN_ADDRESS',
+  'LIMIT_CODE_USER',
+  'LIMIT_CODE_ADDRESS',
+  'LIMIT_CODE_KEY',
+  'TRUSTED_PROXIES',
+] as const
+const looseLimits = {
   LIMIT_LOGIN_ACCOUNT: '1000000/600',
   LIMIT_LOGIN_ADDRESS: '1000000/600',
   LIMIT_CODE_USER: '1000000/600',
@@ -45,7 +54,7 @@ export async function openWorld({
   acl = false,
   backlog = 500_000,
   /** For tests of what is refused; the others fail more often than anybody should. */
-  limits = looseLimits as Partial<typeof looseLimits> & { TRUSTED_PROXIES?: string },
+  limits = looseLimits as Environment,
 } = {}) {
   const dir = scratchDir('redis')
   const users = acl ? { api: 'api', worker: 'worker', queue: 'queue', limit: 'limit' } : undefined
@@ -61,7 +70,7 @@ export async function openWorld({
     JWT_SECRET: secret,
     DURABILITY_WAIT_MS: waitMs,
     BACKLOG_FACTS: backlog,
-    ...{ ...looseLimits, TRUSTED_PROXIES: undefined, ...limits },
+    ...readConfig(limitNames, limits),
     LIMIT_REDIS_URL: acl ? server.urlOf('limit') : undefined,
     REDIS_MANAGED: managed ? ('1' as const) : ('0' as const),
   }
