@@ -2,6 +2,7 @@ import { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
 import type { Board } from './board.ts'
 import type { AddressOf } from './http/address.ts'
+import { adminUserRoutes } from './http/admin-users.ts'
 import { apiKeyRoutes } from './http/api-keys.ts'
 import { assignRoutes } from './http/assign.ts'
 import { authRoutes } from './http/auth.ts'
@@ -69,6 +70,7 @@ export type Deps = {
 
 const v1 = [
   authRoutes,
+  adminUserRoutes,
   userRoutes,
   apiKeyRoutes,
   assignRoutes,

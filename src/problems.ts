@@ -47,6 +47,16 @@ const table = {
   'account-inactive': [403, 'Account inactive', 'Ask an administrator to reactivate this account.'],
   forbidden: [403, 'Not allowed', 'This needs {needs}. Sign in as one, or ask an administrator.'],
   'email-taken': [400, 'E-mail already registered', 'Log in with it, or register another address.'],
+  'user-exists': [
+    400,
+    'User already exists',
+    'An account has this user_id. Leave user_id out to get a fresh one.',
+  ],
+  'own-account': [
+    400,
+    'Your own account',
+    'Nobody changes their own role, or deactivates or deletes their own account: ask another administrator.',
+  ],
   'wrong-password': [
     400,
     'Current password is wrong',

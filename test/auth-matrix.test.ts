@@ -8,6 +8,7 @@ import { openWorld, type World } from './world.ts'
  */
 const matrix: Record<string, string> = {
   'GET /livez': 'nusa',
+  'GET /health': 'nusa',
   'GET /readyz': 'nusa',
   // Asked from this machine; test/metrics.test.ts asks from elsewhere.
   'GET /metrics': 'nusa',
@@ -16,7 +17,17 @@ const matrix: Record<string, string> = {
   'POST /api/v1/auth/login': 'nusa',
   // An API key is no account.
   'GET /api/v1/auth/me': 'ua',
+  'PUT /api/v1/auth/me': 'ua',
   'POST /api/v1/auth/change-password': 'ua',
+  'POST /api/v1/auth/admin/users': 'a',
+  'GET /api/v1/auth/admin/users': 'a',
+  'GET /api/v1/auth/admin/users/{user_id}': 'a',
+  'PATCH /api/v1/auth/admin/users/{user_id}': 'a',
+  'DELETE /api/v1/auth/admin/users/{user_id}': 'a',
+  'POST /api/v1/users': 'sa',
+  'GET /api/v1/users/{user_id}': 'usa',
+  // Oneself, or as an administrator anybody: test/accounts.test.ts.
+  'PATCH /api/v1/users/{user_id}': 'ua',
   'GET /api/v1/users/search/by-email': 'usa',
   'POST /api/v1/api-keys': 'a',
   'GET /api/v1/api-keys': 'a',
@@ -39,6 +50,7 @@ const matrix: Record<string, string> = {
   'POST /api/v1/books': 'sa',
   'POST /api/v1/coupons': 'sa',
   'POST /api/v1/coupons/codes': 'sa',
+  'POST /api/v1/books/{book_id}/codes': 'sa',
   'PATCH /api/v1/books/{book_id}': 'sa',
   'DELETE /api/v1/books/{book_id}': 'sa',
   'GET /api/v1/books/{book_id}/coupons': 'sa',

@@ -255,12 +255,17 @@ describe('the challenge’s paths', () => {
       body: { book_id, count: 3, include_codes: true },
     })
     expect([generated.status, generated.body.codes.length]).toEqual([200, 3])
+    const within = `books/${book_id}/codes`
+    const more = await other.call('POST', within, { as, body: { codes: ['X2'] } })
+    expect([more.status, more.body.codes_created]).toEqual([200, 1])
+    const drawn = await other.call('POST', within, { as, body: { count: 2, include_codes: true } })
+    expect([drawn.status, drawn.body.codes.length]).toEqual([200, 2])
     const wrong = await other.call('POST', 'coupons/codes', { as, body: { book_id } })
     expect(wrong.body.code).toBe('invalid-request')
     const all = await other.call('POST', 'coupons/assign', {
       as: other.service,
-      body: { book_id, user_id: 'u', count: 4 },
+      body: { book_id, user_id: 'u', count: 7 },
     })
-    expect(all.body.assigned_count).toBe(4)
+    expect(all.body.assigned_count).toBe(7)
   })
 })

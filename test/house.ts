@@ -9,8 +9,10 @@ import { createPrincipals } from '../src/http/principal.ts'
 import { createTokens } from '../src/http/tokens.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
 import { openDatabase } from '../src/ledger/database.ts'
+import { listUsers } from '../src/ledger/users.ts'
 import { openLimits, readRule } from '../src/limits.ts'
 import { openLog } from '../src/log.ts'
+import { changeAccount, createAccount, deleteAccount } from '../src/ops/accounts.ts'
 import { createKey, revokeKey } from '../src/ops/keys.ts'
 import type { OperatorVerbs } from '../src/ops/open.ts'
 import { checkContract, declaredRoutes } from './contract.ts'
@@ -87,6 +89,10 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
   const keys: Partial<OperatorVerbs> = {
     createKey: (...args) => createKey({ database }, ...args),
     revokeKey: (...args) => revokeKey({ database }, ...args),
+    listAccounts: (filter) => listUsers(database, filter),
+    createAccount: (...args) => createAccount({ database }, ...args),
+    changeAccount: (...args) => changeAccount({ database }, ...args),
+    deleteAccount: (...args) => deleteAccount({ database }, ...args),
   }
   const deps = withAbsent<Deps>({
     ops: withAbsent(keys, 'ops.'),

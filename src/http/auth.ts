@@ -2,12 +2,13 @@ import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import type { User } from '../ledger/accounts.ts'
 import { type Problem, problem } from '../problems.ts'
+import { byRequest } from './context.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { email, instant, line, password, strict, uuid } from './schemas.ts'
 
 /** Everybody with an account; an API key has none. */
-const accountKinds = ['user', 'viewer', 'operator', 'admin'] as const
+export const accountKinds = ['user', 'viewer', 'operator', 'admin'] as const
 
 export const UserResponse = z
   .object({
@@ -32,10 +33,17 @@ const RegisterRequest = strict({
 }).openapi('RegisterRequest')
 // Any length: what counts as too short today must not keep yesterday's accounts out.
 const LoginRequest = strict({ email, password: password(0, 1_000) }).openapi('LoginRequest')
-const ChangePasswordRequest = strict({
-  current_password: password(0, 1_000),
-  new_password: password(8, 100),
-}).openapi('ChangePasswordRequest')
+const newPassword = { new_password: password(8, 100) }
+/** `old_password`: what it is called elsewhere. */
+const ChangePasswordRequest = z
+  .union([
+    strict({ current_password: password(0, 1_000), ...newPassword }),
+    strict({ old_password: password(0, 1_000), ...newPassword }),
+  ])
+  .openapi('ChangePasswordRequest')
+export const ProfileRequest = strict({ name: line(1, 255), email })
+  .partial()
+  .openapi('ProfileRequest')
 
 export const userView = (user: User) => ({
   user_id: user.user_id,
@@ -52,7 +60,7 @@ const isWrong = ({ problem: code }: Problem) =>
 const isTaken = ({ problem: code }: Problem) => code === 'email-taken'
 
 export function authRoutes(deps: Deps) {
-  const { accounts, tokens, guard } = deps
+  const { accounts, tokens, ops, guard } = deps
   const { api, route } = resource(deps, 'Auth')
   const signedIn = async (user: User) => ({
     access_token: await tokens.issue(user),
@@ -113,6 +121,22 @@ export function authRoutes(deps: Deps) {
 
   route(
     {
+      method: 'put',
+      path: '/auth/me',
+      summary: 'Change the name or the e-mail address of the account that is signed in',
+      needs: accountKinds,
+      body: ProfileRequest,
+      answers: { 200: UserResponse },
+      problems: ['email-taken', 'user-not-found'],
+    },
+    async (c, { body }, who) => {
+      const user = await ops.changeAccount(who.id, body, byRequest(c, who))
+      return 'problem' in user ? problemResponse(c, user) : answer(c, 200, userView(user))
+    },
+  )
+
+  route(
+    {
       method: 'post',
       path: '/auth/change-password',
       summary: 'Replace the password of the account that is signed in',
@@ -122,9 +146,9 @@ export function authRoutes(deps: Deps) {
       problems: ['wrong-password'],
     },
     async (c, { body }, who) => {
-      const { current_password, new_password } = body
+      const current = 'old_password' in body ? body.old_password : body.current_password
       const change = async () =>
-        (await accounts.changePassword(who.id, current_password, new_password)) ?? { done: true }
+        (await accounts.changePassword(who.id, current, body.new_password)) ?? { done: true }
       const changed = await guard.logIn(c, who.id, change, isWrong)
       if ('problem' in changed) return problemResponse(c, changed)
       return answer(c, 200, { message: 'Password updated successfully' })

@@ -65,6 +65,17 @@ const UploadedResponse = GeneratedResponse.extend({
   skipped: z.array(z.string()).openapi({ description: 'existed before' }),
 }).openapi('UploadedCodes')
 
+/** A list or a number: which of the two it is, the body says. */
+const fillShapes = [
+  uploadShape,
+  { ...generateShape, include_codes: z.boolean().optional() },
+] as const
+const FillRequest = z.union([strict(fillShapes[0]), strict(fillShapes[1])])
+const FillBookRequest = z.union([
+  strict({ book_id: bookId, ...fillShapes[0] }),
+  strict({ book_id: bookId, ...fillShapes[1] }),
+])
+
 const UnitsResponse = z
   .object({ book_id: bookId, units_added: z.number(), total_code_count: z.number() })
   .openapi('AddedUnits')
@@ -188,34 +199,45 @@ export function codeRoutes(deps: Deps) {
     (c, { params, query, body }, who) => upload(c, who, params, query, body),
   )
 
+  const either = {
+    method: 'post',
+    summary: 'Fill a book with codes: a list of your own, or so many generated ones',
+    needs: writers,
+    bodyLimit: uploadBytes,
+    answers: { 200: z.union([UploadedResponse, GeneratedResponse]), 202: JobResponse },
+    problems: [
+      'book-not-found',
+      'book-archived',
+      'wrong-book-kind',
+      'codes-exist',
+      'invalid-pattern',
+      'pattern-too-small',
+      'idempotency-key-reused',
+      'not-in-force',
+    ],
+  } as const
+  const fill = (
+    c: Context,
+    who: Principal,
+    book_id: string,
+    body: z.output<typeof FillRequest>,
+  ) => {
+    if ('codes' in body) return upload(c, who, { book_id }, {}, body)
+    const { include_codes, ...wanted } = body
+    return generate(c, who, { book_id }, { include_codes }, wanted)
+  }
   route(
     {
-      method: 'post',
+      ...either,
       path: '/coupons/codes',
-      summary: 'Fill a book with codes: a list of your own, or so many generated ones',
-      needs: writers,
-      body: z.union([
-        strict({ book_id: bookId, ...uploadShape }),
-        strict({ book_id: bookId, ...generateShape, include_codes: z.boolean().optional() }),
-      ]),
-      bodyLimit: uploadBytes,
-      answers: { 200: z.union([UploadedResponse, GeneratedResponse]), 202: JobResponse },
-      problems: [
-        'book-not-found',
-        'book-archived',
-        'wrong-book-kind',
-        'codes-exist',
-        'invalid-pattern',
-        'pattern-too-small',
-        'idempotency-key-reused',
-        'not-in-force',
-      ],
+      body: FillBookRequest,
     },
-    (c, { body: { book_id, ...body } }, who) => {
-      if ('codes' in body) return upload(c, who, { book_id }, {}, body)
-      const { include_codes, ...wanted } = body
-      return generate(c, who, { book_id }, { include_codes }, wanted)
-    },
+    (c, { body: { book_id, ...body } }, who) => fill(c, who, book_id, body),
+  )
+
+  route(
+    { ...either, path: '/books/{book_id}/codes', params, body: FillRequest },
+    (c, { params, body }, who) => fill(c, who, params.book_id, body),
   )
 
   route(

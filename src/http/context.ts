@@ -72,6 +72,11 @@ export function factContext(
   return context
 }
 
+/** For the audit log: who does it, on which request, and why, if they say. */
+export const byRequest = (c: Context, who: Principal, reason?: string) => ({
+  ...{ actor: who.actor, request_id: requestId(c), reason },
+})
+
 /** Services and administrators act for any user, and see everybody's coupons. */
 export const actsForOthers = ({ kind }: Principal) => kind === 'service' || kind === 'admin'
 

@@ -28,6 +28,7 @@ export function documentation(app: OpenAPIHono<Env>, version: Version): void {
     document ??= JSON.stringify(openApiDocument(app, version))
     return rawJson(c, 200, document)
   })
+  for (const path of ['/', '/redoc']) app.get(path, (c) => c.redirect('/docs', 307))
   app.get('/docs', (c) => page(c, 'text/html; charset=utf-8', docsPage))
   app.get('/docs/start.js', (c) => page(c, 'text/javascript; charset=utf-8', startScript))
   const problems = problemsPage()

@@ -60,6 +60,17 @@ export function healthRoutes(deps: Deps) {
   route(
     {
       method: 'get',
+      path: '/health',
+      summary: 'The same as /livez, as clients of the Coupon Book Service ask it',
+      needs: 'nobody',
+      answers: { 200: z.object({ status: z.literal('healthy'), version: z.string() }) },
+    },
+    (c) => answer(c, 200, { status: 'healthy' as const, version: deps.version.version }),
+  )
+
+  route(
+    {
+      method: 'get',
       path: '/readyz',
       summary: 'Can it vouch for answers now? 503 while it cannot.',
       needs: 'nobody',

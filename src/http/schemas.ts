@@ -159,9 +159,11 @@ export const queryCount = (min: number, max: number) =>
     .transform(Number)
     .openapi({ type: 'integer', minimum: min, maximum: max })
 
+/** As it is written in half a dozen languages: true, True, 1. */
 export const queryFlag = z
-  .enum(['true', 'false'], 'must be true or false')
-  .transform((value) => value === 'true')
+  .string()
+  .regex(/^(?:true|false|1|0)$/i, 'must be true or false')
+  .transform((value) => value === '1' || value.toLowerCase() === 'true')
   .openapi({ type: 'boolean' })
 
 /** How lists are read: by cursor, or by `skip` as older clients do. */

@@ -10,7 +10,14 @@ type KeyRow = typeof api_keys.$inferSelect
 
 /** An account without its password's hash, which never leaves this file. */
 export type User = Omit<UserRow, 'password_hash'>
-export type NewUser = { name: string; email: string; password: string; role?: UserRow['role'] }
+/** Without a password nobody can sign in with it, until an administrator sets one. */
+export type NewUser = {
+  user_id?: string | undefined
+  name: string
+  email: string
+  password?: string | undefined
+  role?: UserRow['role'] | undefined
+}
 /** A key without the hash of its secret. */
 export type ApiKey = Omit<KeyRow, 'secret_hash'>
 
@@ -25,26 +32,29 @@ export type Standing = {
 /** Every question about accounts and API keys that the house asks of PostgreSQL. */
 export type Accounts = ReturnType<typeof openAccounts>
 
-const user = ({ password_hash: _, ...rest }: UserRow): User => rest
+export const userOf = ({ password_hash: _, ...rest }: UserRow): User => rest
 const apiKey = ({ secret_hash: _, ...rest }: KeyRow): ApiKey => rest
 const sameEmail = (email: string) => eq(sql`lower(${users.email})`, email.toLowerCase())
 
-/** Makes an account. `email-taken` in any spelling of upper and lower case. */
+/** Makes an account. `email-taken` in any spelling of upper and lower case; leaves a transaction unusable. */
 export async function createUser(
   database: Database | Transaction,
   wanted: NewUser,
 ): Promise<User | Problem> {
-  const { name, email, role = 'user' } = wanted
-  const password_hash = await hashPassword(wanted.password)
+  const { user_id = randomUUID(), name, email, role = 'user' } = wanted
+  // Nobody knows a password that was never shown.
+  const password_hash = await hashPassword(wanted.password ?? randomUUID())
   try {
     const rows = await drizzle(database)
       .insert(users)
-      .values({ user_id: randomUUID(), name, email, password_hash, role })
+      .values({ user_id, name, email, password_hash, role })
       .returning()
-    return user(rows[0]!)
+    return userOf(rows[0]!)
   } catch (error) {
     // drizzle wraps what PostgreSQL said.
-    if (isUniqueViolation((error as Error).cause, 'users_email')) return problem('email-taken')
+    const { cause } = error as Error
+    if (isUniqueViolation(cause, 'users_email')) return problem('email-taken')
+    if (isUniqueViolation(cause, 'users_pkey')) return problem('user-exists')
     throw error
   }
 }
@@ -64,7 +74,7 @@ export function openAccounts(database: Database | Transaction) {
     async logIn(email: string, password: string): Promise<User | Problem> {
       const row = await one(email)
       if (!(await passwordFits(row?.password_hash, password))) return problem('invalid-credentials')
-      return row!.is_active ? user(row!) : problem('account-inactive')
+      return row!.is_active ? userOf(row!) : problem('account-inactive')
     },
 
     async changePassword(id: string, current: string, next: string): Promise<Problem | undefined> {
@@ -78,12 +88,12 @@ export function openAccounts(database: Database | Transaction) {
 
     async userById(id: string): Promise<User | undefined> {
       const [row] = await db.select().from(users).where(eq(users.user_id, id))
-      return row && user(row)
+      return row && userOf(row)
     },
 
     async userByEmail(email: string): Promise<User | undefined> {
       const row = await one(email)
-      return row && user(row)
+      return row && userOf(row)
     },
 
     async createApiKey(key: NewApiKey & { created_by: string }): Promise<ApiKey> {

@@ -2,8 +2,10 @@ import { failpoint } from '../failpoint.ts'
 import type { Context } from '../journal/entry.ts'
 import { audit, auditRows, type Deed } from '../ledger/audit.ts'
 import { getJob } from '../ledger/jobs.ts'
+import { listUsers, type UserFilter } from '../ledger/users.ts'
 import { type Problem, problem } from '../problems.ts'
 import { type QueueDesk, type Queues, QueuesAway } from '../queues.ts'
+import { changeAccount, createAccount, deleteAccount } from './accounts.ts'
 import { endBook } from './books.ts'
 import { type Certificate, isGenuine } from './certificate.ts'
 import { type By, setBook, setFlush, setIntake } from './control.ts'
@@ -70,6 +72,10 @@ export function openOps(
     setFlush: bind(setFlush),
     setBook: bind(setBook),
     endBook: bind(endBook),
+    listAccounts: (filter: UserFilter) => listUsers(ops.database, filter),
+    createAccount: bind(createAccount),
+    changeAccount: bind(changeAccount),
+    deleteAccount: bind(deleteAccount),
     createKey: bind(createKey),
     revokeKey: bind(revokeKey),
     doOnCoupon: (wanted: Wanted, by: By, context: Context) =>

@@ -1,0 +1,85 @@
+import { createUser, type NewUser, type User } from '../ledger/accounts.ts'
+import { audit } from '../ledger/audit.ts'
+import { transaction } from '../ledger/database.ts'
+import { changeUser, deleteUser, type UserChange } from '../ledger/users.ts'
+import { type Problem, problem } from '../problems.ts'
+import type { Ops } from './ops.ts'
+
+/** Who does it, on which request, and why, if they say. */
+type Who = { actor: string; request_id: string; reason?: string | undefined }
+type Where = Pick<Ops, 'database'>
+
+/** The transaction must fall, and whoever asked hear why. */
+class Refused extends Error {
+  readonly refusal: Problem
+  constructor(refusal: Problem) {
+    super(refusal.problem)
+    this.refusal = refusal
+  }
+}
+
+/** Makes an account for somebody else; that somebody did stands in the audit log, or there is none. */
+export async function createAccount(
+  where: Where,
+  wanted: NewUser,
+  by: Who,
+): Promise<User | Problem> {
+  return recorded(where, by, 'accounts.create', async (tx) => {
+    const after = await createUser(tx, wanted)
+    return 'problem' in after ? after : { id: after.user_id, after, made: after }
+  })
+}
+
+/** Changes an account. Nobody locks themselves out: another administrator has to do that. */
+export async function changeAccount(
+  where: Where,
+  id: string,
+  change: UserChange,
+  by: Who,
+): Promise<User | Problem> {
+  return recorded(where, by, 'accounts.change', async (tx) => {
+    const changed = await changeUser(tx, id, change)
+    if ('problem' in changed) return changed
+    const { before, after } = changed
+    const isOwn = by.actor === actorOf(id)
+    if (isOwn && (before.role !== after.role || !after.is_active)) return problem('own-account')
+    const password = change.password === undefined ? {} : { password: 'changed' }
+    return { id, before, after: { ...after, ...password }, made: after }
+  })
+}
+
+/** Removes an account, for good. */
+export async function deleteAccount(where: Where, id: string, by: Who): Promise<User | Problem> {
+  if (by.actor === actorOf(id)) return problem('own-account')
+  return recorded(where, by, 'accounts.delete', async (tx) => {
+    const before = await deleteUser(tx, id)
+    return 'problem' in before ? before : { id, before, made: before }
+  })
+}
+
+const actorOf = (id: string) => `user:${id}`
+
+type Done = { id: string; before?: object; after?: object; made: User }
+
+/** A deed and its record, or neither. */
+async function recorded(
+  { database }: Where,
+  { actor, request_id, reason }: Who,
+  action: string,
+  work: (tx: Parameters<Parameters<typeof transaction>[1]>[0]) => Promise<Done | Problem>,
+): Promise<User | Problem> {
+  try {
+    return await transaction(database, async (tx) => {
+      const done = await work(tx)
+      if ('problem' in done) throw new Refused(done)
+      const { id, before = null, after = null, made } = done
+      const detail = { request_id, before, after }
+      await audit(tx, { actor, action, target: `account:${id}`, reason, detail })
+      return made
+    })
+  } catch (error) {
+    // A refusal had to be thrown so that the transaction fell.
+    if (error instanceof Refused) return error.refusal
+    throw error
+  }
+}

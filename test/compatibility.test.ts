@@ -1,0 +1,201 @@
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openWorld, type World } from './world.ts'
+
+/**
+ * Every endpoint of the FastAPI "Coupon Book Service" with every status that it documents or means, asked
+ * of ours. `of` names the endpoint as docs/compatibility.md lists it, which says row by row what is the
+ * same, better or deliberately different.
+ */
+type Asked = { method: string; path: string; as?: string | undefined; body?: unknown }
+type Row = [of: string, what: string, ask: () => Asked, status: number, code?: string]
+
+let world: World
+let user: { id: string; token: string }
+let other: { id: string; token: string }
+let book: string
+const unknown = '00000000-0000-4000-8000-000000000000'
+/** Codes in a state each; those that a row uses up are its own. */
+const lent = { lock: '', unlock: '', redeem: '', again: '', locked: '', foreign: '', multi: '' }
+
+async function assigned(to: string, from = book): Promise<string> {
+  const body = { book_id: from, user_id: to }
+  const { body: done } = await world.call('POST', 'coupons/assign', { as: world.service, body })
+  return done.coupons[0].code
+}
+
+beforeAll(async () => {
+  world = await openWorld()
+  user = await world.signUp()
+  other = await world.signUp()
+  book = await world.makeBook({ name: 'Summer' }, [
+    ...Array.from({ length: 30 }, (_, k) => `SUMMER-${k}`),
+  ])
+  await world.makeBook({ name: 'Named' }, ['NAMED-1'])
+  for (const name of ['lock', 'unlock', 'redeem', 'again', 'locked'] as const)
+    lent[name] = await assigned(user.id)
+  lent.foreign = await assigned(other.id)
+  await world.call('POST', `coupons/redeem/${lent.again}`, { as: user.token })
+  for (const code of [lent.locked, lent.unlock])
+    await world.call('POST', `coupons/lock/${code}`, { as: user.token })
+  const multi = { max_redemptions: 3, max_redemptions_per_user: 1 }
+  lent.multi = await assigned(user.id, await world.makeBook({ name: 'Multi', ...multi }, ['M-1']))
+  await world.call('POST', `coupons/redeem/${lent.multi}`, { as: user.token })
+})
+afterAll(() => world.close())
+
+const get = (path: string, as?: string): Asked => ({ method: 'GET', path, as })
+const post = (path: string, as?: string, body?: unknown): Asked => ({
+  ...{ method: 'POST', path, as, body },
+})
+
+const registration = { name: 'Ann', email: 'ann@example.com', password: 'correct horse' }
+const bookWanted = { name: 'New', owner_id: 'owner' }
+let expired: Promise<{ book: string; code: string }> | undefined
+/** A book whose coupons are over, and one of them. */
+const over = () =>
+  (expired ??= (async () => {
+    const id = await world.makeBook({ name: 'Over' }, ['OVER-1', 'OVER-2'])
+    const code = await assigned(user.id, id)
+    const body = { expiration_date: '2020-01-01T00:00:00Z' }
+    await world.call('PATCH', `books/${id}`, { as: world.admin, body })
+    return { book: id, code }
+  })())
+
+// biome-ignore format: a row is a line
+const rows: Row[] = [
+  ['GET /', 'leads to the documentation', () => get('/'), 200],
+  ['GET /health', 'is healthy', () => get('/health'), 200],
+  ['GET /docs, /redoc, /openapi.json', 'are there', () => get('/openapi.json'), 200],
+
+  ['POST /auth/register', 'makes an account', () => post('auth/register', undefined, registration), 201],
+  ['POST /auth/register', 'refuses a taken address', () => post('auth/register', undefined, registration), 400, 'email-taken'],
+  ['POST /auth/login', 'signs in', () => post('auth/login', undefined, { email: registration.email, password: registration.password }), 200],
+  ['POST /auth/login', 'refuses a wrong password', () => post('auth/login', undefined, { email: registration.email, password: 'x' }), 401, 'invalid-credentials'],
+  ['GET /auth/me', 'shows the own account', () => get('auth/me', user.token), 200],
+  ['GET /auth/me', 'refuses whoever sends no token', () => get('auth/me'), 401, 'unauthenticated'],
+  ['GET /auth/me', 'refuses a bad token', () => get('auth/me', 'a.b.c'), 401, 'unauthenticated'],
+  ['PUT /auth/me', 'changes the own name', () => ({ method: 'PUT', path: 'auth/me', as: user.token, body: { name: 'Me' } }), 200],
+  ['POST /auth/change-password', 'refuses a wrong one', () => post('auth/change-password', user.token, { current_password: 'x', new_password: 'battery staple' }), 400, 'wrong-password'],
+  ['POST /auth/change-password', 'takes old_password', () => post('auth/change-password', user.token, { old_password: 'password', new_password: 'battery staple' }), 200],
+
+  ['POST /auth/admin/users', 'makes an account', () => post('auth/admin/users', world.admin, { ...registration, email: 'b@example.com', role: 'admin' }), 201],
+  ['POST /auth/admin/users', 'refuses users', () => post('auth/admin/users', user.token, registration), 403, 'forbidden'],
+  ['POST /auth/admin/users', 'refuses a taken address', () => post('auth/admin/users', world.admin, registration), 400, 'email-taken'],
+  ['GET /auth/admin/users', 'lists them', () => get('auth/admin/users?skip=0&limit=100', world.admin), 200],
+  ['GET /auth/admin/users/{user_id}', 'shows one', () => get(`auth/admin/users/${user.id}`, world.admin), 200],
+  ['GET /auth/admin/users/{user_id}', 'knows no stranger', () => get(`auth/admin/users/${unknown}`, world.admin), 404, 'user-not-found'],
+  ['PATCH /auth/admin/users/{user_id}', 'changes one', () => ({ method: 'PATCH', path: `auth/admin/users/${other.id}`, as: world.admin, body: { name: 'Renamed' } }), 200],
+  ['PATCH /auth/admin/users/{user_id}', 'never deactivates the own account', () => ({ method: 'PATCH', path: `auth/admin/users/${world.adminId}`, as: world.admin, body: { is_active: false } }), 400, 'own-account'],
+  ['PATCH /auth/admin/users/{user_id}', 'refuses a taken address', () => ({ method: 'PATCH', path: `auth/admin/users/${other.id}`, as: world.admin, body: { email: registration.email } }), 400, 'email-taken'],
+  ['DELETE /auth/admin/users/{user_id}', 'never deletes the own account', () => ({ method: 'DELETE', path: `auth/admin/users/${world.adminId}`, as: world.admin }), 400, 'own-account'],
+  ['DELETE /auth/admin/users/{user_id}', 'knows no stranger', () => ({ method: 'DELETE', path: `auth/admin/users/${unknown}`, as: world.admin }), 404, 'user-not-found'],
+
+  ['POST /books', 'makes a book', () => post('books/', world.admin, bookWanted), 201],
+  ['POST /books', 'refuses a bad pattern', () => post('books', world.admin, { ...bookWanted, code_pattern: 'A B' }), 422, 'invalid-pattern'],
+  ['POST /books', 'takes any owner', () => post('books', world.admin, { ...bookWanted, owner_id: 'nobody-registered' }), 201],
+  ['POST /coupons', 'is the same', () => post('coupons', world.admin, bookWanted), 201],
+  ['GET /books/{book_id}', 'shows one', () => get(`books/${book}`, user.token), 200],
+  ['GET /books/{book_id}', 'knows no other', () => get(`books/${unknown}`, user.token), 404, 'book-not-found'],
+  ['GET /books', 'lists them', () => get('books/?owner_id=owner&is_active=True&skip=0&limit=100', user.token), 200],
+  ['POST /books/{book_id}/codes/generate', 'makes codes', () => post(`books/${book}/codes/generate?include_codes=True`, world.admin, { count: 2, pattern: 'GEN-{}' }), 200],
+  ['POST /books/{book_id}/codes/generate', 'knows no other book', () => post(`books/${unknown}/codes/generate`, world.admin, { count: 2 }), 404, 'book-not-found'],
+  ['POST /books/{book_id}/codes/generate', 'refuses more than the pattern gives', () => post(`books/${book}/codes/generate`, world.admin, { count: 10_000, length: 4, charset: '01' }), 422, 'pattern-too-small'],
+  ['POST /books/{book_id}/codes/upload', 'takes codes', () => post(`books/${book}/codes/upload`, world.admin, { codes: ['UP-1', 'UP-2'] }), 200],
+  ['POST /books/{book_id}/codes/upload', 'refuses codes that exist anywhere', () => post(`books/${book}/codes/upload`, world.admin, { codes: ['UP-2', 'UP-3'] }), 409, 'codes-exist'],
+  ['POST /books/{book_id}/codes/upload', 'refuses a code twice in a list', () => post(`books/${book}/codes/upload`, world.admin, { codes: ['D', 'D'] }), 422, 'invalid-request'],
+  ['POST /books/{book_id}/codes', 'takes either', () => post(`books/${book}/codes`, world.admin, { codes: ['UP-4'] }), 200],
+  ['POST /coupons/codes', 'takes either', () => post('coupons/codes', world.admin, { book_id: book, count: 1 }), 200],
+  ['GET /books/{book_id}/coupons', 'lists them', () => get(`books/${book}/coupons?skip=0&limit=10`, world.admin), 200],
+  ['GET /books/{book_id}/coupons', 'knows no other book', () => get(`books/${unknown}/coupons`, world.admin), 404, 'book-not-found'],
+  ['GET /books/{book_id}/redemption-history', 'lists them', () => get(`books/${book}/redemption-history`, world.admin), 200],
+  ['GET /books/{book_id}/redemption-history', 'knows no other book', () => get(`books/${unknown}/redemption-history`, world.admin), 404, 'book-not-found'],
+
+  ['POST /coupons/assign', 'assigns', () => post('coupons/assign', world.admin, { book_id: book, user_id: 'anybody', count: 2 }), 200],
+  ['POST /coupons/assign', 'refuses more than there are', () => post('coupons/assign', world.admin, { book_id: book, user_id: 'anybody', count: 100 }), 409, 'sold-out'],
+  ['POST /coupons/assign', 'knows no other book', () => post('coupons/assign', world.admin, { book_id: unknown, user_id: 'x' }), 404, 'book-not-found'],
+  ['POST /coupons/assign/random', 'is the same', () => post('coupons/assign/random', world.admin, { book_id: book, user_id: 'anybody' }), 200],
+  ['POST /coupons/assign/{code}', 'assigns a named code', () => post('coupons/assign/NAMED-1', world.admin, { user_id: user.id }), 200],
+  ['POST /coupons/assign/{code}', 'refuses one that somebody has', () => post(`coupons/assign/${lent.foreign}`, world.admin, { user_id: user.id }), 404, 'coupon-not-found'],
+  ['POST /coupons/assign/{code}', 'knows no other', () => post('coupons/assign/NONE', world.admin, { user_id: user.id }), 404, 'coupon-not-found'],
+  ['POST /coupons/lock/{code}', 'locks, also without a body', () => post(`coupons/lock/${lent.lock}`, user.token), 200],
+  ['POST /coupons/lock/{code}', 'refuses one that is locked', () => post(`coupons/lock/${lent.locked}`, user.token, { lock_duration_seconds: 60 }), 409, 'coupon-locked'],
+  ['POST /coupons/lock/{code}', 'knows no other', () => post('coupons/lock/NONE', user.token), 404, 'coupon-not-found'],
+  ['POST /coupons/lock/{code}', 'refuses a duration of none', () => post(`coupons/lock/${lent.lock}`, user.token, { lock_duration_seconds: 0 }), 422, 'invalid-request'],
+  ['POST /coupons/unlock/{code}', 'unlocks', () => post(`coupons/unlock/${lent.unlock}`, user.token), 200],
+  ['POST /coupons/unlock/{code}', 'hides a stranger’s', () => post(`coupons/unlock/${lent.foreign}`, user.token), 404, 'coupon-not-found'],
+  ['POST /coupons/redeem/{code}', 'redeems', () => post(`coupons/redeem/${lent.redeem}`, user.token, { metadata: { till: 7 } }), 200],
+  ['POST /coupons/redeem/{code}', 'refuses one that is used up', () => post(`coupons/redeem/${lent.again}`, user.token), 409, 'coupon-redeemed'],
+  ['POST /coupons/redeem/{code}', 'refuses a locked one without its token', () => post(`coupons/redeem/${lent.locked}`, user.token), 409, 'coupon-locked'],
+  ['POST /coupons/redeem/{code}', 'keeps the limit of a user', () => post(`coupons/redeem/${lent.multi}`, user.token), 409, 'redemption-limit'],
+  ['POST /coupons/redeem/{code}', 'hides a stranger’s', () => post(`coupons/redeem/${lent.foreign}`, user.token), 404, 'coupon-not-found'],
+  ['GET /coupons/{code}', 'shows one', () => get(`coupons/${lent.lock}`, user.token), 200],
+  ['GET /coupons/{code}', 'knows no other', () => get('coupons/NONE', user.token), 404, 'coupon-not-found'],
+
+  ['POST /users', 'makes an account', () => post('users', world.admin, { user_id: '22222222-2222-4222-8222-222222222222', name: 'Ada', email: 'ada@example.com' }), 201],
+  ['POST /users', 'refuses an id that is taken', () => post('users', world.admin, { user_id: user.id, name: 'Ada', email: 'ada2@example.com' }), 400, 'user-exists'],
+  ['POST /users', 'refuses an address that is taken', () => post('users', world.admin, { name: 'Ada', email: 'ada@example.com' }), 400, 'email-taken'],
+  ['PATCH /users/{user_id}', 'changes the own name', () => ({ method: 'PATCH', path: `users/${user.id}`, as: user.token, body: { name: 'Mine' } }), 200],
+  ['GET /users/search/by-email', 'finds one', () => get(`users/search/by-email?email=${registration.email}`, user.token), 200],
+  ['GET /users/search/by-email', 'finds no other', () => get('users/search/by-email?email=none@example.com', user.token), 404, 'user-not-found'],
+  ['GET /users/{user_id}', 'shows one', () => get(`users/${user.id}`, user.token), 200],
+  ['GET /users/{user_id}', 'knows no other', () => get(`users/${unknown}`, user.token), 404, 'user-not-found'],
+  ['GET /users/{user_id}/coupons', 'lists them', () => get(`users/${user.id}/coupons?skip=0&limit=5`, user.token), 200],
+  ['GET /users/{user_id}/coupons', 'is empty for whoever has none', () => get('users/nobody-yet/coupons', world.admin), 200],
+  ['GET /users/me/coupons', 'lists the own', () => get('users/me/coupons', user.token), 200],
+]
+
+describe('the Coupon Book Service’s', () => {
+  test.each(rows)('%s %s', async (_, __, ask, status, code) => {
+    const { method, path, as, body } = ask()
+    const reply = await world.call(method, path, { as, body })
+    const refused = reply.status >= 400 ? reply.body.code : undefined
+    expect([reply.status, refused]).toEqual([status, code])
+  })
+
+  test('expired coupon is refused with 410, on assign and on redeem', async () => {
+    const { book: its, code } = await over()
+    const as = { as: user.token }
+    const assign = await world.call('POST', 'coupons/assign', { ...as, body: { book_id: its } })
+    expect([assign.status, assign.body.code]).toEqual([410, 'book-expired'])
+    const redeem = await world.call('POST', `coupons/redeem/${code}`, as)
+    expect([redeem.status, redeem.body.code]).toEqual([410, 'book-expired'])
+    expect((await world.call('GET', `coupons/${code}`, as)).body.state).toBe('EXPIRED')
+  })
+
+  test('limit of a user is 409, and detail says it once', async () => {
+    const its = await world.makeBook({ name: 'Few', max_assignments_per_user: 1 }, ['F-1', 'F-2'])
+    await assigned(user.id, its)
+    const body = { book_id: its }
+    const { status, body: said } = await world.call('POST', 'coupons/assign', {
+      as: user.token,
+      body,
+    })
+    expect([status, said.code]).toEqual([409, 'assignment-limit'])
+    expect(said.detail).not.toMatch(/\d{3}:/)
+  })
+
+  test('deactivated account hears 403, at the login and with its token', async () => {
+    const gone = await world.signUp()
+    const body = { is_active: false }
+    await world.call('PATCH', `auth/admin/users/${gone.id}`, { as: world.admin, body })
+    const { status, body: said } = await world.call('GET', 'auth/me', { as: gone.token })
+    expect([status, said.code]).toEqual([403, 'account-inactive'])
+  })
+
+  test('account can be deleted', async () => {
+    const gone = await world.signUp()
+    const path = `auth/admin/users/${gone.id}`
+    expect((await world.call('DELETE', path, { as: world.admin })).status).toBe(204)
+    expect((await world.call('GET', 'auth/me', { as: gone.token })).status).toBe(401)
+  })
+})
+
+test('docs/compatibility.md has a row for each endpoint that is asked here, and no other', () => {
+  const page = readFileSync(resolve(import.meta.dirname, '../docs/compatibility.md'), 'utf8')
+  const listed = [...page.matchAll(/^\| `([^`]+)` \| (same|better|different)/gm)].map(
+    ([, of]) => of,
+  )
+  expect(listed.toSorted()).toEqual([...new Set(rows.map(([of]) => of))].toSorted())
+})
