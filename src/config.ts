@@ -86,6 +86,11 @@ export const variables = {
       )
       .optional(),
   },
+  JWT_SECRET_PREVIOUS: {
+    about: 'Another secret whose tokens are valid, while JWT_SECRET is replaced: docs/security.md.',
+    secret: true,
+    schema: z.string().min(32, 'must have at least 32 characters').optional(),
+  },
   HOST: {
     about: 'Address that API and worker listen on.',
     schema: z.string().min(1).default('127.0.0.1'),
@@ -198,6 +203,7 @@ export function readConfig<const N extends Variable>(
 const api = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'JWT_SECRET', 'HOST', 'PORT'] as const
 const tracing = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_TRACES_SAMPLER_ARG'] as const
 const limits = [
+  'JWT_SECRET_PREVIOUS',
   'LIMIT_REDIS_URL',
   'LIMIT_LOGIN_ACCOUNT',
   'LIMIT_LOGIN_ADDRESS',

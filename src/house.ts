@@ -45,6 +45,7 @@ type Settings = Pick<
   | 'LIMIT_CODE_ADDRESS'
   | 'LIMIT_CODE_KEY'
   | 'TRUSTED_PROXIES'
+  | 'JWT_SECRET_PREVIOUS'
 >
 const guardRules = (settings: Settings) => ({
   loginAccount: readRule('login-account', settings.LIMIT_LOGIN_ACCOUNT),
@@ -76,7 +77,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   )
   const directory = openDirectory(store, database)
   const accounts = openAccounts(database)
-  const tokens = createTokens(settings.JWT_SECRET)
+  const tokens = createTokens(settings.JWT_SECRET, Date.now, settings.JWT_SECRET_PREVIOUS)
   const meters = openMeters()
   const addressOf = createAddressOf(listed(settings.TRUSTED_PROXIES))
   const limits = openLimits(settings.LIMIT_REDIS_URL ?? settings.REDIS_URL)

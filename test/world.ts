@@ -33,6 +33,7 @@ const limitNames = [
   'LIMIT_CODE_ADDRESS',
   'LIMIT_CODE_KEY',
   'TRUSTED_PROXIES',
+  'JWT_SECRET_PREVIOUS',
 ] as const
 const looseLimits = {
   LIMIT_LOGIN_ACCOUNT: '1000000/600',

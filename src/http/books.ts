@@ -36,6 +36,7 @@ export function bookRoutes(deps: Deps) {
         path,
         summary: 'Make a book: a named set of codes with one policy',
         needs: writers,
+        scope: 'books',
         body: CreateBookRequest,
         answers: { 201: BookResponse },
         problems: ['invalid-pattern', 'idempotency-key-reused', 'not-in-force'],
@@ -116,6 +117,7 @@ export function bookRoutes(deps: Deps) {
       description:
         'max_redemptions without allow_multi_redemption sets the latter as for a new book.',
       needs: writers,
+      scope: 'books',
       params,
       body: ChangeBookRequest,
       answers: { 200: BookResponse },
@@ -137,6 +139,7 @@ export function bookRoutes(deps: Deps) {
       summary: 'Archive a book: no verb works any more, its history stays readable',
       description: 'There is no way back. Archiving an archived book again answers 204 as well.',
       needs: writers,
+      scope: 'books',
       params,
       query: strict({ reason: reason.optional() }),
       answers: { 204: null },

@@ -154,6 +154,7 @@ export function codeRoutes(deps: Deps) {
         'Without a pattern: 16 characters of Crockford base 32. All random parts come from the ' +
         "operating system's cryptographic generator.",
       needs: writers,
+      scope: 'books',
       params,
       query: strict({ include_codes: queryFlag.optional() }),
       body: GenerateRequest,
@@ -177,6 +178,7 @@ export function codeRoutes(deps: Deps) {
       path: '/books/{book_id}/codes/upload',
       summary: 'Add up to 10,000 codes of your own',
       needs: writers,
+      scope: 'books',
       params,
       query: strict({
         on_duplicate: z.enum(['fail', 'skip']).optional().openapi({
@@ -203,6 +205,7 @@ export function codeRoutes(deps: Deps) {
     method: 'post',
     summary: 'Fill a book with codes: a list of your own, or so many generated ones',
     needs: writers,
+    scope: 'books',
     bodyLimit: uploadBytes,
     answers: { 200: z.union([UploadedResponse, GeneratedResponse]), 202: JobResponse },
     problems: [
@@ -246,6 +249,7 @@ export function codeRoutes(deps: Deps) {
       path: '/books/{book_id}/units',
       summary: 'Add units to a counter book',
       needs: writers,
+      scope: 'books',
       params,
       body: strict({ count: count(1, maxUnits) }).openapi('AddUnitsRequest'),
       answers: { 200: UnitsResponse },

@@ -2,13 +2,20 @@ import type { HttpBindings } from '@hono/node-server'
 import type { Context as HonoContext } from 'hono'
 import type { Context as FactContext } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
+import type { Grant } from './grant.ts'
 
 /**
  * Who is asking. `actor` is how the ledger names them: `user:<id>` or `key:<id>`. Viewers and operators
  * are users with the operators' routes besides.
  */
 export type PrincipalKind = 'user' | 'viewer' | 'operator' | 'service' | 'admin'
-export type Principal = { kind: PrincipalKind; id: string; actor: string }
+export type Principal = {
+  kind: PrincipalKind
+  id: string
+  actor: string
+  /** Of an API key that may not do all that services may, or not as often as it likes. */
+  grant?: Grant | undefined
+}
 
 export type Env = {
   Variables: {
