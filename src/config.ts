@@ -86,6 +86,21 @@ export const variables = {
       )
       .optional(),
   },
+  CORS_ORIGINS: {
+    about:
+      'Origins, with commas, whose pages may call the API: https://shop.example. Left out: none.',
+    schema: z
+      .string()
+      .refine(
+        (text) => listed(text).every((one) => URL.parse(one)?.origin === one),
+        'must be origins, as in https://shop.example',
+      )
+      .optional(),
+  },
+  MAX_CONNECTIONS: {
+    about: 'Connections that an API process holds at a time; more are closed at once.',
+    schema: count(10, 1_000_000).default(10_000),
+  },
   JWT_SECRET_PREVIOUS: {
     about: 'Another secret whose tokens are valid, while JWT_SECRET is replaced: docs/security.md.',
     secret: true,
@@ -204,6 +219,8 @@ const api = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'JWT_SECRET', 'HOST
 const tracing = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_TRACES_SAMPLER_ARG'] as const
 const limits = [
   'JWT_SECRET_PREVIOUS',
+  'CORS_ORIGINS',
+  'MAX_CONNECTIONS',
   'LIMIT_REDIS_URL',
   'LIMIT_LOGIN_ACCOUNT',
   'LIMIT_LOGIN_ADDRESS',

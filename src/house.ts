@@ -46,6 +46,7 @@ type Settings = Pick<
   | 'LIMIT_CODE_KEY'
   | 'TRUSTED_PROXIES'
   | 'JWT_SECRET_PREVIOUS'
+  | 'CORS_ORIGINS'
 >
 const guardRules = (settings: Settings) => ({
   loginAccount: readRule('login-account', settings.LIMIT_LOGIN_ACCOUNT),
@@ -145,7 +146,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     version: { name, version, node: process.version, commit: null } satisfies Version,
   }
   return {
-    app: createApp(deps),
+    app: createApp(deps, listed(settings.CORS_ORIGINS)),
     deps,
     place,
     database,

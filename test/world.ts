@@ -34,6 +34,7 @@ const limitNames = [
   'LIMIT_CODE_KEY',
   'TRUSTED_PROXIES',
   'JWT_SECRET_PREVIOUS',
+  'CORS_ORIGINS',
 ] as const
 const looseLimits = {
   LIMIT_LOGIN_ACCOUNT: '1000000/600',

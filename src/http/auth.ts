@@ -55,12 +55,12 @@ export const userView = (user: User) => ({
   updated_at: user.updated_at.toISOString(),
 })
 
-const isWrong = ({ problem: code }: Problem) =>
+export const isWrong = ({ problem: code }: Problem) =>
   code === 'invalid-credentials' || code === 'wrong-password'
 const isTaken = ({ problem: code }: Problem) => code === 'email-taken'
 
 export function authRoutes(deps: Deps) {
-  const { accounts, tokens, ops, guard } = deps
+  const { accounts, tokens, principals, ops, guard } = deps
   const { api, route } = resource(deps, 'Auth')
   const signedIn = async (user: User) => ({
     access_token: await tokens.issue(user),
@@ -139,7 +139,7 @@ export function authRoutes(deps: Deps) {
     {
       method: 'post',
       path: '/auth/change-password',
-      summary: 'Replace the password of the account that is signed in',
+      summary: 'Replace the password of the account that is signed in; its tokens end',
       needs: accountKinds,
       body: ChangePasswordRequest,
       answers: { 200: z.object({ message: z.string() }) },
@@ -151,6 +151,8 @@ export function authRoutes(deps: Deps) {
         (await accounts.changePassword(who.id, current, body.new_password)) ?? { done: true }
       const changed = await guard.logIn(c, who.id, change, isWrong)
       if ('problem' in changed) return problemResponse(c, changed)
+      // The token that asked is over, too.
+      principals.forget(who.id)
       return answer(c, 200, { message: 'Password updated successfully' })
     },
   )

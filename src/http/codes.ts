@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import { maxUnits } from './book-view.ts'
-import type { Context, Principal } from './context.ts'
+import { type Context, type Principal, requestId } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import { JobResponse, jobView } from './jobs.ts'
 import { answer, problemResponse } from './respond.ts'
@@ -100,6 +100,7 @@ export function codeRoutes(deps: Deps) {
       ...body,
       max_redemptions: keptLimit(body.max_redemptions),
       created_by: who.actor,
+      request_id: requestId(c),
     })
     if ('problem' in made) return problemResponse(c, made)
     if (made.job)
@@ -132,6 +133,7 @@ export function codeRoutes(deps: Deps) {
       max_redemptions: keptLimit(body.max_redemptions),
       on_duplicate: query.on_duplicate ?? 'fail',
       created_by: who.actor,
+      request_id: requestId(c),
     })
     if ('problem' in added) return problemResponse(c, added)
     const fresh = new Set(added.codes!)
@@ -258,7 +260,9 @@ export function codeRoutes(deps: Deps) {
     async (c, { params, body }, who) => {
       const keyed = readOnce(c, who, 'units', params.book_id, body)
       if ('problem' in keyed) return problemResponse(c, keyed)
-      const book = await books.addUnits(params.book_id, body.count, who.actor, keyed.once)
+      const book = await books.addUnits(
+        ...([params.book_id, body.count, who.actor, keyed.once, requestId(c)] as const),
+      )
       if ('problem' in book) return problemResponse(c, book)
       const { total_code_count } = book
       const counts = { units_added: body.count, total_code_count }

@@ -3,6 +3,7 @@ import type { StatusCode } from 'hono/utils/http-status'
 import type { z } from 'zod'
 import { type FieldError, type Problem, problemDocument, problemStatus } from '../problems.ts'
 import { type Context, requestId } from './context.ts'
+import { ofJson } from './headers.ts'
 
 type Headers = Record<string, string>
 
@@ -36,7 +37,7 @@ export function plainText(c: Context, text: string, type: string): Answer<200, n
 export function noContent(c: Context): Answer<204, null> {
   return new Response(null, {
     status: 204,
-    headers: { 'X-Request-Id': requestId(c), 'Cache-Control': 'no-store' },
+    headers: { ...ofJson, 'X-Request-Id': requestId(c), 'Cache-Control': 'no-store' },
   }) as Answer<204, null>
 }
 
@@ -44,8 +45,12 @@ function send(c: Context, status: number, body: string, type: string, more?: Hea
   const headers: Headers = {
     'Content-Type': type,
     'X-Request-Id': requestId(c),
-    'X-Content-Type-Options': 'nosniff',
     'Cache-Control': 'no-store',
+    // Written out, because this stands behind every request: headers.ts says why these.
+    'X-Content-Type-Options': ofJson['X-Content-Type-Options'],
+    'Content-Security-Policy': ofJson['Content-Security-Policy'],
+    'Strict-Transport-Security': ofJson['Strict-Transport-Security'],
+    'Cross-Origin-Resource-Policy': ofJson['Cross-Origin-Resource-Policy'],
   }
   if (more !== undefined) Object.assign(headers, more)
   return new Response(body, { status, headers })

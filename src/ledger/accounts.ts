@@ -125,13 +125,13 @@ export function openAccounts(database: Database | Transaction) {
     },
 
     /** Ends a key; a key that has ended keeps the time at which it did. */
-    async revokeApiKey(id: string): Promise<Problem | undefined> {
-      const rows = await db
+    async revokeApiKey(id: string): Promise<ApiKey | Problem> {
+      const [row] = await db
         .update(api_keys)
         .set({ revoked_at: sql`coalesce(${api_keys.revoked_at}, now())` })
         .where(eq(api_keys.key_id, id))
-        .returning({ key_id: api_keys.key_id })
-      if (rows.length === 0) return problem('api-key-not-found')
+        .returning()
+      return row ? apiKey(row) : problem('api-key-not-found')
     },
 
     /** Notes that these keys are in use, to the minute. */
