@@ -5,7 +5,8 @@ import { variables } from './variables.ts'
 export { listed } from './variables.ts'
 
 /**
- * The only reader of process.env. Every variable stands once in variables.ts, with what it means. Each may also be given as NAME_FILE: the path of a file that holds the value (Docker secrets).
+ * The only reader of process.env. Every variable stands once in variables.ts, with what it means.
+ * Each may also be given as NAME_FILE: the path of a file that holds the value (Docker secrets).
  */
 type Variables = typeof variables
 export type Variable = keyof Variables

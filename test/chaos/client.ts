@@ -20,7 +20,7 @@ export type LoadOptions = {
 const underWayMax = 3_000
 /** Verbs that only an administrator may ask for. */
 const admins = new Set<string>(['release', 'void'])
-/** An unknown one is asked again under its key after this long, as long as it takes. */
+/** An unknown one is asked again under its key after this long, or as it was told, as long as it takes. */
 const againMs = 400
 /** Of what was acknowledged with an operation's URL so many are asked about, of all else every one. */
 const sample = 1_000
@@ -85,7 +85,8 @@ export function startLoad(options: LoadOptions) {
     if (answer.outcome === 'unknown' && wish.key) {
       open.set(wish.op, wish)
       while (!stopped && undecided(answer)) {
-        await sleep(againMs)
+        // As told, and not all at once: else those who were refused would be a load of their own.
+        await sleep((answer.retryAfterMs ?? againMs) * (1 + 0.3 * Math.random()))
         answer = await attempt(wish)
       }
       if (!undecided(answer)) open.delete(wish.op)

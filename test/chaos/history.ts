@@ -37,6 +37,8 @@ export type Answered = {
   is: 'answered'
   id: string
   at: number
+  /** How long it took from when it had a connection; missing where nothing came and nobody waits. */
+  ms?: number
   outcome: Outcome
   status: number
   /** The problem's code, or what broke. */
@@ -50,6 +52,8 @@ export type Answered = {
   redemption?: string
   /** The URL that tells what became of it. */
   operation?: string
+  /** When to come again, as the answer said. */
+  retryAfterMs?: number
 }
 
 /** What `GET /operations/{id}` said of an attempt once everything was over. */

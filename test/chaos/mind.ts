@@ -118,14 +118,15 @@ export function makeMind(seed: number, books: string[]) {
       // What was done before a fault must be answered the same after it.
       const old = chance(0.01) ? among(past) : undefined
       if (old && Date.now() - old.at >= longAgoMs) return old.wish
+      // Of every verb hundreds a second, and not more: they come on top of the assignments asked for.
       const dice = next()
-      const coupon = dice < 0.25 ? among(held) : undefined
+      const coupon = dice < 0.14 ? among(held) : undefined
       if (coupon) return withCoupon(coupon)
-      const spent = dice < 0.3 ? among(used) : undefined
+      const spent = dice < 0.17 ? among(used) : undefined
       if (spent) return rollback(spent)
-      const live = dice > 0.92 && dice < 0.95 ? among(locked) : undefined
+      const live = dice > 0.95 && dice < 0.97 ? among(locked) : undefined
       if (live) return chance(0.4) ? unlock(live) : withCoupon(live)
-      return (dice > 0.95 && assignCode()) || assign()
+      return (dice > 0.97 && assignCode()) || assign()
     },
     learn(wish: Wish, { outcome, codes, token, redemption, at }: Answered): void {
       if (outcome !== 'done' && outcome !== 'again') return

@@ -5,12 +5,16 @@ import type { Answered, Asked, Told } from './history.ts'
 /** What came back, or why nothing did. */
 export type Reply =
   // biome-ignore lint/suspicious/noExplicitAny: answers are looked into where they are read
-  | { is: 'answer'; status: number; headers: Record<string, any>; body: any }
-  | { is: 'broken'; why: string; sent: boolean }
+  | { is: 'answer'; status: number; headers: Record<string, any>; body: any; ms: number }
+  | { is: 'broken'; why: string; sent: boolean; ms: number }
 
 /** Longer than any promise of the service: past this a request counts as unanswered. */
 export const patienceMs = 6_000
 
+/**
+ * `ms`: from when it had a connection. Before that it waits for the crowd's own sockets, of which there are
+ * so many and no more, and the service knows nothing of it.
+ */
 export function send(
   agent: Agent,
   url: string,
@@ -27,11 +31,17 @@ export function send(
         ...headers,
       },
     })
-    const timer = setTimeout(() => asked.destroy(new Error('timeout')), patienceMs)
-    const broken = (error: NodeJS.ErrnoException) => {
+    let begun: number | undefined
+    let timer: NodeJS.Timeout | undefined
+    const ms = () => (begun === undefined ? 0 : Math.round(performance.now() - begun))
+    const broken = ({ code, message, syscall }: NodeJS.ErrnoException) => {
       clearTimeout(timer)
-      resolve({ is: 'broken', why: error.code ?? error.message, sent: error.syscall !== 'connect' })
+      resolve({ is: 'broken', why: code ?? message, sent: syscall !== 'connect', ms: ms() })
     }
+    asked.on('socket', () => {
+      begun = performance.now()
+      timer = setTimeout(() => asked.destroy(new Error('timeout')), patienceMs)
+    })
     asked.on('response', (response) => {
       let got = ''
       response.setEncoding('utf8')
@@ -40,7 +50,7 @@ export function send(
         clearTimeout(timer)
         const { statusCode: status = 0, headers } = response
         try {
-          resolve({ is: 'answer', status, headers, body: JSON.parse(got) })
+          resolve({ is: 'answer', status, headers, body: JSON.parse(got), ms: ms() })
         } catch {
           broken(new Error(`${status} and no JSON`))
         }
@@ -54,7 +64,7 @@ export function send(
 
 /** What an answer promises. Only what is certainly a no counts as one. */
 export function readAnswer({ id }: Asked, reply: Reply): Answered {
-  const base = { is: 'answered', id, at: Date.now() } as const
+  const base = { is: 'answered', id, at: Date.now(), ms: reply.ms } as const
   if (reply.is === 'broken') {
     const outcome = reply.sent ? 'unknown' : 'unsent'
     return { ...base, outcome, status: 0, why: reply.why, codes: [] }
@@ -64,7 +74,12 @@ export function readAnswer({ id }: Asked, reply: Reply): Answered {
     const unknown = status < 400 || body.code === 'outcome-unknown' || status === 500
     const outcome = unknown ? 'unknown' : 'refused'
     const { code: why = `status ${status}`, operation } = body
-    return { ...base, outcome, status, why, codes: [], ...(operation ? { operation } : {}) }
+    const after = headers['retry-after']
+    return {
+      ...{ ...base, outcome, status, why, codes: [] },
+      ...(operation ? { operation } : {}),
+      ...(after ? { retryAfterMs: Number(after) * 1_000 } : {}),
+    }
   }
   const durability = String(headers.durability ?? '')
   const entry = /entry=(\d+)\/(\d+)-(\d+)\/(\d+)/.exec(durability)?.slice(1).map(Number)
