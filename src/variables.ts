@@ -162,4 +162,3 @@ export const variables = {
       .optional(),
   },
 } as const satisfies Record<string, { about: string; secret?: boolean; schema: z.ZodType }>
-
