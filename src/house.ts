@@ -82,7 +82,11 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   const meters = openMeters()
   const addressOf = createAddressOf(listed(settings.TRUSTED_PROXIES))
   const limits = openLimits(settings.LIMIT_REDIS_URL ?? settings.REDIS_URL)
-  const guard = openGuard(limits.counter, guardRules(settings), addressOf)
+  const guard = openGuard(limits.counter, guardRules(settings), addressOf, Date.now, (proxy) =>
+    log.warn(
+      `X-Forwarded-For came from ${proxy}, which TRUSTED_PROXIES does not name: its clients count as one`,
+    ),
+  )
   const limit = (): Samples => ({ stampede_backlog_limit_facts: [[{}, settings.BACKLOG_FACTS]] })
   const sources = [meters.samples, limit, ...gauges(place, database, queues)]
   let stopping = false

@@ -22,6 +22,7 @@ export function openGuard(
   rules: GuardRules,
   addressOf: AddressOf,
   now: () => number = Date.now,
+  warn: (proxy: string) => void = () => {},
 ) {
   const limit = (rule: Rule) => new Limit(counter(rule), now)
   const account = limit(rules.loginAccount)
@@ -39,6 +40,16 @@ export function openGuard(
   const groupOf = (c: Context) => {
     const known = addressOf(c)
     return known === undefined ? 'unknown' : addressGroup(known)
+  }
+
+  let warned = false
+  /** A proxy that nobody has told us of makes one client of all of its own. */
+  function lookForProxy(c: Context): void {
+    const peer = c.env?.incoming?.socket.remoteAddress
+    if (warned || peer === undefined || peer !== addressOf(c)) return
+    if (!c.req.raw.headers.has('x-forwarded-for')) return
+    warned = true
+    warn(peer)
   }
 
   return {
@@ -64,8 +75,10 @@ export function openGuard(
         const meanwhile = refusal()
         if (meanwhile) return meanwhile
         const result = await attempt()
-        if ('problem' in result && isFailure(result as Problem))
+        if ('problem' in result && isFailure(result as Problem)) {
+          lookForProxy(c)
           await Promise.all([login.spend(from), account.spend(who), pair.spend(both)])
+        }
         return result
       } finally {
         logins.leave(from)
@@ -96,7 +109,10 @@ export function openGuard(
         const meanwhile = user.refusal(who.id) ?? address.refusal(from)
         if (meanwhile) return problemResponse(c, meanwhile)
         const response = await handle()
-        if (isMiss(c)) await Promise.all([user.spend(who.id), address.spend(from)])
+        if (isMiss(c)) {
+          lookForProxy(c)
+          await Promise.all([user.spend(who.id), address.spend(from)])
+        }
         return response
       } finally {
         guesses.leave(who.id)
