@@ -1,6 +1,7 @@
 import { OpenAPIHono } from '@hono/zod-openapi'
 import type { Logger } from 'pino'
 import type { Board } from './board.ts'
+import type { AddressOf } from './http/address.ts'
 import { adminUserRoutes } from './http/admin-users.ts'
 import { apiKeyRoutes } from './http/api-keys.ts'
 import { assignRoutes } from './http/assign.ts'
@@ -10,8 +11,10 @@ import { bookListRoutes } from './http/book-lists.ts'
 import { bookRoutes } from './http/books.ts'
 import { codeRoutes } from './http/codes.ts'
 import type { Env } from './http/context.ts'
+import { withCors } from './http/cors.ts'
 import { documentation } from './http/docs.ts'
 import { fallbacks } from './http/fallbacks.ts'
+import type { Guard } from './http/guard.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
 import { holdingRoutes } from './http/holdings.ts'
 import { jobRoutes } from './http/jobs.ts'
@@ -47,6 +50,8 @@ export type Deps = {
   accounts: Accounts
   tokens: Tokens
   principals: Principals
+  guard: Guard
+  addressOf: AddressOf
   store: Store
   directory: Directory
   durable: Durable
@@ -89,13 +94,14 @@ const v1 = [
   opsLossRoutes,
 ]
 
-/** The API: routes, and what happens when none fits. It never listens. */
-export function createApp(deps: Deps): OpenAPIHono<Env> {
+/** The API: routes, and what happens when none fits. It never listens. `origins`: see cors.ts. */
+export function createApp(deps: Deps, origins: readonly string[] = []): OpenAPIHono<Env> {
   // Not strict: a trailing slash is accepted, without a redirect.
   const app = new OpenAPIHono<Env>({ strict: false, router: new HouseRouter() })
   app.route('/', healthRoutes(deps))
   for (const routes of v1) app.route('/api/v1', routes(deps))
   documentation(app, deps.version)
   fallbacks(app, deps.log, deps.meters, outageOf, boardPages(deps))
+  if (origins.length > 0) app.fetch = withCors(origins, app.fetch)
   return app
 }

@@ -1,103 +1,13 @@
 import { readFileSync } from 'node:fs'
-import { z } from 'zod'
+import type { z } from 'zod'
+import { variables } from './variables.ts'
+
+export { listed } from './variables.ts'
 
 /**
- * The only reader of process.env. Every variable stands once in `variables`, with what it means;
- * `.env.example`, docker-compose.yml and the Dockerfile are tested against this table.
+ * The only reader of process.env. Every variable stands once in variables.ts, with what it means.
  * Each may also be given as NAME_FILE: the path of a file that holds the value (Docker secrets).
  */
-const port = z.coerce.number().int().min(0).max(65535)
-const url = (...schemes: string[]) =>
-  z.string().refine((value) => schemes.some((scheme) => value.startsWith(`${scheme}://`)), {
-    message: `must begin with ${schemes.map((scheme) => `${scheme}://`).join(' or ')}`,
-  })
-const count = (min: number, max: number) => z.coerce.number().int().min(min).max(max)
-
-export const variables = {
-  REDIS_URL: {
-    about: 'Redis >= 7.0 or Valkey that decides: AOF on, maxmemory-policy noeviction.',
-    secret: true,
-    schema: url('redis', 'rediss'),
-  },
-  REDIS_MANAGED: {
-    about:
-      '1: REDIS_URL is a provider that hides settings; only `postgres` durability is promised then.',
-    schema: z.enum(['0', '1']).default('0'),
-  },
-  QUEUE_REDIS_URL: {
-    about: "BullMQ's Redis. Left out: the same as REDIS_URL.",
-    secret: true,
-    schema: url('redis', 'rediss').optional(),
-  },
-  DATABASE_URL: {
-    about: 'PostgreSQL >= 14 that proves: the ledger and everything that is not a coupon verb.',
-    secret: true,
-    schema: url('postgres', 'postgresql'),
-  },
-  JWT_SECRET: {
-    about: 'Signs the tokens of users (HS256). At least 32 characters; every API process the same.',
-    secret: true,
-    schema: z.string().min(32, 'must have at least 32 characters: try `openssl rand -hex 32`'),
-  },
-  HOST: {
-    about: 'Address that API and worker listen on.',
-    schema: z.string().min(1).default('127.0.0.1'),
-  },
-  PORT: { about: 'Port the API listens on.', schema: port.default(8000) },
-  METRICS_PORT: {
-    about: 'Port a worker shows /metrics and /livez on, at HOST, to everyone. Left out: on none.',
-    schema: port.optional(),
-  },
-  LOG_LEVEL: {
-    about: 'Lowest level that is logged: trace, debug, info, warn, error, fatal or silent.',
-    schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
-  },
-  SHARDS: {
-    about: 'Shards, made by the migration. May grow (then restart every process), never shrink.',
-    schema: count(1, 64).default(8),
-  },
-  DATABASE_POOL: {
-    about: 'PostgreSQL connections per process.',
-    schema: count(2, 100).default(10),
-  },
-  DURABILITY_WAIT_MS: {
-    about: 'How long an answer at `postgres` durability waits for the ledger before it says 202.',
-    schema: count(50, 60_000).default(2_000),
-  },
-  BACKLOG_FACTS: {
-    about: 'Facts per shard that may wait for the ledger before intake answers 503 `backlog`.',
-    schema: count(1_000, 10_000_000).default(500_000),
-  },
-  RECONCILE_MINUTES: {
-    about: 'How often a worker compares both stores by itself; 0: never.',
-    schema: count(0, 100_000).default(60),
-  },
-  OTEL_EXPORTER_OTLP_ENDPOINT: {
-    about:
-      'OpenTelemetry collector for spans (OTLP/HTTP, as http://127.0.0.1:4318). Left out: no spans.',
-    schema: url('http', 'https')
-      .refine((value) => URL.canParse(value), 'must be a URL')
-      .optional(),
-  },
-  OTEL_TRACES_SAMPLER_ARG: {
-    about:
-      'Share of requests that get spans, 0 to 1; a caller’s `traceparent` decides for its own.',
-    schema: z.coerce.number().min(0).max(1).default(1),
-  },
-  DATA_DIR: {
-    about: '`npm start` only: where the private Redis and PostgreSQL keep their data.',
-    schema: z.string().min(1).default('.stampede'),
-  },
-  FAILPOINT: {
-    about:
-      'For tests only: `name:kill`, `name:throw` or `name:freeze`, and `:3` for the third pass.',
-    schema: z
-      .string()
-      .regex(/^[a-z-]+(\.[a-z-]+)+:(kill|throw|freeze)(:[1-9]\d*)?$/)
-      .optional(),
-  },
-} as const satisfies Record<string, { about: string; secret?: boolean; schema: z.ZodType }>
-
 type Variables = typeof variables
 export type Variable = keyof Variables
 export type Config<N extends Variable> = { [K in N]: z.infer<Variables[K]['schema']> }
@@ -151,6 +61,16 @@ export function readConfig<const N extends Variable>(
 const api = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'JWT_SECRET', 'HOST', 'PORT'] as const
 const tracing = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_TRACES_SAMPLER_ARG'] as const
 const limits = [
+  'JWT_SECRET_PREVIOUS',
+  'CORS_ORIGINS',
+  'MAX_CONNECTIONS',
+  'LIMIT_REDIS_URL',
+  'LIMIT_LOGIN_ACCOUNT',
+  'LIMIT_LOGIN_ADDRESS',
+  'LIMIT_CODE_USER',
+  'LIMIT_CODE_ADDRESS',
+  'LIMIT_CODE_KEY',
+  'TRUSTED_PROXIES',
   'REDIS_MANAGED',
   'LOG_LEVEL',
   'DATABASE_POOL',
@@ -196,7 +116,15 @@ export function refused(env: Environment = process.env): Refused[] {
   })
 }
 
-const own = ['QUEUE_REDIS_URL', 'HOST', 'PORT', 'METRICS_PORT', 'DATA_DIR', 'SHARDS'] as const
+const own = [
+  'QUEUE_REDIS_URL',
+  'LIMIT_REDIS_URL',
+  'HOST',
+  'PORT',
+  'METRICS_PORT',
+  'DATA_DIR',
+  'SHARDS',
+] as const
 const replaceable = ['REDIS_URL', 'DATABASE_URL', 'JWT_SECRET'] as const
 
 /** What `npm start` needs: it brings itself what is not given of Redis, PostgreSQL and secret. */

@@ -1,6 +1,8 @@
 import type { Logger } from 'pino'
 import { createApp, type Deps } from './app.ts'
-import type { ApiConfig } from './config.ts'
+import { type ApiConfig, listed } from './config.ts'
+import { createAddressOf } from './http/address.ts'
+import { openGuard } from './http/guard.ts'
 import type { Readiness, Version } from './http/health.ts'
 import { openMeters } from './http/meter.ts'
 import { createPrincipals } from './http/principal.ts'
@@ -11,6 +13,7 @@ import { openHoldings } from './ledger/holdings.ts'
 import { watchPresence } from './ledger/presence.ts'
 import { beat } from './ledger/processes.ts'
 import { installationId, shardRows } from './ledger/shards.ts'
+import { openLimits, readRule } from './limits.ts'
 import { metricsText, type Samples } from './metrics.ts'
 import { openOps } from './ops/open.ts'
 import type { Queues } from './queues.ts'
@@ -35,7 +38,23 @@ type Settings = Pick<
   | 'DURABILITY_WAIT_MS'
   | 'BACKLOG_FACTS'
   | 'REDIS_MANAGED'
+  | 'LIMIT_REDIS_URL'
+  | 'LIMIT_LOGIN_ACCOUNT'
+  | 'LIMIT_LOGIN_ADDRESS'
+  | 'LIMIT_CODE_USER'
+  | 'LIMIT_CODE_ADDRESS'
+  | 'LIMIT_CODE_KEY'
+  | 'TRUSTED_PROXIES'
+  | 'JWT_SECRET_PREVIOUS'
+  | 'CORS_ORIGINS'
 >
+const guardRules = (settings: Settings) => ({
+  loginAccount: readRule('login-account', settings.LIMIT_LOGIN_ACCOUNT),
+  loginAddress: readRule('login-address', settings.LIMIT_LOGIN_ADDRESS),
+  codeUser: readRule('code-user', settings.LIMIT_CODE_USER),
+  codeAddress: readRule('code-address', settings.LIMIT_CODE_ADDRESS),
+  codeKey: readRule('code-key', settings.LIMIT_CODE_KEY),
+})
 export type House = Awaited<ReturnType<typeof openHouse>>
 
 /**
@@ -59,8 +78,15 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   )
   const directory = openDirectory(store, database)
   const accounts = openAccounts(database)
-  const tokens = createTokens(settings.JWT_SECRET)
+  const tokens = createTokens(settings.JWT_SECRET, Date.now, settings.JWT_SECRET_PREVIOUS)
   const meters = openMeters()
+  const addressOf = createAddressOf(listed(settings.TRUSTED_PROXIES))
+  const limits = openLimits(settings.LIMIT_REDIS_URL ?? settings.REDIS_URL)
+  const guard = openGuard(limits.counter, guardRules(settings), addressOf, Date.now, (proxy) =>
+    log.warn(
+      `X-Forwarded-For came from ${proxy}, which TRUSTED_PROXIES does not name: its clients count as one`,
+    ),
+  )
   const limit = (): Samples => ({ stampede_backlog_limit_facts: [[{}, settings.BACKLOG_FACTS]] })
   const sources = [meters.samples, limit, ...gauges(place, database, queues)]
   let stopping = false
@@ -102,6 +128,8 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     accounts,
     tokens,
     principals: createPrincipals({ accounts, tokens }),
+    guard,
+    addressOf,
     store,
     directory,
     durable,
@@ -122,7 +150,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     version: { name, version, node: process.version, commit: null } satisfies Version,
   }
   return {
-    app: createApp(deps),
+    app: createApp(deps, listed(settings.CORS_ORIGINS)),
     deps,
     place,
     database,
@@ -134,6 +162,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     },
     async close() {
       await stopBeat()
+      limits.close()
       durable.close()
       presence.close()
       place.close()

@@ -62,6 +62,11 @@ const table = {
     'Current password is wrong',
     'Send the present password as `current_password`.',
   ],
+  'too-many-requests': [
+    429,
+    'Too many requests',
+    'More than {quota} in {seconds} seconds. Wait {retry_after} seconds.',
+  ],
   'user-not-found': [404, 'No such user', 'Check the id or the e-mail address.'],
   'api-key-not-found': [404, 'No such API key', 'GET /api/v1/api-keys lists the keys there are.'],
   // Books, codes, jobs

@@ -52,10 +52,14 @@ const gates = (async () => {
   }
 })()
 
-const server = createHttpServer(house.app).listen(config.PORT, config.HOST, () => {
-  const at = server.address() as AddressInfo
-  log.info(`listening on http://${config.HOST}:${at.port}`)
-})
+const server = createHttpServer(house.app, config.MAX_CONNECTIONS).listen(
+  config.PORT,
+  config.HOST,
+  () => {
+    const at = server.address() as AddressInfo
+    log.info(`listening on http://${config.HOST}:${at.port}`)
+  },
+)
 server.on('error', (error: NodeJS.ErrnoException) => {
   log.fatal(`cannot listen on ${config.HOST}:${config.PORT}: ${error.message}`)
   process.exit(1)

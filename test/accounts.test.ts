@@ -90,7 +90,9 @@ describe('an administrator', () => {
     expect(said(await me(user.token))).toBe('403 account-inactive')
     expect(said(await login(user.email, 'password'))).toBe('403 account-inactive')
     expect((await asAdmin('PATCH', path, { is_active: true })).status).toBe(200)
-    expect((await me(user.token)).status).toBe(200)
+    // Its tokens are over, for good.
+    expect((await me(user.token)).status).toBe(401)
+    expect((await login(user.email, 'password')).status).toBe(200)
   })
 
   test('removes an account: its token is nobody’s from then on', async () => {

@@ -179,6 +179,21 @@ describe('with ACL users', () => {
       ['SHUTDOWN', 'NOSAVE'],
       ['PUBLISH', 'stampede:flushed:x', '0 1 1'],
     ],
+    limit: [
+      ['HGET', coupons, 'x'],
+      ['DEL', coupons],
+      ['SET', coupons, 'x'],
+      ['EXPIRE', coupons, '0'],
+      ['EVAL', `return redis.call('DEL', '${coupons}')`, '0'],
+      ['EVAL', `return redis.call('SET', KEYS[1], 1)`, '1', coupons],
+      ['SET', '{stampede}:flush:1', 'x'],
+      ['SCRIPT', 'LOAD', 'return 1'],
+      ['SCRIPT', 'FLUSH'],
+      ['FLUSHALL'],
+      ['CONFIG', 'GET', '*'],
+      ['KEYS', '*'],
+      ['PUBLISH', 'stampede:flushed:x', '0 1 1'],
+    ],
   }
   test.each(aclUsers)('%s is refused what is not its own', async (user) => {
     const answers = await Promise.all(

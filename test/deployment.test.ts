@@ -16,11 +16,12 @@ import { join, relative, resolve } from 'node:path'
 import { parseEnv } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { parse } from 'yaml'
-import { apiConfig, readConfig, type Variable, variables, workerConfig } from '../src/config.ts'
+import { apiConfig, readConfig, type Variable, workerConfig } from '../src/config.ts'
 import { leash } from '../src/embedded/leash.ts'
 import { scratchDir } from '../src/embedded/leftovers.ts'
 import { freePort } from '../src/embedded/ports.ts'
 import { startRedis } from '../src/embedded/redis.ts'
+import { variables } from '../src/variables.ts'
 import { makeDatabase } from './house.ts'
 import { until } from './world.ts'
 
@@ -333,10 +334,13 @@ describe('docker-compose.yml', () => {
           ).toContain(value)
       }
     }
+    const notInCompose = [
+      ...['QUEUE_REDIS_URL', 'LIMIT_REDIS_URL', 'JWT_SECRET_PREVIOUS', 'HOST', 'PORT'],
+    ]
     const keys = (name: 'api' | 'worker') =>
       Object.keys(services[name].environment!).map((key) => key.replace(/_FILE$/, ''))
     const known = (config: object) =>
-      Object.keys(config).filter((key) => !['QUEUE_REDIS_URL', 'HOST', 'PORT'].includes(key))
+      Object.keys(config).filter((key) => !notInCompose.includes(key))
     const fine = {
       REDIS_URL: 'redis://x',
       DATABASE_URL: 'postgres://x',

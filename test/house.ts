@@ -2,12 +2,15 @@ import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { inject } from 'vitest'
 import { createApp, type Deps } from '../src/app.ts'
+import { createAddressOf } from '../src/http/address.ts'
+import { openGuard } from '../src/http/guard.ts'
 import { openMeters } from '../src/http/meter.ts'
 import { createPrincipals } from '../src/http/principal.ts'
 import { createTokens } from '../src/http/tokens.ts'
 import { openAccounts } from '../src/ledger/accounts.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { listUsers } from '../src/ledger/users.ts'
+import { openLimits, readRule } from '../src/limits.ts'
 import { openLog } from '../src/log.ts'
 import { changeAccount, createAccount, deleteAccount } from '../src/ops/accounts.ts'
 import { createKey, revokeKey } from '../src/ops/keys.ts'
@@ -63,6 +66,16 @@ const withAbsent = <T extends object>(parts: Partial<T>, name = ''): T =>
     get: (known, member) => known[member as keyof T] ?? absent(`${name}${String(member)}`),
   }) as T
 
+const loose = (name: string) => readRule(name, '1000000/600')
+/** For tests that fail more often than anybody should. */
+const looseRules = {
+  loginAccount: loose('login-account'),
+  loginAddress: loose('login-address'),
+  codeUser: loose('code-user'),
+  codeAddress: loose('code-address'),
+  codeKey: loose('code-key'),
+}
+
 /** The API over a real PostgreSQL and without Redis: accounts, keys, and the HTTP skeleton. */
 export async function openHouse(options: { now?: () => number; log?: string[] } = {}) {
   const { url, drop } = await makeDatabase()
@@ -71,6 +84,7 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
   const accounts = openAccounts(database)
   const tokens = createTokens('a secret of at least 32 characters', options.now)
   const principals = createPrincipals({ accounts, tokens, now: options.now })
+  const addressOf = createAddressOf([])
   const lines = options.log ?? []
   const keys: Partial<OperatorVerbs> = {
     createKey: (...args) => createKey({ database }, ...args),
@@ -85,6 +99,8 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
     accounts,
     tokens,
     principals,
+    guard: openGuard(openLimits(undefined).counter, looseRules, addressOf, options.now),
+    addressOf,
     log: openLog('test', 'info', { write: (text) => void lines.push(text) }),
     readiness: async () => ({ ready: true, redis: true, postgres: true, reason: null, shards: [] }),
     meters: openMeters(),

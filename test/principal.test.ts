@@ -35,7 +35,7 @@ beforeEach(() => {
     return accounts.standing(...ids)
   }
   principals = createPrincipals({
-    accounts: { standing },
+    accounts: { standing, noteUse: accounts.noteUse },
     tokens: house.tokens,
     now: () => time,
   })

@@ -40,9 +40,12 @@ export const frozen = ({ child }: { child: ChildProcess }) =>
 export async function openProcesses({
   shards = 2,
   databaseUrl,
+  told,
 }: {
   shards?: number
   databaseUrl?: string
+  /** Gets whatever API and worker print; left out: it is printed. */
+  told?: (text: string) => void
 } = {}) {
   const dir = scratchDir('redis')
   const port = await freePort()
@@ -68,8 +71,10 @@ export async function openProcesses({
   function run(path: string, more: Record<string, string>): Process {
     const child = spawn(process.execPath, [main(path)], {
       env: environment(more),
-      stdio: ['ignore', 'inherit', 'inherit'],
+      stdio: ['ignore', told ? 'pipe' : 'inherit', told ? 'pipe' : 'inherit'],
     })
+    for (const stream of [child.stdout, child.stderr])
+      stream?.setEncoding('utf8').on('data', (text) => told?.(text))
     leash(child, 'TERM')
     const gone = once(child, 'exit')
     const end = async (signal: 'SIGKILL' | 'SIGTERM') => {

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import pino from 'pino'
+import { type Environment, readConfig } from '../src/config.ts'
 import { scratchDir } from '../src/embedded/leftovers.ts'
 import { startRedis } from '../src/embedded/redis.ts'
 import { openHouse } from '../src/house.ts'
@@ -25,6 +26,24 @@ type Ask = { body?: unknown; as?: string; headers?: Record<string, string> }
 
 const secret = 'a secret of at least 32 characters'
 
+const limitNames = [
+  'LIMIT_LOGIN_ACCOUNT',
+  'LIMIT_LOGIN_ADDRESS',
+  'LIMIT_CODE_USER',
+  'LIMIT_CODE_ADDRESS',
+  'LIMIT_CODE_KEY',
+  'TRUSTED_PROXIES',
+  'JWT_SECRET_PREVIOUS',
+  'CORS_ORIGINS',
+] as const
+const looseLimits = {
+  LIMIT_LOGIN_ACCOUNT: '1000000/600',
+  LIMIT_LOGIN_ADDRESS: '1000000/600',
+  LIMIT_CODE_USER: '1000000/600',
+  LIMIT_CODE_ADDRESS: '1000000/600',
+  LIMIT_CODE_KEY: '1000000/600',
+}
+
 /**
  * The whole service on real servers: a Redis and a database of this test file's own, an API over
  * real sockets and a worker, both in this process.
@@ -36,9 +55,11 @@ export async function openWorld({
   managed = false,
   acl = false,
   backlog = 500_000,
+  /** For tests of what is refused; the others fail more often than anybody should. */
+  limits = looseLimits as Environment,
 } = {}) {
   const dir = scratchDir('redis')
-  const users = acl ? { api: 'api', worker: 'worker', queue: 'queue' } : undefined
+  const users = acl ? { api: 'api', worker: 'worker', queue: 'queue', limit: 'limit' } : undefined
   const server = await startRedis({ dir, durable: true, users })
   const { url: direct, drop } = await makeDatabase(shards)
   const wire = await makeWire(direct)
@@ -51,6 +72,8 @@ export async function openWorld({
     JWT_SECRET: secret,
     DURABILITY_WAIT_MS: waitMs,
     BACKLOG_FACTS: backlog,
+    ...readConfig(limitNames, limits),
+    LIMIT_REDIS_URL: acl ? server.urlOf('limit') : undefined,
     REDIS_MANAGED: managed ? ('1' as const) : ('0' as const),
   }
   const queues = openQueues(settings.QUEUE_REDIS_URL ?? settings.REDIS_URL)

@@ -22,6 +22,9 @@ export const aclRules = {
   queue:
     '-@all ~{stampede}:* +@read +@write +@connection +@transaction -@dangerous ' +
     '-@scripting +info +eval +evalsha',
+  /** Counts failed logins and guessed codes; its one script comes by its text. */
+  limit:
+    '-@all ~limit:* +ping +info +select +quit +client|setname +eval +evalsha +set +incrby +pttl +expire',
 } as const
 
 export type AclUser = keyof typeof aclRules

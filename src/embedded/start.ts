@@ -43,6 +43,7 @@ async function ownRedis(dir: string, logs: string): Promise<Redis> {
     api: secret(dir, 'redis-api'),
     worker: secret(dir, 'redis-worker'),
     queue: secret(dir, 'redis-queue'),
+    limit: secret(dir, 'redis-limit'),
   }
   let urls: Redis | undefined
   let port: number | undefined
@@ -50,7 +51,8 @@ async function ownRedis(dir: string, logs: string): Promise<Redis> {
     const redis = await startRedis({ ...own, port, password, users, durable: true })
     port = redis.port
     const { url, urlOf } = redis
-    urls = { url, api: urlOf('api'), worker: urlOf('worker'), queue: urlOf('queue') }
+    const its = { api: urlOf('api'), worker: urlOf('worker'), queue: urlOf('queue') }
+    urls = { url, ...its, limit: urlOf('limit') }
     return redis
   }
   hold('redis', await keep('redis', start, say), 1_500)
@@ -83,7 +85,7 @@ async function start(config: Config): Promise<string> {
 
   const given = config.REDIS_URL
   const redis = given
-    ? { url: given, api: given, worker: given, queue: given }
+    ? { url: given, api: given, worker: given, queue: given, limit: given }
     : await step(
         'redis',
         () => ownRedis(dir, logs),
@@ -96,6 +98,7 @@ async function start(config: Config): Promise<string> {
 
   const env = environmentOf({
     QUEUE_REDIS_URL: config.QUEUE_REDIS_URL ?? redis.queue,
+    LIMIT_REDIS_URL: config.LIMIT_REDIS_URL ?? redis.limit,
     DATABASE_URL: postgres,
     JWT_SECRET: config.JWT_SECRET ?? secret(dir, 'jwt'),
     HOST: config.HOST,

@@ -1,16 +1,27 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
+import { type Scope, scopes } from '../keys.ts'
 import type { ApiKey } from '../ledger/accounts.ts'
+import { byRequest } from './context.ts'
 import { reason } from './ops.ts'
 import { answer, noContent, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
-import { instant, line, listOf, page, strict } from './schemas.ts'
+import { count, instant, line, listOf, page, strict } from './schemas.ts'
 import { makeApiKey } from './tokens.ts'
 
 const keyId = z
   .string()
   .regex(/^[0-9a-f]{16}$/, 'must be 16 hexadecimal digits')
   .openapi({ example: '5f0c2b9e41d7a683' })
+
+const limits = strict(
+  Object.fromEntries(
+    [...scopes, 'all' as const].map((name) => [name, count(1, 1_000_000).optional()]),
+  ) as Record<Scope | 'all', z.ZodOptional<z.ZodNumber>>,
+).openapi({
+  description:
+    'Requests a second, by scope and of `all` together, of each API process. null: no limit',
+})
 
 const ApiKeyResponse = z
   .object({
@@ -19,6 +30,11 @@ const ApiKeyResponse = z
     created_by: z.string(),
     created_at: instant,
     revoked_at: instant.nullable(),
+    last_used_at: instant.nullable().openapi({ description: 'To the minute' }),
+    scopes: z.array(z.enum(scopes)).nullable().openapi({
+      description: 'What it may do. null: all that a service may',
+    }),
+    limits: limits.nullable(),
   })
   .openapi('ApiKeyResponse')
 const NewApiKeyResponse = ApiKeyResponse.extend({
@@ -31,6 +47,9 @@ const view = (key: ApiKey) => ({
   created_by: key.created_by,
   created_at: key.created_at.toISOString(),
   revoked_at: key.revoked_at?.toISOString() ?? null,
+  last_used_at: key.last_used_at?.toISOString() ?? null,
+  scopes: key.scopes,
+  limits: key.limits,
 })
 
 /** Keys of services, which may act for any user: made, listed and ended by administrators. */
@@ -44,15 +63,18 @@ export function apiKeyRoutes(deps: Deps) {
       path: '/api-keys',
       summary: 'Make an API key for a service. The key is shown this once',
       needs: ['admin'],
-      body: strict({ name: line(1, 255), reason: reason.optional() }).openapi(
-        'CreateApiKeyRequest',
-      ),
+      body: strict({
+        name: line(1, 255),
+        reason: reason.optional(),
+        scopes: z.array(z.enum(scopes)).min(1).max(scopes.length).optional(),
+        limits: limits.optional(),
+      }).openapi('CreateApiKeyRequest'),
       answers: { 201: NewApiKeyResponse },
     },
     async (c, { body }, who) => {
       const { key_id, key, secret_hash } = makeApiKey()
-      const { name, ...why } = body
-      const made = await ops.createKey({ key_id, name, secret_hash }, { actor: who.actor, ...why })
+      const { reason: why, ...wanted } = body
+      const made = await ops.createKey({ key_id, secret_hash, ...wanted }, byRequest(c, who, why))
       return answer(c, 201, { ...view(made), key })
     },
   )
@@ -89,8 +111,7 @@ export function apiKeyRoutes(deps: Deps) {
       problems: ['api-key-not-found'],
     },
     async (c, { params, query }, who) => {
-      const by = { actor: who.actor, ...query }
-      const refused = await ops.revokeKey(params.key_id, by)
+      const refused = await ops.revokeKey(params.key_id, byRequest(c, who, query.reason))
       if (refused) return problemResponse(c, refused)
       principals.forget(params.key_id)
       return noContent(c)

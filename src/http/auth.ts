@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import type { User } from '../ledger/accounts.ts'
-import { problem } from '../problems.ts'
+import { type Problem, problem } from '../problems.ts'
 import { byRequest } from './context.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
@@ -55,8 +55,12 @@ export const userView = (user: User) => ({
   updated_at: user.updated_at.toISOString(),
 })
 
+export const isWrong = ({ problem: code }: Problem) =>
+  code === 'invalid-credentials' || code === 'wrong-password'
+const isTaken = ({ problem: code }: Problem) => code === 'email-taken'
+
 export function authRoutes(deps: Deps) {
-  const { accounts, tokens, ops } = deps
+  const { accounts, tokens, principals, ops, guard } = deps
   const { api, route } = resource(deps, 'Auth')
   const signedIn = async (user: User) => ({
     access_token: await tokens.issue(user),
@@ -72,10 +76,11 @@ export function authRoutes(deps: Deps) {
       needs: 'nobody',
       body: RegisterRequest,
       answers: { 201: TokenResponse },
-      problems: ['email-taken', 'not-ready'],
+      problems: ['email-taken', 'too-many-requests', 'not-ready'],
     },
     async (c, { body }) => {
-      const user = await accounts.createUser(body)
+      // Whoever tries many addresses wants to know which are registered.
+      const user = await guard.logIn(c, body.email, () => accounts.createUser(body), isTaken)
       if ('problem' in user) return problemResponse(c, user)
       return answer(c, 201, await signedIn(user))
     },
@@ -89,10 +94,11 @@ export function authRoutes(deps: Deps) {
       needs: 'nobody',
       body: LoginRequest,
       answers: { 200: TokenResponse },
-      problems: ['invalid-credentials', 'account-inactive', 'not-ready'],
+      problems: ['invalid-credentials', 'account-inactive', 'too-many-requests', 'not-ready'],
     },
     async (c, { body }) => {
-      const user = await accounts.logIn(body.email, body.password)
+      const attempt = () => accounts.logIn(body.email, body.password)
+      const user = await guard.logIn(c, body.email, attempt, isWrong)
       if ('problem' in user) return problemResponse(c, user)
       return answer(c, 200, await signedIn(user))
     },
@@ -133,7 +139,7 @@ export function authRoutes(deps: Deps) {
     {
       method: 'post',
       path: '/auth/change-password',
-      summary: 'Replace the password of the account that is signed in',
+      summary: 'Replace the password of the account that is signed in; its tokens end',
       needs: accountKinds,
       body: ChangePasswordRequest,
       answers: { 200: z.object({ message: z.string() }) },
@@ -141,8 +147,12 @@ export function authRoutes(deps: Deps) {
     },
     async (c, { body }, who) => {
       const current = 'old_password' in body ? body.old_password : body.current_password
-      const refused = await accounts.changePassword(who.id, current, body.new_password)
-      if (refused) return problemResponse(c, refused)
+      const change = async () =>
+        (await accounts.changePassword(who.id, current, body.new_password)) ?? { done: true }
+      const changed = await guard.logIn(c, who.id, change, isWrong)
+      if ('problem' in changed) return problemResponse(c, changed)
+      // The token that asked is over, too.
+      principals.forget(who.id)
       return answer(c, 200, { message: 'Password updated successfully' })
     },
   )

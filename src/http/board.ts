@@ -1,7 +1,9 @@
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import type { Deps } from '../app.ts'
 import { problem, problemDocument } from '../problems.ts'
-import { type Context, type Principal, requestId } from './context.ts'
+import { isWrong } from './auth.ts'
+import { byRequest, type Context, type Principal, requestId } from './context.ts'
+import { ofPages } from './headers.ts'
 import { problemResponse } from './respond.ts'
 
 /**
@@ -24,7 +26,7 @@ const policy =
 export const isOfBoard = (c: Context) => c.req.path === path || c.req.path.startsWith(`${path}/`)
 
 /** Answers whatever is asked below /queues. */
-export function boardPages({ accounts, tokens, principals, board, ops }: Deps) {
+export function boardPages({ accounts, tokens, principals, guard, board, ops }: Deps) {
   async function signIn(c: Context): Promise<Response> {
     // A form says how long it is; what does not is none.
     if (!(Number(c.req.header('content-length')) <= formMax))
@@ -32,7 +34,7 @@ export function boardPages({ accounts, tokens, principals, board, ops }: Deps) {
     const { email, password } = await c.req.parseBody()
     if (typeof email !== 'string' || typeof password !== 'string')
       return form(c, 422, 'E-mail and password are needed.')
-    const user = await accounts.logIn(email, password)
+    const user = await guard.logIn(c, email, () => accounts.logIn(email, password), isWrong)
     if ('problem' in user) {
       const { status, title, detail } = problemDocument(user, c.req.path, requestId(c))
       return form(c, status, `${title}: ${detail}`)
@@ -70,8 +72,7 @@ export function boardPages({ accounts, tokens, principals, board, ops }: Deps) {
     const isAdmin = who.kind === 'admin'
     const mayLook = isAdmin || who.kind === 'operator' || who.kind === 'viewer'
     if (!mayLook || (isWrite && !isAdmin)) return problemResponse(c, problem('forbidden'))
-    if (isWrite)
-      await ops.note({ ...{ actor: who.actor, action: 'queues', target: deed(c) }, reason })
+    if (isWrite) await ops.note({ ...byRequest(c, who, reason), action: 'queues', target: deed(c) })
     return guarded(await (await board())(c.req.raw, isAdmin))
   }
 }
@@ -88,8 +89,7 @@ function isForeign(c: Context): boolean {
 function guarded(response: Response): Response {
   const headers = new Headers(response.headers)
   headers.set('Content-Security-Policy', policy)
-  headers.set('X-Content-Type-Options', 'nosniff')
-  headers.set('Referrer-Policy', 'no-referrer')
+  for (const [name, value] of Object.entries(ofPages)) headers.set(name, value)
   if (!headers.has('Cache-Control')) headers.set('Cache-Control', 'no-cache')
   return new Response(response.body, { status: response.status, headers })
 }

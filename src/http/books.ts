@@ -8,7 +8,7 @@ import {
   readTimes,
   usual,
 } from './book-view.ts'
-import type { Principal } from './context.ts'
+import { byRequest, type Context, type Principal } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import { reason } from './ops.ts'
 import { answer, noContent, problemResponse } from './respond.ts'
@@ -19,10 +19,13 @@ const params = strict({ book_id: bookId })
 const writers = ['admin', 'service'] as const
 
 /** For the audit log. */
-const deedOf = (who: Principal, action: string, id: string, why: string | undefined) => ({
-  ...{ actor: who.actor, action, target: `book:${id}` },
-  reason: why,
-})
+const deedOf = (
+  c: Context,
+  who: Principal,
+  action: string,
+  id: string,
+  why: string | undefined,
+) => ({ ...byRequest(c, who, why), action, target: `book:${id}` })
 
 /** Books: made, read, changed and archived. Redis has every change before it is answered. */
 export function bookRoutes(deps: Deps) {
@@ -36,6 +39,7 @@ export function bookRoutes(deps: Deps) {
         path,
         summary: 'Make a book: a named set of codes with one policy',
         needs: writers,
+        scope: 'books',
         body: CreateBookRequest,
         answers: { 201: BookResponse },
         problems: ['invalid-pattern', 'idempotency-key-reused', 'not-in-force'],
@@ -54,7 +58,7 @@ export function bookRoutes(deps: Deps) {
           created_by: who.actor,
         }
         const book = await books.create(made, ({ book_id }) =>
-          deedOf(who, 'books.create', book_id, why),
+          deedOf(c, who, 'books.create', book_id, why),
         )
         if ('problem' in book) return problemResponse(c, book)
         return answer(c, 201, bookView(book), {
@@ -116,6 +120,7 @@ export function bookRoutes(deps: Deps) {
       description:
         'max_redemptions without allow_multi_redemption sets the latter as for a new book.',
       needs: writers,
+      scope: 'books',
       params,
       body: ChangeBookRequest,
       answers: { 200: BookResponse },
@@ -124,7 +129,7 @@ export function bookRoutes(deps: Deps) {
     async (c, { params, body: { reason: why, ...change } }, who) => {
       if (change.code_pattern && !isPattern(change.code_pattern))
         return problemResponse(c, invalidPattern('code_pattern'))
-      const deed = { ...deedOf(who, 'books.update', params.book_id, why), detail: change }
+      const deed = { ...deedOf(c, who, 'books.update', params.book_id, why), detail: change }
       const book = await books.update(params.book_id, readTimes(change), deed)
       return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
     },
@@ -137,13 +142,14 @@ export function bookRoutes(deps: Deps) {
       summary: 'Archive a book: no verb works any more, its history stays readable',
       description: 'There is no way back. Archiving an archived book again answers 204 as well.',
       needs: writers,
+      scope: 'books',
       params,
       query: strict({ reason: reason.optional() }),
       answers: { 204: null },
       problems: ['book-not-found', 'not-in-force'],
     },
     async (c, { params, query }, who) => {
-      const deed = deedOf(who, 'books.archive', params.book_id, query.reason)
+      const deed = deedOf(c, who, 'books.archive', params.book_id, query.reason)
       const book = await books.archive(params.book_id, deed)
       return 'problem' in book ? problemResponse(c, book) : noContent(c)
     },

@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import { maxUnits } from './book-view.ts'
-import type { Context, Principal } from './context.ts'
+import { type Context, type Principal, requestId } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import { JobResponse, jobView } from './jobs.ts'
 import { answer, problemResponse } from './respond.ts'
@@ -100,6 +100,7 @@ export function codeRoutes(deps: Deps) {
       ...body,
       max_redemptions: keptLimit(body.max_redemptions),
       created_by: who.actor,
+      request_id: requestId(c),
     })
     if ('problem' in made) return problemResponse(c, made)
     if (made.job)
@@ -132,6 +133,7 @@ export function codeRoutes(deps: Deps) {
       max_redemptions: keptLimit(body.max_redemptions),
       on_duplicate: query.on_duplicate ?? 'fail',
       created_by: who.actor,
+      request_id: requestId(c),
     })
     if ('problem' in added) return problemResponse(c, added)
     const fresh = new Set(added.codes!)
@@ -154,6 +156,7 @@ export function codeRoutes(deps: Deps) {
         'Without a pattern: 16 characters of Crockford base 32. All random parts come from the ' +
         "operating system's cryptographic generator.",
       needs: writers,
+      scope: 'books',
       params,
       query: strict({ include_codes: queryFlag.optional() }),
       body: GenerateRequest,
@@ -177,6 +180,7 @@ export function codeRoutes(deps: Deps) {
       path: '/books/{book_id}/codes/upload',
       summary: 'Add up to 10,000 codes of your own',
       needs: writers,
+      scope: 'books',
       params,
       query: strict({
         on_duplicate: z.enum(['fail', 'skip']).optional().openapi({
@@ -203,6 +207,7 @@ export function codeRoutes(deps: Deps) {
     method: 'post',
     summary: 'Fill a book with codes: a list of your own, or so many generated ones',
     needs: writers,
+    scope: 'books',
     bodyLimit: uploadBytes,
     answers: { 200: z.union([UploadedResponse, GeneratedResponse]), 202: JobResponse },
     problems: [
@@ -246,6 +251,7 @@ export function codeRoutes(deps: Deps) {
       path: '/books/{book_id}/units',
       summary: 'Add units to a counter book',
       needs: writers,
+      scope: 'books',
       params,
       body: strict({ count: count(1, maxUnits) }).openapi('AddUnitsRequest'),
       answers: { 200: UnitsResponse },
@@ -254,7 +260,9 @@ export function codeRoutes(deps: Deps) {
     async (c, { params, body }, who) => {
       const keyed = readOnce(c, who, 'units', params.book_id, body)
       if ('problem' in keyed) return problemResponse(c, keyed)
-      const book = await books.addUnits(params.book_id, body.count, who.actor, keyed.once)
+      const book = await books.addUnits(
+        ...([params.book_id, body.count, who.actor, keyed.once, requestId(c)] as const),
+      )
       if ('problem' in book) return problemResponse(c, book)
       const { total_code_count } = book
       const counts = { units_added: body.count, total_code_count }

@@ -3,6 +3,7 @@ import { deadline } from '../deadline.ts'
 import type { Accounts, Standing } from '../ledger/accounts.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Principal } from './context.ts'
+import { openGrants } from './grant.ts'
 import { secretFits } from './tokens.ts'
 
 /** A credential whose own proof held: what it is, and what PostgreSQL last said of it. */
@@ -10,12 +11,16 @@ export type Credential = {
   kind: 'user' | 'service'
   id: string
   secret: string
+  /** Of a user's token: see tokens.ts. */
+  generation: number
   expiresAt: number
   /** When the question was asked that `verdict` answers. */
   checkedAt: number
   verdict: Principal | Problem
   /** The check under way: true once PostgreSQL has answered, false if it did not in time. */
   check: Promise<boolean> | null
+  /** Of a key: when its use was last noted. */
+  notedAt: number
 }
 
 export const unauthenticated = problem('unauthenticated')
@@ -28,6 +33,9 @@ const giveUpMs = 20_000
 /** … and a refused connection is not tried again at once. */
 const pauseMs = 250
 
+/** The use of a key is noted this often. */
+const noteMs = 60_000
+
 export type Confirmer = { check(credential: Credential): Promise<boolean>; away(): boolean }
 
 /**
@@ -35,9 +43,10 @@ export type Confirmer = { check(credential: Credential): Promise<boolean>; away(
  * up meanwhile go into the next, so that ten thousand users cost a few queries a second.
  */
 export function createConfirmer(
-  accounts: Pick<Accounts, 'standing'>,
+  accounts: Pick<Accounts, 'standing' | 'noteUse'>,
   now: () => number,
 ): Confirmer {
+  const grantOf = openGrants(now)
   let waiting: Credential[] | null = null
   let done: Promise<boolean> = Promise.resolve(true)
   let underWay: Promise<unknown> = Promise.resolve()
@@ -51,10 +60,23 @@ export function createConfirmer(
     isAway = standing === null
     if (standing === null) return false
     for (const credential of credentials) {
-      credential.verdict = judge(credential, standing)
+      credential.verdict = judge(credential, standing, grantOf)
       credential.checkedAt = askedAt
     }
+    noteUse(credentials, askedAt)
     return true
+  }
+
+  /** Nobody waits for it. */
+  function noteUse(credentials: Credential[], at: number): void {
+    const used = credentials.filter(
+      ({ kind, verdict, notedAt }) =>
+        kind === 'service' && !('problem' in verdict) && at - notedAt >= noteMs,
+    )
+    if (used.length === 0) return
+    for (const credential of used) credential.notedAt = at
+    // A note that is lost costs a minute of accuracy.
+    accounts.noteUse(used.map(({ id }) => id)).catch(() => {})
   }
 
   function open(credentials: Credential[]): Promise<boolean> {
@@ -96,16 +118,21 @@ export function createConfirmer(
   }
 }
 
-function judge(credential: Credential, standing: Standing): Principal | Problem {
+function judge(
+  credential: Credential,
+  standing: Standing,
+  grantOf: ReturnType<typeof openGrants>,
+): Principal | Problem {
   const { kind, id } = credential
   if (kind === 'service') {
     const key = standing.keys.get(id)
     if (key === undefined || key.revoked_at !== null) return unauthenticated
     if (!secretFits(credential.secret, key.secret_hash)) return unauthenticated
-    return { kind, id, actor: `key:${id}` }
+    return { kind, id, actor: `key:${id}`, grant: grantOf(id, key) }
   }
   const account = standing.users.get(id)
   if (account === undefined) return unauthenticated
   if (!account.is_active) return inactive
-  return { kind: account.role, id, actor: `user:${id}` }
+  if (account.token_generation !== credential.generation) return unauthenticated
+  return { kind: account.role, id, actor: `user:${id}`, grant: undefined }
 }

@@ -2,13 +2,20 @@ import type { HttpBindings } from '@hono/node-server'
 import type { Context as HonoContext } from 'hono'
 import type { Context as FactContext } from '../journal/entry.ts'
 import { type Problem, problem } from '../problems.ts'
+import type { Grant } from './grant.ts'
 
 /**
  * Who is asking. `actor` is how the ledger names them: `user:<id>` or `key:<id>`. Viewers and operators
  * are users with the operators' routes besides.
  */
 export type PrincipalKind = 'user' | 'viewer' | 'operator' | 'service' | 'admin'
-export type Principal = { kind: PrincipalKind; id: string; actor: string }
+export type Principal = {
+  kind: PrincipalKind
+  id: string
+  actor: string
+  /** Of an API key that may not do all that services may, or not as often as it likes. */
+  grant?: Grant | undefined
+}
 
 export type Env = {
   Variables: {
@@ -56,12 +63,16 @@ export function callersTrace(c: Context): string | undefined {
   return `00${sent.slice(2, 55)}`
 }
 
-/** What a fact remembers of the request that made it. */
-export function factContext(c: Context, who: Principal): FactContext {
+/** What a fact remembers of the request that made it. `addressOf`: see address.ts. */
+export function factContext(
+  c: Context,
+  who: Principal,
+  addressOf: (c: Context) => string | undefined,
+): FactContext {
   const context: FactContext = { actor: who.actor, request_id: requestId(c) }
   const trace = c.get('traceparent') ?? callersTrace(c)
   if (trace !== undefined) context.traceparent = trace
-  const address = c.env?.incoming?.socket.remoteAddress
+  const address = addressOf(c)
   if (address !== undefined) context.address = address
   const agent = c.req.raw.headers.get('user-agent')
   if (agent !== null) context.agent = agent.length > 200 ? agent.slice(0, 200) : agent

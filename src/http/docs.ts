@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url'
 import { type OpenAPIHono, z } from '@hono/zod-openapi'
 import { problem, problemCodes, problemDocument } from '../problems.ts'
 import { type Context, type Env, requestId } from './context.ts'
+import { ofPages } from './headers.ts'
 import type { Version } from './health.ts'
 import { rawJson } from './respond.ts'
 
@@ -84,8 +85,7 @@ function page(
     headers: {
       'Content-Type': type,
       'Content-Security-Policy': policy,
-      'X-Content-Type-Options': 'nosniff',
-      'Referrer-Policy': 'no-referrer',
+      ...ofPages,
       'Cache-Control': maxAge > 0 ? `public, max-age=${maxAge}` : 'no-cache',
       'X-Request-Id': requestId(c),
     },

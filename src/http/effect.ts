@@ -62,7 +62,7 @@ export type Ask = {
  */
 export async function readAsk(
   c: Context,
-  { durable }: Deps,
+  { durable, addressOf }: Deps,
   who: Principal,
   verb: keyof typeof usual,
   { shard, book }: BookPlace,
@@ -80,7 +80,7 @@ export async function readAsk(
     if (wanted === 'postgres') return problem('not-ready')
   }
   const { key, hash } = keyed.once ?? { key: '', hash: '' }
-  const context = factContext(c, who)
+  const context = factContext(c, who, addressOf)
   if (metadata !== undefined) context.metadata = metadata
   if (keyed.once) Object.assign(context, keyed.once)
   const durability = level ?? undefined

@@ -4,26 +4,40 @@ import { getRequestListener, RequestError } from '@hono/node-server'
 import type { OpenAPIHono } from '@hono/zod-openapi'
 import { type Problem, problem, problemDocument, problemStatus } from '../problems.ts'
 import type { Env } from './context.ts'
+import { ofJson } from './headers.ts'
 
-const limits = { headersTimeout: 5_000, requestTimeout: 10_000, keepAliveTimeout: 65_000 }
+/**
+ * Whoever takes longer for their headers, or for the whole request, is cut: looked for every second,
+ * for Node's own half minute is long enough to hold all the sockets there are.
+ */
+const limits = {
+  headersTimeout: 5_000,
+  requestTimeout: 10_000,
+  keepAliveTimeout: 65_000,
+  connectionsCheckingInterval: 1_000,
+  maxHeaderSize: 16 * 1024,
+}
+/** A connection on which nothing moves for this long, such as a reader's who does not read. */
+const silentMs = 120_000
 
 /**
  * The app behind a server that has yet to listen. A request without a usable URL (a Host that is
  * none, a backslash in the path) never reaches the app; it gets a problem document all the same.
  * Bytes that are no HTTP at all get Node's own bare 400, 408 or 431.
  */
-export function createHttpServer(app: OpenAPIHono<Env>): Server {
+export function createHttpServer(app: OpenAPIHono<Env>, maxConnections = 10_000): Server {
   const errorHandler = (error: unknown) => {
     const refusal = error instanceof RequestError ? notHttp : problem('internal-error')
     const id = randomUUID()
     const body = JSON.stringify(problemDocument(refusal, '/', id))
-    const headers = { 'Content-Type': 'application/problem+json', 'X-Request-Id': id }
+    const headers = { ...ofJson, 'Content-Type': 'application/problem+json', 'X-Request-Id': id }
     return new Response(body, { status: problemStatus(refusal.problem), headers })
   }
-  return createServer(
-    limits,
-    getRequestListener(app.fetch, { hostname: 'localhost', errorHandler }),
-  )
+  const listener = getRequestListener(app.fetch, { hostname: 'localhost', errorHandler })
+  const server = createServer(limits, listener)
+  server.maxConnections = maxConnections
+  server.timeout = silentMs
+  return server
 }
 
 const notHttp: Problem = {

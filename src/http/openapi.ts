@@ -45,7 +45,9 @@ export function problemsOf(spec: RouteSpec): ProblemCode[] {
   if (spec.needs !== 'nobody') {
     for (const code of ['unauthenticated', 'account-inactive', 'not-ready'] as const)
       codes.add(code)
-    if (spec.needs !== 'anyone') codes.add('forbidden')
+    // Of keys that were made for something else, too.
+    codes.add('forbidden')
+    codes.add('too-many-requests')
   }
   // A write whose COMMIT was not answered.
   if (spec.needs !== 'nobody' && spec.method !== 'get') codes.add('outcome-unknown')

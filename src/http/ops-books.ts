@@ -46,7 +46,7 @@ export function opsBookRoutes(deps: Deps) {
         const done = await ops.setBook(
           params.book_id,
           active ? 'active' : 'paused',
-          by(who, body.reason),
+          by(c, who, body.reason),
         )
         return 'problem' in done ? problemResponse(c, done) : answer(c, 200, done)
       },
@@ -68,7 +68,7 @@ export function opsBookRoutes(deps: Deps) {
         problems: ['book-not-found', 'book-archived'],
       },
       async (c, { params, body }, who) => {
-        const book = await ops.endBook(params.book_id, name, by(who, body.reason))
+        const book = await ops.endBook(params.book_id, name, by(c, who, body.reason))
         return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
       },
     )
@@ -79,7 +79,7 @@ export function opsBookRoutes(deps: Deps) {
     wanted: Parameters<typeof ops.doOnCoupon>[0],
     why: string,
   ) => {
-    const done = await ops.doOnCoupon(wanted, by(who, why), factContext(c, who))
+    const done = await ops.doOnCoupon(wanted, by(c, who, why), factContext(c, who, deps.addressOf))
     if ('problem' in done) return refuseEffect(c, deps, done, who)
     return done.durable ? answer(c, 200, done) : answer(c, 202, done)
   }

@@ -71,7 +71,7 @@ export function opsJobRoutes(deps: Deps) {
     },
     (c, { body: { book_id, timeout_seconds, reason: why } }, who) =>
       begin(c, {
-        ...{ kind: 'drain', timeoutMs: timeout_seconds * 1000, by: by(who, why) },
+        ...{ kind: 'drain', timeoutMs: timeout_seconds * 1000, by: by(c, who, why) },
         ...(book_id ? { book: book_id } : {}),
       }),
   )
@@ -89,7 +89,7 @@ export function opsJobRoutes(deps: Deps) {
     },
     (c, { body: { book_id, exact, reason: why } }, who) =>
       begin(c, {
-        ...{ kind: 'reconcile', exact, by: by(who, why) },
+        ...{ kind: 'reconcile', exact, by: by(c, who, why) },
         ...(book_id ? { book: book_id } : {}),
       }),
   )
@@ -113,7 +113,7 @@ export function opsJobRoutes(deps: Deps) {
     },
     (c, { body: { shard, from, reason: why } }, who) =>
       begin(c, {
-        ...{ kind: 'replay', by: by(who, why) },
+        ...{ kind: 'replay', by: by(c, who, why) },
         ...(shard === undefined ? {} : { shard }),
         ...(from === undefined ? {} : { from: parseEntryId(from) }),
       }),
@@ -167,7 +167,7 @@ export function opsJobRoutes(deps: Deps) {
     (c, { body: { book_id, shard, flush_first, timeout_seconds, reason: why } }, who) =>
       begin(c, {
         ...{ kind: 'rebuild', flushFirst: flush_first, timeoutMs: timeout_seconds * 1000 },
-        ...{ by: by(who, why), ...(book_id ? { book: book_id } : {}) },
+        ...{ by: by(c, who, why), ...(book_id ? { book: book_id } : {}) },
         ...(shard === undefined ? {} : { shard }),
       }),
   )
@@ -183,7 +183,7 @@ export function opsJobRoutes(deps: Deps) {
       problems: ['book-not-found'],
     },
     (c, { params, body }, who) =>
-      begin(c, { kind: 'warm', book: params.book_id, by: by(who, body.reason) }),
+      begin(c, { kind: 'warm', book: params.book_id, by: by(c, who, body.reason) }),
   )
 
   route(
@@ -224,7 +224,7 @@ export function opsJobRoutes(deps: Deps) {
         const old = name === 'retry' ? await ops.job(params.job_id) : undefined
         if (old && who.kind !== 'admin' && !ofOperators.includes(old.kind))
           return problemResponse(c, denied(admins))
-        const job = await ops.changeJob(params.job_id, wanted, by(who, body.reason))
+        const job = await ops.changeJob(params.job_id, wanted, by(c, who, body.reason))
         return 'problem' in job ? problemResponse(c, job) : answer(c, 200, jobView(job))
       },
     )

@@ -55,7 +55,7 @@ export function opsLossRoutes(deps: Deps) {
       const losses = await ops.losses(body.shard)
       if (!losses) return problemResponse(c, problem('shard-not-found'))
       if ('problem' in losses) return problemResponse(c, losses)
-      await ops.acceptLosses(losses, by(who, body.reason))
+      await ops.acceptLosses(losses, by(c, who, body.reason))
       return answer(c, 200, { losses, accepted: losses.length > 0 })
     },
   )

@@ -88,8 +88,8 @@ export function opsParkedRoutes(deps: Deps) {
       },
     },
     async (c, { body: { facts, reason: why, ...page } }, who) => {
-      if (!facts) return answer(c, 200, await ops.retryPage(page, by(who, why)))
-      const retried = await ops.retryParked(facts, by(who, why))
+      if (!facts) return answer(c, 200, await ops.retryPage(page, by(c, who, why)))
+      const retried = await ops.retryParked(facts, by(c, who, why))
       return answer(c, 200, { retried, more: false })
     },
   )
@@ -105,7 +105,7 @@ export function opsParkedRoutes(deps: Deps) {
       problems: ['fact-not-parked'],
     },
     async (c, { body }, who) => {
-      const gone = await ops.discardParked(body.fact, by(who, body.reason))
+      const gone = await ops.discardParked(body.fact, by(c, who, body.reason))
       return gone ? answer(c, 204, null) : problemResponse(c, problem('fact-not-parked'))
     },
   )

@@ -74,7 +74,7 @@ export function opsQueueRoutes(deps: Deps) {
       problems,
     },
     async (c, { body }, who) => {
-      const retried = await ops.retryQueues(by(who, body.reason))
+      const retried = await ops.retryQueues(by(c, who, body.reason))
       return typeof retried === 'number' ? answer(c, 200, { retried }) : problemResponse(c, retried)
     },
   )
@@ -90,7 +90,7 @@ export function opsQueueRoutes(deps: Deps) {
       problems,
     },
     async (c, { body }, who) => {
-      const removed = await ops.cleanQueues(by(who, body.reason))
+      const removed = await ops.cleanQueues(by(c, who, body.reason))
       return typeof removed === 'number' ? answer(c, 200, { removed }) : problemResponse(c, removed)
     },
   )

@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import { problem } from '../problems.ts'
-import type { Principal } from './context.ts'
+import { type Context, type Principal, requestId } from './context.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { code, instant, line, queryCount, strict } from './schemas.ts'
@@ -9,8 +9,10 @@ import { code, instant, line, queryCount, strict } from './schemas.ts'
 export const lookers = ['viewer', 'operator', 'admin'] as const
 export const actors = ['operator', 'admin'] as const
 export const admins = ['admin'] as const
-/** Who asks, and why. */
-export const by = (who: Principal, why: string) => ({ actor: who.actor, reason: why })
+/** Who asks, on which request, and why. */
+export const by = (c: Context, who: Principal, why: string) => ({
+  ...{ actor: who.actor, reason: why, request_id: requestId(c) },
+})
 
 /** Why it is done: it stands in the audit log. */
 export const reason = line(1, 500)
@@ -126,7 +128,7 @@ export function opsRoutes(deps: Deps) {
       answers: { 200: Switched },
     },
     async (c, { body }, who) =>
-      answer(c, 200, await ops.setIntake(body.state, by(who, body.reason))),
+      answer(c, 200, await ops.setIntake(body.state, by(c, who, body.reason))),
   )
 
   route(
@@ -139,7 +141,7 @@ export function opsRoutes(deps: Deps) {
       answers: { 200: Switched },
     },
     async (c, { body }, who) =>
-      answer(c, 200, await ops.setFlush(body.state, by(who, body.reason))),
+      answer(c, 200, await ops.setFlush(body.state, by(c, who, body.reason))),
   )
 
   route(

@@ -28,7 +28,11 @@ const tokenMax = 2_048
 
 const notReady = problem('not-ready')
 
-type Options = { accounts: Pick<Accounts, 'standing'>; tokens: Tokens; now?: () => number }
+type Options = {
+  accounts: Pick<Accounts, 'standing' | 'noteUse'>
+  tokens: Tokens
+  now?: () => number
+}
 
 export function createPrincipals({ accounts, tokens, now = Date.now }: Options): Principals {
   const known = new LRUCache<string, Credential>({ max: remembered })
@@ -95,11 +99,13 @@ async function prove(header: string, tokens: Tokens): Promise<Credential | null>
     checkedAt: Number.NEGATIVE_INFINITY,
     verdict: unauthenticated,
     check: null,
+    notedAt: Number.NEGATIVE_INFINITY,
+    generation: 0,
   }
   const key = readApiKey(token)
   if (key !== null) return { kind: 'service', ...key, expiresAt: Infinity, ...unchecked }
   const claims = await tokens.verify(token)
   if (claims === null) return null
-  const { sub: id, expiresAt } = claims
-  return { kind: 'user', id, secret: '', expiresAt, ...unchecked }
+  const { sub: id, expiresAt, generation } = claims
+  return { ...unchecked, kind: 'user', id, secret: '', expiresAt, generation }
 }

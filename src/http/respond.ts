@@ -3,6 +3,7 @@ import type { StatusCode } from 'hono/utils/http-status'
 import type { z } from 'zod'
 import { type FieldError, type Problem, problemDocument, problemStatus } from '../problems.ts'
 import { type Context, requestId } from './context.ts'
+import { ofJson } from './headers.ts'
 
 type Headers = Record<string, string>
 
@@ -36,7 +37,7 @@ export function plainText(c: Context, text: string, type: string): Answer<200, n
 export function noContent(c: Context): Answer<204, null> {
   return new Response(null, {
     status: 204,
-    headers: { 'X-Request-Id': requestId(c), 'Cache-Control': 'no-store' },
+    headers: { ...ofJson, 'X-Request-Id': requestId(c), 'Cache-Control': 'no-store' },
   }) as Answer<204, null>
 }
 
@@ -44,8 +45,12 @@ function send(c: Context, status: number, body: string, type: string, more?: Hea
   const headers: Headers = {
     'Content-Type': type,
     'X-Request-Id': requestId(c),
-    'X-Content-Type-Options': 'nosniff',
     'Cache-Control': 'no-store',
+    // Written out, because this stands behind every request: headers.ts says why these.
+    'X-Content-Type-Options': ofJson['X-Content-Type-Options'],
+    'Content-Security-Policy': ofJson['Content-Security-Policy'],
+    'Strict-Transport-Security': ofJson['Strict-Transport-Security'],
+    'Cross-Origin-Resource-Policy': ofJson['Cross-Origin-Resource-Policy'],
   }
   if (more !== undefined) Object.assign(headers, more)
   return new Response(body, { status, headers })
@@ -59,10 +64,20 @@ export function problemResponse(c: Context, refusal: Problem): Answer<never, nev
   const headers: Headers = {}
   const retryAfter = refusal.retryAfter ?? (status === 503 ? 1 : undefined)
   if (retryAfter !== undefined) headers['Retry-After'] = String(Math.ceil(retryAfter))
+  if (status === 429) Object.assign(headers, rateHeaders(refusal))
   if (status === 401) headers['WWW-Authenticate'] = 'Bearer'
   if (status === 405) headers.Allow = String(refusal.values?.allow)
   const body = JSON.stringify(document)
   return send(c, status, body, 'application/problem+json', headers) as Answer<never, never>
+}
+
+/** As draft-ietf-httpapi-ratelimit-headers has them: what the limit is, and when it is over. */
+function rateHeaders({ values }: Problem): Headers {
+  const { policy, quota, seconds, retry_after } = values!
+  return {
+    'RateLimit-Policy': `"${policy}";q=${quota};w=${seconds}`,
+    RateLimit: `"${policy}";r=0;t=${retry_after}`,
+  }
 }
 
 /** More than this many wrong fields help nobody, and a body may hold thousands. */

@@ -2,6 +2,7 @@ import { OpenAPIHono, type z } from '@hono/zod-openapi'
 import type { StatusCode } from 'hono/utils/http-status'
 import type { Deps } from '../app.ts'
 import { requests } from '../channels.ts'
+import type { Scope } from '../keys.ts'
 import { type Problem, type ProblemCode, problem } from '../problems.ts'
 import { readBody } from './body.ts'
 import { type Context, type Env, type Principal, type PrincipalKind, requestId } from './context.ts'
@@ -34,6 +35,10 @@ export type RouteSpec<
   /** An absent body counts as {}, whatever the Content-Type. */
   bodyOptional?: boolean
   bodyLimit?: number
+  /** What an API key must have been made for; left out: `read` of a GET, else a key without scopes. */
+  scope?: Scope
+  /** Its params name a code, which may be a guess: unknown ones are counted against who asks. */
+  guesses?: boolean
   answers: A
   problems?: readonly ProblemCode[]
 }
@@ -146,6 +151,11 @@ function runner(
   const nearby = spec.needs === 'nearby'
   const allowed = nearby ? operators : typeof spec.needs === 'string' ? null : spec.needs
   const { params, query, body } = spec
+  const scope = spec.scope ?? (spec.method === 'get' ? 'read' : undefined)
+  const handle: AnyHandler =
+    spec.guesses === true
+      ? (c, input, who) => deps.guard.guess(c, who!, () => handler(c, input, who))
+      : handler
   return async (c) => {
     let who: Principal | undefined
     if (spec.needs !== 'nobody' && !(nearby && isOfThisMachine(c))) {
@@ -154,6 +164,8 @@ function runner(
       if ('problem' in known) return problemResponse(c, known)
       if (allowed !== null && !allowed.includes(known.kind))
         return problemResponse(c, denied(allowed))
+      const refused = known.grant?.refusal(scope)
+      if (refused !== undefined) return problemResponse(c, refused)
       who = known
     }
     const input: Record<'params' | 'query' | 'body', unknown> = {
@@ -179,7 +191,7 @@ function runner(
       if (!parsed.success) return problemResponse(c, invalidRequest(parsed.error))
       input.body = parsed.data
     }
-    return handler(c, input as Parameters<AnyHandler>[1], who)
+    return handle(c, input as Parameters<AnyHandler>[1], who)
   }
 }
 

@@ -17,6 +17,7 @@ export function showRoutes(deps: Deps) {
       path: '/coupons/{code}',
       summary: 'One coupon as it is now; users see their own',
       verb: 'show',
+      guesses: true,
       needs: 'anyone',
       params: strict({ code }),
       answers: { 200: CouponResponse },

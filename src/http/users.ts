@@ -38,6 +38,7 @@ export function userRoutes(deps: Deps) {
       path: '/users',
       summary: 'Make an account of role user, with an id of your own if you like',
       needs: ['admin', 'service'],
+      scope: 'users',
       body: RegisterUserRequest,
       answers: { 201: UserResponse },
       problems: ['email-taken', 'user-exists'],

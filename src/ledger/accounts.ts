@@ -21,12 +21,13 @@ export type NewUser = {
 /** A key without the hash of its secret. */
 export type ApiKey = Omit<KeyRow, 'secret_hash'>
 
-export type NewApiKey = Pick<KeyRow, 'key_id' | 'name' | 'secret_hash'>
+export type NewApiKey = Pick<KeyRow, 'key_id' | 'name' | 'secret_hash'> &
+  Partial<Pick<KeyRow, 'scopes' | 'limits'>>
 
 /** What says whether a credential still counts. */
 export type Standing = {
-  users: Map<string, Pick<UserRow, 'role' | 'is_active'>>
-  keys: Map<string, Pick<KeyRow, 'secret_hash' | 'revoked_at'>>
+  users: Map<string, Pick<UserRow, 'role' | 'is_active' | 'token_generation'>>
+  keys: Map<string, Pick<KeyRow, 'secret_hash' | 'revoked_at' | 'scopes' | 'limits'>>
 }
 
 /** Every question about accounts and API keys that the house asks of PostgreSQL. */
@@ -124,13 +125,23 @@ export function openAccounts(database: Database | Transaction) {
     },
 
     /** Ends a key; a key that has ended keeps the time at which it did. */
-    async revokeApiKey(id: string): Promise<Problem | undefined> {
-      const rows = await db
+    async revokeApiKey(id: string): Promise<ApiKey | Problem> {
+      const [row] = await db
         .update(api_keys)
         .set({ revoked_at: sql`coalesce(${api_keys.revoked_at}, now())` })
         .where(eq(api_keys.key_id, id))
-        .returning({ key_id: api_keys.key_id })
-      if (rows.length === 0) return problem('api-key-not-found')
+        .returning()
+      return row ? apiKey(row) : problem('api-key-not-found')
+    },
+
+    /** Notes that these keys are in use, to the minute. */
+    async noteUse(ids: string[]): Promise<void> {
+      const named = sql`${api_keys.key_id} = any(${sql.param(ids)}::text[])`
+      const earlier = sql`coalesce(${api_keys.last_used_at} < now() - interval '50 s', true)`
+      await db
+        .update(api_keys)
+        .set({ last_used_at: sql`now()` })
+        .where(sql`${named} AND ${earlier}`)
     },
 
     /** How many credentials stand, in one round trip per kind: asked once a second for each in use. */
@@ -139,7 +150,12 @@ export function openAccounts(database: Database | Transaction) {
         userIds.length === 0
           ? []
           : db
-              .select({ id: users.user_id, role: users.role, is_active: users.is_active })
+              .select({
+                id: users.user_id,
+                role: users.role,
+                is_active: users.is_active,
+                token_generation: users.token_generation,
+              })
               .from(users)
               .where(sql`${users.user_id} = any(${sql.param(userIds)}::uuid[])`),
         keyIds.length === 0
@@ -149,6 +165,8 @@ export function openAccounts(database: Database | Transaction) {
                 id: api_keys.key_id,
                 secret_hash: api_keys.secret_hash,
                 revoked_at: api_keys.revoked_at,
+                scopes: api_keys.scopes,
+                limits: api_keys.limits,
               })
               .from(api_keys)
               .where(sql`${api_keys.key_id} = any(${sql.param(keyIds)}::text[])`),

@@ -10,13 +10,22 @@ export type Deed = {
   target: string
   reason?: string
   detail?: Record<string, unknown>
+  /** Of the HTTP request by which it was asked for. */
+  request_id?: string
+  /** What it was done to, as it was and as it is; null: nothing. They stand in `detail`. */
+  before?: unknown
+  after?: unknown
 }
 
 /** Adds to the audit log, which nobody can change afterwards: in the deed's own transaction, if it has one. */
 export async function audit(on: Database | Transaction, deed: Deed): Promise<void> {
+  const { request_id, before, after } = deed
+  const all = Object.entries({ request_id, before, after, ...deed.detail })
+  const told = all.filter(([, value]) => value !== undefined)
+  const detail = told.length > 0 ? Object.fromEntries(told) : null
   await on.query(
     `INSERT INTO audit_log (actor, action, target, reason, detail) VALUES ($1, $2, $3, $4, $5)`,
-    [deed.actor, deed.action, deed.target, deed.reason ?? null, deed.detail ?? null],
+    [deed.actor, deed.action, deed.target, deed.reason ?? null, detail],
   )
 }
 

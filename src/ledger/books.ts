@@ -80,7 +80,7 @@ export async function createBook(
           .returning()
         if (units > 0) await noteUnits(tx, book!.book_id, units, created_by)
         await remember(tx, once, { book: book! })
-        await onRecord(tx, deedOf?.(book!))
+        await onRecord(tx, deedOf?.(book!), null, book)
         return book!
       })
     } catch (error) {
@@ -137,10 +137,15 @@ const limits = ['max_assignments_per_user', 'max_redemptions_per_user'] as const
 const risen = { version: sql`${books.version} + 1`, updated_at: sql`now()` }
 
 /** In the transaction of what an operator does: a deed whose record could be lost was done by nobody. */
-async function onRecord(tx: Transaction, deed: Deed | undefined): Promise<void> {
+async function onRecord(
+  tx: Transaction,
+  deed: Deed | undefined,
+  before: Book | null | undefined,
+  after: Book | undefined,
+): Promise<void> {
   if (!deed) return
   failpoint('book.before-audit')
-  await audit(tx, deed)
+  await audit(tx, { ...deed, before, after })
 }
 
 /**
@@ -172,7 +177,7 @@ export async function updateBook(
       .set({ ...derived, ...opened, ...change, ...limited, ...risen })
       .where(eq(books.book_id, id))
       .returning()
-    await onRecord(tx, deed)
+    await onRecord(tx, deed, old, book)
     return book!
   })
 }
@@ -184,14 +189,16 @@ export async function archiveBook(
   deed?: Deed,
 ): Promise<Book | Problem> {
   return transaction(database, async (tx) => {
-    const rows = await drizzle(tx)
+    const db = drizzle(tx)
+    const [old] = await db.select().from(books).where(eq(books.book_id, id)).for('update')
+    const rows = await db
       .update(books)
       .set({ ...risen, archived_at: sql`now()` })
       .where(and(eq(books.book_id, id), isNull(books.archived_at)))
       .returning()
-    const book = rows[0] ?? (await getBook(tx, id))
+    const book = rows[0] ?? old
     if (!book) return problem('book-not-found')
-    if (rows[0]) await onRecord(tx, deed)
+    if (rows[0]) await onRecord(tx, deed, old, rows[0])
     return book
   })
 }
@@ -203,6 +210,7 @@ export async function addUnits(
   count: number,
   created_by: string,
   once?: Once,
+  request_id?: string,
 ): Promise<Book | undefined> {
   return transaction(database, async (tx) => {
     const [book] = await drizzle(tx)
@@ -213,6 +221,12 @@ export async function addUnits(
     if (!book) return undefined
     await noteUnits(tx, id, count, created_by)
     await remember(tx, once, { book })
+    const { total_code_count } = book
+    await audit(tx, {
+      ...{ actor: created_by, action: 'books.units', target: `book:${id}`, request_id },
+      before: { total_code_count: total_code_count - count },
+      after: { total_code_count },
+    })
     return book
   })
 }

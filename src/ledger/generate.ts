@@ -21,6 +21,8 @@ export type Generation = PatternInput & {
   count: number
   max_redemptions: number | null
   created_by: string
+  /** Of the HTTP request that asked for it. */
+  request_id?: string
   once?: Once
 }
 
@@ -107,8 +109,8 @@ export async function generateLater(
 }
 
 function newLoad(wanted: Generation, job_id: string | null): NewLoad {
-  const { book_id, count: total, max_redemptions, created_by } = wanted
-  return { book_id, job_id, source: 'generate', total, max_redemptions, created_by }
+  const { book_id, count: total, max_redemptions, created_by, request_id } = wanted
+  return { book_id, job_id, source: 'generate', total, max_redemptions, created_by, request_id }
 }
 
 /** The shape that a job's row holds. */

@@ -1,3 +1,4 @@
+import { audit } from './audit.ts'
 import type { Database, Transaction } from './database.ts'
 import type { loads } from './schema.ts'
 
@@ -13,14 +14,23 @@ export type Load = typeof loads.$inferSelect
 export type NewLoad = Pick<
   Load,
   'book_id' | 'job_id' | 'source' | 'total' | 'max_redemptions' | 'created_by'
->
+> & {
+  /** Of the HTTP request that asked for it. */
+  request_id?: string | undefined
+}
 
+/** Opens a load, on record: how many codes were asked for, by whom. */
 export async function openLoad(tx: Transaction, load: NewLoad): Promise<Load> {
   const { rows } = await tx.query<Load>(
     `INSERT INTO loads (book_id, job_id, source, state, total, max_redemptions, created_by)
      VALUES ($1, $2, $3, 'writing', $4, $5, $6) RETURNING *`,
     [load.book_id, load.job_id, load.source, load.total, load.max_redemptions, load.created_by],
   )
+  const { created_by: actor, source, book_id, total, job_id, max_redemptions, request_id } = load
+  await audit(tx, {
+    ...{ actor, action: `codes.${source}`, target: `book:${book_id}`, request_id },
+    ...{ before: null, after: { load_id: rows[0]!.load_id, total, job_id, max_redemptions } },
+  })
   return rows[0]!
 }
 

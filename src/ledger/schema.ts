@@ -1,3 +1,4 @@
+import type { KeyLimits, Scope } from '../keys.ts'
 import {
   bigint,
   boolean,
@@ -78,6 +79,8 @@ export const users = pgTable('users', {
   is_active: boolean().notNull().default(true),
   created_at: at().notNull().defaultNow(),
   updated_at: at().notNull().defaultNow(),
+  /** Raised by a trigger: tokens of an earlier one are over. */
+  token_generation: integer().notNull().default(0),
 })
 
 export const api_keys = pgTable('api_keys', {
@@ -87,6 +90,9 @@ export const api_keys = pgTable('api_keys', {
   created_by: text().notNull(),
   created_at: at().notNull().defaultNow(),
   revoked_at: at(),
+  scopes: jsonb().$type<Scope[]>(),
+  limits: jsonb().$type<KeyLimits>(),
+  last_used_at: at(),
 })
 
 export const books = pgTable('books', {

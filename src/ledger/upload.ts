@@ -13,6 +13,8 @@ export type Upload = {
   max_redemptions: number | null
   on_duplicate: 'fail' | 'skip'
   created_by: string
+  /** Of the HTTP request that asked for it. */
+  request_id?: string
   once?: Once
 }
 
@@ -45,6 +47,7 @@ export async function uploadCodes(
       total: codes.length,
       max_redemptions,
       created_by,
+      request_id: upload.request_id,
     })
     const added = await addCodes(tx, load, codes)
     await remember(tx, upload.once, { load_id: load.load_id })

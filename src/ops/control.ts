@@ -8,7 +8,7 @@ import { keys } from '../store/keys.ts'
 import type { Ops } from './ops.ts'
 
 /** Who asks for it, and why: both stand in the audit log. */
-export type By = { actor: string; reason: string }
+export type By = { actor: string; reason: string; request_id?: string }
 
 /** How long Redis may take to show what PostgreSQL was told; the processes look once a second. */
 const inForceMs = 5_000

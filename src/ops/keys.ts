@@ -5,7 +5,7 @@ import type { Problem } from '../problems.ts'
 import type { Ops } from './ops.ts'
 
 /** Who does it, and why, if they say. */
-type Who = { actor: string; reason?: string }
+type Who = { actor: string; request_id?: string; reason?: string | undefined }
 
 /** Makes a key; that somebody did stands in the audit log, or there is no key. */
 export async function createKey(
@@ -15,7 +15,9 @@ export async function createKey(
 ): Promise<ApiKey> {
   return transaction(database, async (tx) => {
     const made = await openAccounts(tx).createApiKey({ ...key, created_by: by.actor })
-    await audit(tx, { ...by, action, target: `key:${key.key_id}`, detail: { name: key.name } })
+    const detail = { name: key.name }
+    const deed = { action, target: `key:${key.key_id}`, detail, before: null, after: made }
+    await audit(tx, { ...by, ...deed })
     return made
   })
 }
@@ -27,8 +29,12 @@ export async function revokeKey(
   by: Who,
 ): Promise<Problem | undefined> {
   return transaction(database, async (tx) => {
-    const refused = await openAccounts(tx).revokeApiKey(keyId)
-    if (!refused) await audit(tx, { ...by, action: 'keys.revoke', target: `key:${keyId}` })
-    return refused
+    const accounts = openAccounts(tx)
+    const before = await accounts.findApiKey(keyId)
+    if ('problem' in before) return before
+    const after = await accounts.revokeApiKey(keyId)
+    if ('problem' in after) return after
+    await audit(tx, { ...by, action: 'keys.revoke', target: `key:${keyId}`, before, after })
+    return undefined
   })
 }

@@ -171,10 +171,10 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     },
 
     /** Adds units to a counter book. */
-    addUnits(id: string, count: number, actor: string, once?: Once) {
+    addUnits(id: string, count: number, actor: string, once?: Once, request_id?: string) {
       const add = () =>
         change(id, async ({ kind }) =>
-          kind === 'counter' ? addUnits(database, id, count, actor, once) : notCounter,
+          kind === 'counter' ? addUnits(database, id, count, actor, once, request_id) : notCounter,
         )
       return createOnce(database, once, add, ({ book }) => pushed(book!))
     },
