@@ -4,13 +4,16 @@ import type { ApiConfig } from './config.ts'
 import type { Readiness, Version } from './http/health.ts'
 import { openMeters } from './http/meter.ts'
 import { createPrincipals } from './http/principal.ts'
+import { openRefusals } from './http/refusals.ts'
 import { createTokens } from './http/tokens.ts'
 import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
 import { openHoldings } from './ledger/holdings.ts'
+import { openJobWatch } from './ledger/job-watch.ts'
 import { watchPresence } from './ledger/presence.ts'
 import { beat } from './ledger/processes.ts'
 import { installationId, shardRows } from './ledger/shards.ts'
+import { addRefusals, openStats } from './ledger/stats.ts'
 import { metricsText, type Samples } from './metrics.ts'
 import { openOps } from './ops/open.ts'
 import type { Queues } from './queues.ts'
@@ -61,6 +64,8 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   const accounts = openAccounts(database)
   const tokens = createTokens(settings.JWT_SECRET)
   const meters = openMeters()
+  const refusals = openRefusals((some) => addRefusals(database, some), presence)
+  const jobWatch = openJobWatch(database)
   const limit = (): Samples => ({ stampede_backlog_limit_facts: [[{}, settings.BACKLOG_FACTS]] })
   const sources = [meters.samples, limit, ...gauges(place, database, queues)]
   let stopping = false
@@ -108,6 +113,9 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
+    stats: openStats(database),
+    refusals,
+    jobWatch,
     ops: openOps(
       { redis: place.redis, database },
       { backlog: settings.BACKLOG_FACTS, managed, waitMs: settings.DURABILITY_WAIT_MS },
@@ -131,8 +139,11 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     /** From now on /readyz says no, so that a load balancer sends nobody any more. */
     stop: () => {
       stopping = true
+      jobWatch.close()
     },
     async close() {
+      jobWatch.close()
+      await refusals.close()
       await stopBeat()
       durable.close()
       presence.close()
