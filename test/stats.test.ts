@@ -98,9 +98,7 @@ describe('statistics of a book', () => {
       ['2026-03-02T00:00:00.000Z', 7, 0],
       ['2026-03-02T01:00:00.000Z', 0, 3],
     ])
-    expect(
-      await of('step=day&from=2026-03-02T01:00:00%2B02:00&to=2026-03-02T00:00:01Z'),
-    ).toEqual([
+    expect(await of('step=day&from=2026-03-02T01:00:00%2B02:00&to=2026-03-02T00:00:01Z')).toEqual([
       ['2026-03-01T00:00:00.000Z', 5, 0],
       ['2026-03-02T00:00:00.000Z', 16, 3],
     ])
@@ -212,7 +210,8 @@ describe('refusals', () => {
         addRefusals(world.database, i % 2 ? rows : rows.toReversed()),
       ),
     )
-    for (const book of books) expect(await refusalsTold(book)).toEqual([{ reason: 'sold-out', count: 20 }])
+    for (const book of books)
+      expect(await refusalsTold(book)).toEqual([{ reason: 'sold-out', count: 20 }])
   })
 })
 

@@ -83,10 +83,13 @@ const BatchResponse = z
   })
   .openapi('AssignBatch')
 
-/** An item on its way: what Redis decided, or why it was not asked. */
+/** An item on its way: what Redis decided, or why it did not do it. */
 type Decided =
   | { ask: Ask; user: string; outcome: Outcome<Assigned[]> }
-  | { ask: Pick<Ask, 'actor'> & { book?: string }; refusal: Problem }
+  | { ask: Pick<Ask, 'actor'> & { book?: string; request?: string }; refusal: Problem }
+
+/** Each item stands in the ledger under an id of its own, so that an operation is one item's. */
+const itemId = (c: Context, i: number) => `${requestId(c)}.${i}`
 
 /** Items from the first on, as many as may be asked for at once. */
 function* turns(items: readonly Item[]): Generator<Item[]> {
@@ -118,6 +121,7 @@ export function assignBatchRoutes(deps: Deps) {
     level: Durability | undefined,
     context: FactContext,
   ): Promise<Decided> {
+    // What is left is what a single assignment would have as its body: the key's hash is of that.
     const { key, ...asked } = item
     const user = actingUser(who, item.user_id)
     if (typeof user !== 'string') return { ask: who, refusal: user }
@@ -125,7 +129,7 @@ export function assignBatchRoutes(deps: Deps) {
     if (durable.away() && (await needsPostgres(durable, 'assign', book, level)))
       return { ask: who, refusal: problem('not-ready') }
     const once = key === undefined ? undefined : onceOf(who, 'assign', book.book, key, asked)
-    const ask = askOf(who, 'assign', book.book, { ...context }, level, once)
+    const ask = askOf(who, 'assign', book.book, context, level, once)
     const wanted = item.count ?? 1
     const outcome = await store.assign(book, assignRequest(book, user, wanted, ask), wanted)
     if (!outcome.ok) return { ask, refusal: outcome }
@@ -138,8 +142,12 @@ export function assignBatchRoutes(deps: Deps) {
     const context = factContext(c, who)
     const all: Decided[] = []
     for (const turn of turns(items)) {
+      const first = all.length
       const some = await Promise.allSettled(
-        turn.map((item) => decide(who, item, books.get(item.book_id)!, level, context)),
+        turn.map((item, i) => {
+          const its = { ...context, request_id: itemId(c, first + i) }
+          return decide(who, item, books.get(item.book_id)!, level, its)
+        }),
       )
       for (const one of some) {
         if (one.status === 'fulfilled') {
@@ -154,20 +162,21 @@ export function assignBatchRoutes(deps: Deps) {
     return all
   }
 
-  function refused(c: Context, refusal: Problem): Result {
-    const document = problemDocument(refusal, c.req.path, requestId(c))
+  function refused(c: Context, i: number, refusal: Problem): Result {
+    const document = problemDocument(refusal, c.req.path, itemId(c, i))
     const status = problemStatus(refusal.problem)
     const retry_after = refusal.retryAfter ?? (status === 503 ? 1 : null)
     return { status, retry_after, problem: document }
   }
 
   /** What a single assignment says in its status and headers stands beside each body here. */
-  async function tell(c: Context, decided: Decided): Promise<Result> {
-    if ('refusal' in decided) return refused(c, refusalOf(c, deps, decided.refusal, decided.ask))
+  async function tell(c: Context, i: number, decided: Decided): Promise<Result> {
+    if ('refusal' in decided)
+      return refused(c, i, refusalOf(c, deps, decided.refusal, decided.ask))
     const { ask, user, outcome } = decided
     const wanted = wantedOf(deps, outcome, ask)
     const reached = wanted === 'postgres' ? await reach(deps, outcome, ask) : 'redis'
-    if (reached === 'lost') return refused(c, lostOf(c, deps, outcome, ask))
+    if (reached === 'lost') return refused(c, i, lostOf(deps, outcome, ask))
     const { fact, replayed } = outcome
     const late = reached !== wanted
     return {
@@ -175,7 +184,7 @@ export function assignBatchRoutes(deps: Deps) {
       durability: reached,
       entry: fact ? factName(fact) : null,
       replayed,
-      operation: late && fact ? operationOf(c, deps, outcome, fact, ask) : null,
+      operation: late && fact ? operationOf(deps, outcome, fact, ask) : null,
       assigned: assignedBody(outcome, ask.book, user),
     }
   }
@@ -202,7 +211,7 @@ export function assignBatchRoutes(deps: Deps) {
       if (c.req.raw.headers.has('idempotency-key'))
         return problemResponse(c, invalid('Idempotency-Key', 'give each item a `key` instead'))
       const decided = await decideAll(c, who, body.items, level)
-      const results = await Promise.all(decided.map((one) => tell(c, one)))
+      const results = await Promise.all(decided.map((one, i) => tell(c, i, one)))
       const done = results.flatMap((one) =>
         'assigned' in one ? [one.assigned.assigned_count] : [],
       )

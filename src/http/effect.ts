@@ -48,6 +48,8 @@ export type Ask = {
   verb: keyof typeof usual
   book: string
   actor: string
+  /** Under which id its facts stand: the request's, of an item of a batch one of its own. */
+  request: string
   key: string
   hash: string
   context: string
@@ -112,7 +114,8 @@ export function askOf(
   if (once) Object.assign(context, once)
   const text = JSON.stringify(context)
   const askedAt = performance.now()
-  return { verb, book, actor, key, hash, context: text, durability, askedAt }
+  const { request_id: request } = context
+  return { verb, book, actor, request, key, hash, context: text, durability, askedAt }
 }
 
 type Once = { key: string; hash: string }
@@ -151,16 +154,19 @@ export function invalid(header: string, message: string): Problem {
   return { ...problem('invalid-request'), errors: [{ path: `header ${header}`, message }] }
 }
 
+/** What a refusal has to know of what was asked; all of it but `actor` may be unknown. */
+type Asked = Pick<Ask, 'actor'> & Partial<Pick<Ask, 'book' | 'request'>>
+
 /** What a verb that was not done is answered with; one that may have been says where to ask. */
 export function refusalOf(
   c: Context,
   { tokens, refusals }: Deps,
   refusal: Problem,
-  ask: Pick<Ask, 'actor'> & { book?: string },
+  ask: Asked,
 ): Problem {
   if (ask.book !== undefined) refusals.count(ask.book, refusal.problem)
   if (!refusal.call) return refusal
-  const operation = { ...refusal.call, i: undefined, request: requestId(c) }
+  const operation = { ...refusal.call, i: undefined, request: ask.request ?? requestId(c) }
   return {
     ...refusal,
     values: { ...refusal.values, operation: operationUrl(tokens, operation, ask.actor) },
@@ -168,12 +174,8 @@ export function refusalOf(
 }
 
 /** Answers a verb that was not done. */
-export const refuseEffect = (
-  c: Context,
-  deps: Deps,
-  refusal: Problem,
-  ask: Pick<Ask, 'actor'> & { book?: string },
-) => problemResponse(c, refusalOf(c, deps, refusal, ask))
+export const refuseEffect = (c: Context, deps: Deps, refusal: Problem, ask: Asked) =>
+  problemResponse(c, refusalOf(c, deps, refusal, ask))
 
 /** When a verb that was done is to be answered. */
 export function wantedOf<V>({ durable }: Deps, outcome: Outcome<V>, ask: Ask): Durability {
@@ -189,17 +191,16 @@ export function reach<V>({ durable }: Deps, outcome: Outcome<V>, ask: Ask): Prom
 
 /** The URL that tells what became of what a verb wrote. */
 export const operationOf = <V>(
-  c: Context,
   { tokens }: Deps,
   { at }: Outcome<V>,
   fact: FactId,
-  { actor }: Ask,
-) => operationUrl(tokens, { ...fact, at, request: requestId(c) }, actor)
+  { actor, request }: Ask,
+) => operationUrl(tokens, { ...fact, at, request }, actor)
 
 /** A verb that was done in Redis, which lost it before the ledger had it. */
-export function lostOf<V>(c: Context, deps: Deps, outcome: Outcome<V>, ask: Ask): Problem {
+export function lostOf<V>(deps: Deps, outcome: Outcome<V>, ask: Ask): Problem {
   deps.refusals.count(ask.book, 'not-durable')
-  return problem('not-durable', { operation: operationOf(c, deps, outcome, outcome.fact!, ask) })
+  return problem('not-durable', { operation: operationOf(deps, outcome, outcome.fact!, ask) })
 }
 
 /**
@@ -217,7 +218,7 @@ export async function answerEffect<V, B>(
   const wanted = wantedOf(deps, outcome, ask)
   const { fact, replayed } = outcome
   const reached: Reached = wanted === 'postgres' ? await reach(deps, outcome, ask) : 'redis'
-  if (reached === 'lost') return problemResponse(c, lostOf(c, deps, outcome, ask))
+  if (reached === 'lost') return problemResponse(c, lostOf(deps, outcome, ask))
   const headers: Record<string, string> = {
     Durability: fact ? `${reached}; entry=${factName(fact)}` : reached,
   }
@@ -227,6 +228,6 @@ export async function answerEffect<V, B>(
     return answer(c, 200, body, headers)
   }
   c.set('outcome', 'late')
-  if (fact) headers.Location = operationOf(c, deps, outcome, fact, ask)
+  if (fact) headers.Location = operationOf(deps, outcome, fact, ask)
   return answer(c, 202, body, headers)
 }
