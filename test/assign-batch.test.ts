@@ -219,11 +219,8 @@ describe('assign:batch at postgres durability', () => {
     const began = performance.now()
     const { body } = await batch(items, world.service, { durability: 'postgres' })
     expect(performance.now() - began).toBeLessThan(4_000)
-    for (const one of body.results) {
-      expect(one).toMatchObject({ status: 202, durability: 'redis' })
-      const path = one.operation.replace('/api/v1/', '')
-      expect((await world.call('GET', path, { as: world.service })).body.state).toBe('pending')
-    }
+    for (const one of body.results)
+      expect(one).toMatchObject({ status: 202, durability: 'redis', operation: expect.any(String) })
     await world.startWorker()
     await world.level()
     for (const { operation, assigned } of body.results) {

@@ -171,8 +171,7 @@ export function assignBatchRoutes(deps: Deps) {
 
   /** What a single assignment says in its status and headers stands beside each body here. */
   async function tell(c: Context, i: number, decided: Decided): Promise<Result> {
-    if ('refusal' in decided)
-      return refused(c, i, refusalOf(c, deps, decided.refusal, decided.ask))
+    if ('refusal' in decided) return refused(c, i, refusalOf(c, deps, decided.refusal, decided.ask))
     const { ask, user, outcome } = decided
     const wanted = wantedOf(deps, outcome, ask)
     const reached = wanted === 'postgres' ? await reach(deps, outcome, ask) : 'redis'
