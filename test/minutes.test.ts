@@ -28,10 +28,23 @@ async function byMinutes() {
   )
   return rows
 }
-const expectEqual = async () => expect(await byMinutes()).toEqual(await byLedger())
+/** All books of a shard together. */
+async function byShard(from: 'ledger' | 'minutes') {
+  const { rows } = await sql(
+    from === 'minutes'
+      ? 'SELECT shard, minute, kind, count FROM shard_minutes ORDER BY 1, 2, 3'
+      : `SELECT shard, date_trunc('minute', at) AS minute, kind, count(*) FROM ledger l
+         WHERE ${counts('l')} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`,
+  )
+  return rows
+}
+async function expectEqual(): Promise<void> {
+  expect(await byMinutes()).toEqual(await byLedger())
+  expect(await byShard('minutes')).toEqual(await byShard('ledger'))
+}
 /** As before migration 0013: nothing was ever counted. */
 const forget = async () => {
-  await sql('TRUNCATE book_minutes')
+  await sql('TRUNCATE book_minutes, shard_minutes')
   await sql('UPDATE shards SET counted_epoch = 0, counted = 0')
 }
 const lacking = async () =>
@@ -139,16 +152,18 @@ describe('minutes', () => {
     await flushAll()
     // It knows nothing of minutes and of what is counted.
     const old = (await sql('SELECT shard, counted_epoch, counted FROM shards')).rows
-    const rows = (await sql('SELECT * FROM book_minutes WHERE book_id = $1', [book])).rows
+    const tables = ['book_minutes', 'shard_minutes']
+    for (const table of tables) await sql(`CREATE TABLE old_${table} AS TABLE ${table}`)
     await sell(book, 10)
     await flushAll()
     for (const { shard, counted_epoch, counted } of old)
       await sql('UPDATE shards SET counted_epoch = $2, counted = $3 WHERE shard = $1', [
         ...[shard, counted_epoch, counted],
       ])
-    await sql('DELETE FROM book_minutes WHERE book_id = $1', [book])
-    for (const row of rows)
-      await sql('INSERT INTO book_minutes VALUES ($1, $2, $3, $4, $5)', Object.values(row))
+    for (const table of tables)
+      await sql(
+        `TRUNCATE ${table}; INSERT INTO ${table} TABLE old_${table}; DROP TABLE old_${table}`,
+      )
     await sell(book, 10)
     await flushAll()
     expect(await lacking()).toBe(1)

@@ -35,7 +35,7 @@ async function commit(
       const counts = await moveCheckpoint(tx, row, to)
       failpoint('flush.after-begin')
       await copyLedger(tx, row.shard, entries)
-      await writeFold(tx, foldEntries(entries), counts)
+      await writeFold(tx, row.shard, foldEntries(entries), counts)
       failpoint('flush.before-commit')
     })
     return 0

@@ -4,7 +4,7 @@ import { withinBounds } from './fold.ts'
 import { allCounted } from './shards.ts'
 
 /**
- * book_minutes is a fold of the ledger. Where a shard's minutes have all its facts, each flush adds its own
+ * book_minutes and shard_minutes are folds of the ledger. Where a shard's minutes have all its facts, each flush adds its own
  * (write.ts). Where they do not, because an older version flushed or because there were no minutes then, a
  * worker counts what the ledger holds, piece by piece, until they do. `counted` in the shard's row moves
  * with what is added, in one transaction: each fact is counted once, whoever dies on the way.
@@ -43,10 +43,17 @@ async function countPiece(database: Database, shard: number): Promise<boolean> {
     const piece = rows[0]
     if (!piece) return false
     await tx.query(
-      `INSERT INTO book_minutes AS m (book_id, minute, kind, within_seconds, count)
-       SELECT book_id, date_trunc('minute', at, 'UTC'), kind, ${within}, count(*) FROM ledger l
-       WHERE shard = $1 AND (epoch, n) > ($2, $3) AND (epoch, n) <= ($4, $5) AND ${counts('l')}
-       GROUP BY 1, 2, 3, 4
+      `WITH happened AS (
+         SELECT book_id, date_trunc('minute', at, 'UTC') AS minute, kind, ${within} AS within, count(*)
+         FROM ledger l
+         WHERE shard = $1 AND (epoch, n) > ($2, $3) AND (epoch, n) <= ($4, $5) AND ${counts('l')}
+         GROUP BY 1, 2, 3, 4),
+       of_shard AS (
+         INSERT INTO shard_minutes AS s (minute, shard, kind, count)
+         SELECT minute, $1, kind, sum(count)::bigint FROM happened GROUP BY 1, 3
+         ON CONFLICT (minute, shard, kind) DO UPDATE SET count = s.count + excluded.count)
+       INSERT INTO book_minutes AS m (book_id, minute, kind, within_seconds, count)
+       SELECT * FROM happened
        ON CONFLICT (book_id, minute, kind, within_seconds) DO UPDATE
        SET count = m.count + excluded.count`,
       [shard, piece.from_epoch, piece.from_n, piece.epoch, piece.n],

@@ -21,7 +21,9 @@ export async function applyCarefully(
       const recorded = await attempt(tx, () => record(tx, shard, entry, fact))
       const reason =
         recorded ??
-        (await attempt(tx, () => writeFold(tx, foldEntries([{ ...entry, facts: [fact] }]), counts)))
+        (await attempt(tx, () =>
+          writeFold(tx, shard, foldEntries([{ ...entry, facts: [fact] }]), counts),
+        ))
       if (!reason) continue
       parked++
       await park(tx, shard, entry, fact, reason)
@@ -54,7 +56,7 @@ export async function applyAgain(
   const recorded = await recordAgain(tx, shard, entry, fact)
   if (recorded) return recorded
   const counts = await isCounted(tx, shard, entry)
-  return attempt(tx, () => writeFold(tx, foldEntries([{ ...entry, facts: [fact] }]), counts))
+  return attempt(tx, () => writeFold(tx, shard, foldEntries([{ ...entry, facts: [fact] }]), counts))
 }
 
 /** Runs `work` under a savepoint; the reason if it failed, with its effects undone. */

@@ -277,6 +277,17 @@ export const book_minutes = pgTable(
   ],
 )
 
+export const shard_minutes = pgTable(
+  'shard_minutes',
+  {
+    minute: at().notNull(),
+    shard: integer().notNull(),
+    kind: text().notNull(),
+    count: big().notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.minute, table.shard, table.kind] })],
+)
+
 export const refusal_minutes = pgTable(
   'refusal_minutes',
   {

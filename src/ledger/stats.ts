@@ -3,7 +3,7 @@ import type { Database } from './database.ts'
 import { allCounted } from './shards.ts'
 
 /**
- * What happened over time, from book_minutes: exact, and as cheap for ten million facts as for ten
+ * What happened over time, from the minutes of books and shards: exact, and as cheap for ten million facts as for ten
  * thousand, because a minute of a book is a handful of rows however much it sold. Times are UTC.
  */
 export type Step = 'minute' | 'hour' | 'day'
@@ -38,15 +38,15 @@ export function openStats(database: Database) {
     async timeline({ book, from, to, step }: Span): Promise<Timeline> {
       const complete = await isComplete(book?.shard)
       const of = book ? 'book_id = $4 AND' : ''
-      const values = [step, from, to, ...(book ? [book.book_id] : [])]
+      const values = [`1 ${step}`, from, to, ...(book ? [book.book_id] : [])]
       const sums = <R extends Happened | Refused>(what: string, table: string) =>
         database.query<R>(
-          `SELECT date_trunc($1, minute, 'UTC') AS at, ${what}, sum(count)::bigint AS count
+          `SELECT date_bin($1::interval, minute, 'epoch') AS at, ${what}, sum(count)::bigint AS count
            FROM ${table} WHERE ${of} minute >= $2 AND minute < $3 GROUP BY 1, 2`,
           values,
         )
       const [happened, refused] = await Promise.all([
-        sums<Happened>('kind', 'book_minutes'),
+        sums<Happened>('kind', book ? 'book_minutes' : 'shard_minutes'),
         sums<Refused>('reason', 'refusal_minutes'),
       ])
       return { complete, happened: happened.rows, refused: refused.rows }

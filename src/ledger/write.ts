@@ -33,7 +33,12 @@ const couponColumns = `coupons (code, book_id, user_id, version, redemptions, ma
  * Writes what a batch comes to. Throws Misfit where a row is not at the version it should be.
  * `counts`: these facts are not in the minutes yet and nobody else will count them, see minutes.ts.
  */
-export async function writeFold(tx: Transaction, fold: Folded, counts: boolean): Promise<void> {
+export async function writeFold(
+  tx: Transaction,
+  shard: number,
+  fold: Folded,
+  counts: boolean,
+): Promise<void> {
   await copy(
     tx,
     couponColumns,
@@ -47,23 +52,34 @@ export async function writeFold(tx: Transaction, fold: Folded, counts: boolean):
   await updateCoupons(tx, fold)
   await deleteCoupons(tx, fold)
   await writeRedemptions(tx, fold)
-  await writeCounters(tx, fold, counts ? [...fold.minutes.values()] : [])
+  await writeCounters(tx, shard, fold, counts ? [...fold.minutes.values()] : [])
 }
 
-/** Both in one statement: it is the last of every flush, and each costs a way to PostgreSQL and back. */
-async function writeCounters(tx: Transaction, fold: Folded, minutes: Minute[]): Promise<void> {
+/** All in one statement: it is the last of every flush, and each costs a way to PostgreSQL and back. */
+async function writeCounters(
+  tx: Transaction,
+  shard: number,
+  fold: Folded,
+  minutes: Minute[],
+): Promise<void> {
   const books = [...fold.counters]
   await tx.query(
-    `WITH totals AS (
+    `WITH happened AS (
+       SELECT book, to_timestamp(ms / 1000.0) AS minute, kind, within, count
+       FROM unnest($5::uuid[], $6::bigint[], $7::text[], $8::int[], $9::bigint[])
+         AS u(book, ms, kind, within, count)),
+     totals AS (
        INSERT INTO book_counters AS b (book_id, held, redeemed, void)
        SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
        ON CONFLICT (book_id) DO UPDATE
        SET held = b.held + excluded.held, redeemed = b.redeemed + excluded.redeemed,
-         void = b.void + excluded.void)
+         void = b.void + excluded.void),
+     of_shard AS (
+       INSERT INTO shard_minutes AS s (minute, shard, kind, count)
+       SELECT minute, $10::int, kind, sum(count)::bigint FROM happened GROUP BY 1, 3
+       ON CONFLICT (minute, shard, kind) DO UPDATE SET count = s.count + excluded.count)
      INSERT INTO book_minutes AS m (book_id, minute, kind, within_seconds, count)
-     SELECT book, to_timestamp(minute / 1000.0), kind, within, count
-     FROM unnest($5::uuid[], $6::bigint[], $7::text[], $8::int[], $9::bigint[])
-       AS u(book, minute, kind, within, count)
+     SELECT * FROM happened
      ON CONFLICT (book_id, minute, kind, within_seconds) DO UPDATE
      SET count = m.count + excluded.count`,
     [
@@ -76,6 +92,7 @@ async function writeCounters(tx: Transaction, fold: Folded, minutes: Minute[]): 
       arrayOf(minutes.map(({ kind }) => kind)),
       numbersOf(minutes.map(({ within }) => within)),
       numbersOf(minutes.map(({ count }) => count)),
+      shard,
     ],
   )
 }

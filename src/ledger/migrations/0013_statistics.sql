@@ -10,9 +10,16 @@ CREATE TABLE book_minutes (
   PRIMARY KEY (book_id, minute, kind, within_seconds)
 ) WITH (fillfactor = 70);
 --> statement-breakpoint
-CREATE INDEX book_minutes_minute ON book_minutes (minute);
+-- The same of all books of a shard: to sum up every book there is would cost what there are of them.
+CREATE TABLE shard_minutes (
+  minute timestamptz NOT NULL,
+  shard integer NOT NULL,
+  kind text NOT NULL,
+  count bigint NOT NULL,
+  PRIMARY KEY (minute, shard, kind)
+) WITH (fillfactor = 70);
 --> statement-breakpoint
--- Up to which entry the facts of a shard are in book_minutes. Where that is its checkpoint, the flush counts
+-- Up to which entry the facts of a shard are in both. Where that is its checkpoint, the flush counts
 -- its own; else a worker counts what is there, in pieces: what an older version flushed, and all of before.
 ALTER TABLE shards ADD COLUMN counted_epoch bigint NOT NULL DEFAULT 0;
 --> statement-breakpoint
