@@ -5,6 +5,7 @@ import type { AddressOf } from './http/address.ts'
 import { adminUserRoutes } from './http/admin-users.ts'
 import { apiKeyRoutes } from './http/api-keys.ts'
 import { assignRoutes } from './http/assign.ts'
+import { assignBatchRoutes } from './http/assign-batch.ts'
 import { authRoutes } from './http/auth.ts'
 import { boardPages } from './http/board.ts'
 import { bookListRoutes } from './http/book-lists.ts'
@@ -17,6 +18,7 @@ import { fallbacks } from './http/fallbacks.ts'
 import type { Guard } from './http/guard.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
 import { holdingRoutes } from './http/holdings.ts'
+import { jobEventRoutes } from './http/job-events.ts'
 import { jobRoutes } from './http/jobs.ts'
 import { lockRoutes } from './http/lock.ts'
 import type { Meters } from './http/meter.ts'
@@ -29,15 +31,19 @@ import { opsParkedRoutes } from './http/ops-parked.ts'
 import { opsQueueRoutes } from './http/ops-queues.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
+import type { RefusalCounter } from './http/refusals.ts'
 import { releaseRoutes } from './http/release.ts'
 import { HouseRouter } from './http/router.ts'
 import { showRoutes } from './http/show.ts'
+import { statsRoutes } from './http/stats.ts'
 import type { Tokens } from './http/tokens.ts'
 import { userRoutes } from './http/users.ts'
 import { voidRoutes } from './http/void.ts'
 import type { Accounts } from './ledger/accounts.ts'
 import { outageOf } from './ledger/database.ts'
 import type { Holdings } from './ledger/holdings.ts'
+import type { JobWatch } from './ledger/job-watch.ts'
+import type { Stats } from './ledger/stats.ts'
 import type { OperatorVerbs } from './ops/open.ts'
 import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
@@ -61,6 +67,9 @@ export type Deps = {
   /** Bull Board, loaded when somebody looks. */
   board(): Promise<Board>
   books: Books
+  stats: Stats
+  refusals: RefusalCounter
+  jobWatch: JobWatch
   log: Logger
   readiness(): Promise<Readiness>
   meters: Meters
@@ -92,6 +101,9 @@ const v1 = [
   opsJobRoutes,
   opsQueueRoutes,
   opsLossRoutes,
+  assignBatchRoutes,
+  jobEventRoutes,
+  statsRoutes,
 ]
 
 /** The API: routes, and what happens when none fits. It never listens. `origins`: see cors.ts. */

@@ -6,13 +6,16 @@ import { openGuard } from './http/guard.ts'
 import type { Readiness, Version } from './http/health.ts'
 import { openMeters } from './http/meter.ts'
 import { createPrincipals } from './http/principal.ts'
+import { openRefusals } from './http/refusals.ts'
 import { createTokens } from './http/tokens.ts'
 import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
 import { openHoldings } from './ledger/holdings.ts'
+import { openJobWatch } from './ledger/job-watch.ts'
 import { watchPresence } from './ledger/presence.ts'
 import { beat } from './ledger/processes.ts'
 import { installationId, shardRows } from './ledger/shards.ts'
+import { addRefusals, openStats } from './ledger/stats.ts'
 import { openLimits, readRule } from './limits.ts'
 import { metricsText, type Samples } from './metrics.ts'
 import { openOps } from './ops/open.ts'
@@ -87,6 +90,8 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
       `X-Forwarded-For came from ${proxy}, which TRUSTED_PROXIES does not name: its clients count as one`,
     ),
   )
+  const refusals = openRefusals((some) => addRefusals(database, some), presence)
+  const jobWatch = openJobWatch(database)
   const limit = (): Samples => ({ stampede_backlog_limit_facts: [[{}, settings.BACKLOG_FACTS]] })
   const sources = [meters.samples, limit, ...gauges(place, database, queues)]
   let stopping = false
@@ -136,6 +141,9 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
     holdingsOf: openHoldings(database),
+    stats: openStats(database),
+    refusals,
+    jobWatch,
     ops: openOps(
       { redis: place.redis, database },
       { backlog: settings.BACKLOG_FACTS, managed, waitMs: settings.DURABILITY_WAIT_MS },
@@ -159,8 +167,11 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     /** From now on /readyz says no, so that a load balancer sends nobody any more. */
     stop: () => {
       stopping = true
+      jobWatch.close()
     },
     async close() {
+      jobWatch.close()
+      await refusals.close()
       await stopBeat()
       limits.close()
       durable.close()

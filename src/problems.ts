@@ -116,6 +116,11 @@ const table = {
     'Wrong state of the job',
     'It is {state}. What is queued, running or failed can be cancelled, what failed or was cancelled be done again.',
   ],
+  'too-many-streams': [
+    503,
+    'Too many event streams',
+    'This process serves {limit} of them, which is all it does. Ask GET /api/v1/jobs/{job_id} now and then instead.',
+  ],
   'operation-not-found': [
     404,
     'No such operation',

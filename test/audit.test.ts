@@ -148,6 +148,7 @@ const inPostgres: Record<string, string[]> = {
   'ledger: the answer': set('ledger', 'context', `'{"request_id":"x"}'`, `kind = 'lock'`),
   'parked_facts: parked facts': [`INSERT INTO parked_facts VALUES (0, 1, 1, 0, 'why', '{}')`],
   'book_counters: book_counters: {"held":9': set('book_counters', 'held', '9', 'true'),
+  'book_minutes: book_minutes: [{"minute"': set('book_minutes', 'count', 'count + 1', 'true'),
   'redemptions: the redemptions of A-2': set(
     'redemptions',
     'rolled_back_at',

@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest'
 import { entryHash } from '../src/journal/entry.ts'
+import { counts } from '../src/ledger/aside.ts'
 import { type ShardRow, shardRow } from '../src/ledger/shards.ts'
 import { keys } from '../src/store/keys.ts'
 import { unpackRecord } from '../src/store/record.ts'
@@ -99,8 +100,8 @@ async function auditShard(world: World, row: ShardRow, findings: Findings): Prom
   )
   const meta = await world.redis.hgetall(keys.meta(shard))
   const [{ count }] = await ask(`SELECT count(*) FROM ledger WHERE shard = ${shard}`)
-  const counts = { facts: Number(meta.facts), flushed: Number(meta.flushed), row: row.facts }
-  findings.equal('facts of the shard', counts, { facts: count, flushed: count, row: count })
+  const told = { facts: Number(meta.facts), flushed: Number(meta.flushed), row: row.facts }
+  findings.equal('facts of the shard', told, { facts: count, flushed: count, row: count })
   const { checkpoint } = row
   const n = { n: Number(meta.n), watermark: Number(meta.watermark) }
   findings.equal('entries of the shard', n, { n: checkpoint, watermark: checkpoint })
@@ -194,10 +195,21 @@ async function auditCounters(
     [book],
   )
   findings.equal('book_counters', rows[0] ?? { held: 0, redeemed: 0, void: 0 }, expected)
+  const minutes = await database.query(
+    `SELECT minute, kind, sum(count)::bigint AS count FROM book_minutes
+     WHERE book_id = $1 GROUP BY 1, 2 ORDER BY 1, 2`,
+    [book],
+  )
+  const facts = await database.query(
+    `SELECT date_trunc('minute', at) AS minute, kind, count(*) FROM ledger l
+     WHERE book_id = $1 AND ${counts('l')} GROUP BY 1, 2 ORDER BY 1, 2`,
+    [book],
+  )
+  findings.equal('book_minutes', minutes.rows, facts.rows)
   const { '': sentinel, ...users } = await redis.hgetall(keys.users(shard, book))
   findings.equal('there is a sentinel of users', Boolean(sentinel), true)
-  const counts = Object.entries(users).map(([user, count]) => [user, Number(count)] as const)
-  findings.same('coupons', new Map(counts), perUser)
+  const own = Object.entries(users).map(([user, count]) => [user, Number(count)] as const)
+  findings.same('coupons', new Map(own), perUser)
 }
 
 /** Every redemption stands in both stores, and those that count are as many as the coupon says. */
@@ -221,6 +233,6 @@ async function auditRedemptions(
   const uses = new Map([...held.keys()].map((code) => [code, 0]))
   for (const { code, undone } of rows)
     if (!undone) uses.set(code, (uses.get(code) ?? Number.NaN) + 1)
-  const counts = [...held].map(([code, { redemptions }]) => [code, redemptions] as const)
-  findings.same('the redemptions', uses, new Map(counts))
+  const told = [...held].map(([code, { redemptions }]) => [code, redemptions] as const)
+  findings.same('the redemptions', uses, new Map(told))
 }

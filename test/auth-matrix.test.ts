@@ -95,6 +95,15 @@ const matrix: Record<string, string> = {
   'POST /api/v1/ops/jobs/{job_id}/cancel': 'oa',
   'POST /api/v1/ops/jobs/{job_id}/retry': 'oa',
   'GET /api/v1/ops/audit': 'voa',
+  // Each item has an answer of its own, 403 where a user names another: test/assign-batch.test.ts.
+  'POST /api/v1/coupons/assign:batch': 'usa',
+  'GET /api/v1/jobs': 'sa',
+  'POST /api/v1/jobs/{job_id}/cancel': 'sa',
+  'DELETE /api/v1/jobs/{job_id}': 'sa',
+  'GET /api/v1/jobs/{job_id}/events': 'sa',
+  'GET /api/v1/books/{book_id}/stats/timeline': 'usa',
+  'GET /api/v1/books/{book_id}/stats/totals': 'usa',
+  'GET /api/v1/stats/timeline': 'a',
 }
 
 /** Calls that name a user: a user may name nobody else, whatever the coupon's state. */

@@ -4,6 +4,7 @@ import closeWithGrace from 'close-with-grace'
 import type { Logger } from 'pino'
 import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { endAbandoned, openDatabase } from '../src/ledger/database.ts'
+import { countOnce } from '../src/ledger/minutes.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
 import { watchPresence } from '../src/ledger/presence.ts'
 import { beat, forgetProcesses } from '../src/ledger/processes.ts'
@@ -41,6 +42,7 @@ const abandonedMs = 1_000
 const healMs = 10_000
 const forgetMs = 600_000
 const reconcileMs = 5_000
+const countMs = 1_000
 const jobsAtOnce = 2
 const stopMs = 8_000
 /** BullMQ, told to close while its connection is down, waits for ever: it is left behind then. */
@@ -121,6 +123,10 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
     every(reconcileMs, 'reconciling', async () => {
       if (minutes === 0 || !place.connected) return
       await withOps((ops) => reconcileOnce(ops, minutes, log))
+    }),
+    // Nothing, unless an older version flushed or there were facts before there were minutes.
+    every(countMs, 'counting facts into minutes', async () => {
+      while (!stopping.signal.aborted && (await countOnce(database)) > 0);
     }),
     every(forgetMs, 'forgetting old keys and processes', () =>
       Promise.all([forgetCreations(database), forgetProcesses(database)]),

@@ -1,25 +1,27 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import { drawCounterCodes } from '../codes.ts'
+import type { BookFacts } from '../recovery/directory.ts'
 import type { Outcome } from '../store/verb.ts'
 import type { Assigned } from '../store/verbs.ts'
 import { actingUser } from './context.ts'
 import { CouponResponse, couponView } from './coupon-view.ts'
-import { answerEffect, ForUser, readAsk, refuseEffect, repeats } from './effect.ts'
+import { type Ask, answerEffect, ForUser, readAsk, refuseEffect, repeats } from './effect.ts'
 import { problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { bookId, code, count, strict, userId } from './schemas.ts'
 
-const AssignRequest = strict({
+export const assignment = {
   book_id: bookId,
   user_id: userId.optional(),
   count: count(1, 100).optional(),
-}).openapi('AssignRequest')
-const AssignResponse = z
+}
+const AssignRequest = strict(assignment).openapi('AssignRequest')
+export const AssignResponse = z
   .object({ success: z.boolean(), assigned_count: z.number(), coupons: z.array(CouponResponse) })
   .openapi('Assigned')
 
-const unassignable = [
+export const unassignable = [
   'book-archived',
   'book-expired',
   'book-inactive',
@@ -28,26 +30,46 @@ const unassignable = [
   'assignment-limit',
 ] as const
 
+/** What was handed out to a user, as it is now. */
+const assignedView = (outcome: Outcome<Assigned[]>, book: string, user: string) =>
+  outcome.value.map((assigned) =>
+    couponView(
+      assigned.code,
+      {
+        user,
+        max: assigned.max,
+        redemptions: 0,
+        lockedUntil: 0,
+        assignedAt: outcome.at,
+        updatedAt: outcome.at,
+      },
+      { book, expiresAt: outcome.expiresAt, now: outcome.at },
+    ),
+  )
+
+/** The body that answers a random assignment. */
+export function assignedBody(outcome: Outcome<Assigned[]>, book: string, user: string) {
+  const coupons = assignedView(outcome, book, user)
+  return { success: true, assigned_count: coupons.length, coupons }
+}
+
+/** What is asked of the store for a random assignment. */
+export const assignRequest = (
+  { prefix }: Pick<BookFacts, 'prefix'>,
+  user: string,
+  wanted: number,
+  { key, hash, context }: Ask,
+) => ({
+  user,
+  count: String(wanted),
+  codes: prefix ? drawCounterCodes(prefix, wanted).join(' ') : '',
+  ...{ key, hash, context },
+})
+
 /** assign: stock -> user, at random or by name. */
 export function assignRoutes(deps: Deps) {
   const { api, route } = resource(deps, 'Coupons')
   const { store, directory } = deps
-
-  const assignedView = (outcome: Outcome<Assigned[]>, book: string, user: string) =>
-    outcome.value.map((assigned) =>
-      couponView(
-        assigned.code,
-        {
-          user,
-          max: assigned.max,
-          redemptions: 0,
-          lockedUntil: 0,
-          assignedAt: outcome.at,
-          updatedAt: outcome.at,
-        },
-        { book, expiresAt: outcome.expiresAt, now: outcome.at },
-      ),
-    )
 
   for (const path of ['/coupons/assign', '/coupons/assign/random'])
     route(
@@ -71,26 +93,10 @@ export function assignRoutes(deps: Deps) {
         if (!asked.ok) return problemResponse(c, asked)
         const { ask } = asked
         const wanted = body.count ?? 1
-        const outcome = await store.assign(
-          book,
-          {
-            user,
-            count: String(wanted),
-            codes: book.prefix ? drawCounterCodes(book.prefix, wanted).join(' ') : '',
-            key: ask.key,
-            hash: ask.hash,
-            context: ask.context,
-          },
-          wanted,
-        )
+        const outcome = await store.assign(book, assignRequest(book, user, wanted, ask), wanted)
         if (!outcome.ok) return refuseEffect(c, deps, outcome, ask)
         for (const assigned of outcome.value) directory.learn(assigned.code, book)
-        const coupons = assignedView(outcome, book.book, user)
-        return answerEffect(c, deps, outcome, ask, {
-          success: true,
-          assigned_count: coupons.length,
-          coupons,
-        })
+        return answerEffect(c, deps, outcome, ask, assignedBody(outcome, book.book, user))
       },
     )
   route(

@@ -1,10 +1,11 @@
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { type OpenAPIHono, z } from '@hono/zod-openapi'
+import type { OpenAPIHono } from '@hono/zod-openapi'
 import { problem, problemCodes, problemDocument } from '../problems.ts'
 import { type Context, type Env, requestId } from './context.ts'
 import { ofPages } from './headers.ts'
 import type { Version } from './health.ts'
+import { ProblemDocument } from './problem-document.ts'
 import { rawJson } from './respond.ts'
 
 /** Swagger UI as npm installed it: no CDN, so that it works wherever the service does. */
@@ -58,21 +59,7 @@ function describeProblems(app: OpenAPIHono<Env>): void {
     scheme: 'bearer',
     description: 'The `access_token` of POST /api/v1/auth/login, or an API key.',
   })
-  app.openAPIRegistry.register(
-    'Problem',
-    z
-      .looseObject({
-        type: z.string(),
-        title: z.string(),
-        status: z.int(),
-        detail: z.string().openapi({ description: 'What to do next' }),
-        instance: z.string(),
-        code: z.enum(problemCodes),
-        request_id: z.string(),
-        errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
-      })
-      .openapi('Problem'),
-  )
+  app.openAPIRegistry.register('Problem', ProblemDocument)
 }
 
 function page(

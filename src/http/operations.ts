@@ -30,7 +30,7 @@ export function operationUrl({ seal }: Seal, operation: Operation, actor: string
 }
 
 const shape =
-  /^(\d{1,2}) (\d{1,15}) (\d{1,15}) (\d{0,6}) ([\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}) (\d{1,15}) ([\w-]{16}) ([\x21-\x7e]{1,64})$/
+  /^(\d{1,2}) (\d{1,15}) (\d{1,15}) (\d{0,6}) ([\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}) (\d{1,15}) ([\w-]{16}) ([\x21-\x7e]{1,70})$/
 
 function readOperation(
   { seals }: Pick<Tokens, 'seals'>,

@@ -16,7 +16,8 @@ export class HouseRouter<T> implements Router<T> {
   add(method: string, path: string, handler: T): void {
     if (method === 'ALL' || path.includes('*'))
       throw new Error(`${method} ${path}: there is no middleware here, see route.ts`)
-    if (path.includes(':')) {
+    // A parameter begins a part of the path; elsewhere a colon is a colon, as in assign:batch.
+    if (path.includes('/:')) {
       this.#patterns[method] ??= new SmartRouter({
         routers: [new RegExpRouter(), new TrieRouter()],
       })

@@ -8,8 +8,8 @@ import { moveCheckpoint, type ShardRow } from './shards.ts'
 import { copy, copyText, isDataError, iso, nullable, writeFold } from './write.ts'
 
 /**
- * Commits a batch of entries: checkpoint, ledger, coupons, redemptions and counters, together or
- * not at all. Returns the number of facts that had to be parked (0 in a healthy life).
+ * Commits a batch of entries: checkpoint, ledger, coupons, redemptions, counters and minutes,
+ * together or not at all. Returns the number of facts that had to be parked (0 in a healthy life).
  * Throws Overtaken if another process moved the shard, and whatever PostgreSQL throws when it is away.
  */
 export function apply(
@@ -32,10 +32,10 @@ async function commit(
 ): Promise<number> {
   try {
     await transaction(database, async (tx) => {
-      await moveCheckpoint(tx, row, to)
+      const counts = await moveCheckpoint(tx, row, to)
       failpoint('flush.after-begin')
       await copyLedger(tx, row.shard, entries)
-      await writeFold(tx, foldEntries(entries))
+      await writeFold(tx, row.shard, foldEntries(entries), counts)
       failpoint('flush.before-commit')
     })
     return 0
@@ -43,8 +43,8 @@ async function commit(
     if (!isDataError(error)) throw error
     // Something in this batch does not fit. One fact at a time, what does not fit is parked.
     return transaction(database, async (tx) => {
-      await moveCheckpoint(tx, row, to)
-      return applyCarefully(tx, row.shard, entries)
+      const counts = await moveCheckpoint(tx, row, to)
+      return applyCarefully(tx, row.shard, entries, counts)
     })
   }
 }

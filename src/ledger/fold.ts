@@ -1,4 +1,4 @@
-import type { Entry, Fact } from '../journal/entry.ts'
+import type { Entry, Fact, FactKind } from '../journal/entry.ts'
 
 /** A row is not, or a fact does not say, what the fold expects: it is applied fact by fact then. */
 export class Misfit extends Error {}
@@ -14,6 +14,32 @@ export type Folded = {
   redeemed: Placed[]
   rolledBack: Placed[]
   counters: Map<string, { held: number; redeemed: number; void: number }>
+  minutes: Minutes
+}
+
+/** What happened to a book in a minute; `within`: of redemptions, see withinSeconds. */
+export type Minute = { book: string; minute: number; kind: FactKind; within: number; count: number }
+type Minutes = Map<string, Minute>
+
+const minuteMs = 60_000
+/** A redemption is told by how soon after the assignment it came: a minute, an hour, a day, a week. */
+export const withinBounds = [60, 3_600, 86_400, 604_800] as const
+/** The first bound that it keeps; 0: none. */
+const withinSeconds = (ms: number) => withinBounds.find((bound) => ms <= bound * 1000) ?? 0
+
+function countIn(
+  minutes: Minutes,
+  book: string,
+  at: number,
+  kind: FactKind,
+  within: number,
+  by = 1,
+) {
+  const minute = Math.floor(at / minuteMs) * minuteMs
+  const key = `${book} ${minute} ${kind} ${within}`
+  const known = minutes.get(key)
+  if (known) known.count += by
+  else minutes.set(key, { book, minute, kind, within, count: by })
 }
 
 /** `before` and `version`: of the row, before the batch and after what was folded; 0: no row. */
@@ -34,6 +60,7 @@ export function foldEntries(entries: readonly Entry[]): Folded {
     redeemed: [],
     rolledBack: [],
     counters: new Map(),
+    minutes: new Map(),
   }
   for (const { kind, book, at, facts } of entries) {
     let counters = fold.counters.get(book)
@@ -41,6 +68,7 @@ export function foldEntries(entries: readonly Entry[]): Folded {
       counters = { held: 0, redeemed: 0, void: 0 }
       fold.counters.set(book, counters)
     }
+    if (kind !== 'redeem') countIn(fold.minutes, book, at, kind, 0, facts.length)
     for (const fact of facts) {
       // The row of a void code stays, and says that nobody has it.
       const placed = { fact: kind === 'void' ? { ...fact, user: '' } : fact, book, at }
@@ -62,6 +90,7 @@ export function foldEntries(entries: readonly Entry[]): Folded {
         if (fact.user !== '') counters.held--
       }
       if (kind === 'redeem') {
+        countIn(fold.minutes, book, at, kind, withinSeconds(at - fact.assignedAt))
         fold.redeemed.push(placed)
         if (fact.redemptions === fact.max) counters.redeemed++
       }

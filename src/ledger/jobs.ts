@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { type Problem, problem } from '../problems.ts'
 import type { Database, Transaction } from './database.ts'
 import type { jobs } from './schema.ts'
 
@@ -30,6 +31,28 @@ export async function getJob(
 ): Promise<Job | undefined> {
   const { rows } = await on.query<Job>(`SELECT * FROM jobs WHERE job_id = $1 ${lock}`, [jobId])
   return rows[0]
+}
+
+export type JobFilter = {
+  state?: JobState
+  kind?: string
+  book_id?: string
+  limit: number
+  after?: string
+}
+
+/** Newest first, up to limit + 1 rows: one more than asked for says that there are more. */
+export async function listJobs(database: Database, filter: JobFilter): Promise<Job[] | Problem> {
+  const { state, kind, book_id, limit, after } = filter
+  if (after !== undefined && !(await getJob(database, after))) return problem('invalid-cursor')
+  const { rows } = await database.query<Job>(
+    `SELECT * FROM jobs WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR kind = $2)
+       AND ($3::uuid IS NULL OR book_id = $3) AND ($4::uuid IS NULL
+         OR (created_at, job_id) < (SELECT created_at, job_id FROM jobs WHERE job_id = $4))
+     ORDER BY created_at DESC, job_id DESC LIMIT $5`,
+    [state ?? null, kind ?? null, book_id ?? null, after ?? null, limit + 1],
+  )
+  return rows
 }
 
 /** `was` running: another run began it, and came to no end. `age`: ms since it was last asked for. */

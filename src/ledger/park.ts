@@ -2,6 +2,7 @@ import { failpoint } from '../failpoint.ts'
 import type { Entry, Fact } from '../journal/entry.ts'
 import type { Transaction } from './database.ts'
 import { foldEntries } from './fold.ts'
+import { isCounted } from './minutes.ts'
 import { isDataError, writeFold } from './write.ts'
 
 /**
@@ -12,6 +13,7 @@ export async function applyCarefully(
   tx: Transaction,
   shard: number,
   entries: Entry[],
+  counts: boolean,
 ): Promise<number> {
   let parked = 0
   for (const entry of entries)
@@ -19,7 +21,9 @@ export async function applyCarefully(
       const recorded = await attempt(tx, () => record(tx, shard, entry, fact))
       const reason =
         recorded ??
-        (await attempt(tx, () => writeFold(tx, foldEntries([{ ...entry, facts: [fact] }]))))
+        (await attempt(tx, () =>
+          writeFold(tx, shard, foldEntries([{ ...entry, facts: [fact] }]), counts),
+        ))
       if (!reason) continue
       parked++
       await park(tx, shard, entry, fact, reason)
@@ -51,7 +55,8 @@ export async function applyAgain(
 ): Promise<string | undefined> {
   const recorded = await recordAgain(tx, shard, entry, fact)
   if (recorded) return recorded
-  return attempt(tx, () => writeFold(tx, foldEntries([{ ...entry, facts: [fact] }])))
+  const counts = await isCounted(tx, shard, entry)
+  return attempt(tx, () => writeFold(tx, shard, foldEntries([{ ...entry, facts: [fact] }]), counts))
 }
 
 /** Runs `work` under a savepoint; the reason if it failed, with its effects undone. */

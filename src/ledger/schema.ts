@@ -46,6 +46,8 @@ export const shards = pgTable('shards', {
   flush: text({ enum: ['running', 'paused'] })
     .notNull()
     .default('running'),
+  counted_epoch: big().notNull().default(0),
+  counted: big().notNull().default(0),
 })
 
 export const audit_log = pgTable('audit_log', {
@@ -266,3 +268,39 @@ export const creations = pgTable('creations', {
   made: jsonb().notNull(),
   created_at: at().notNull().defaultNow(),
 })
+
+export const book_minutes = pgTable(
+  'book_minutes',
+  {
+    book_id: uuid().notNull(),
+    minute: at().notNull(),
+    kind: text().notNull(),
+    within_seconds: integer().notNull().default(0),
+    count: big().notNull(),
+  },
+  (table) => [
+    primaryKey({ columns: [table.book_id, table.minute, table.kind, table.within_seconds] }),
+  ],
+)
+
+export const shard_minutes = pgTable(
+  'shard_minutes',
+  {
+    minute: at().notNull(),
+    shard: integer().notNull(),
+    kind: text().notNull(),
+    count: big().notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.minute, table.shard, table.kind] })],
+)
+
+export const refusal_minutes = pgTable(
+  'refusal_minutes',
+  {
+    book_id: uuid().notNull(),
+    minute: at().notNull(),
+    reason: text().notNull(),
+    count: big().notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.book_id, table.minute, table.reason] })],
+)

@@ -61,19 +61,25 @@ export async function shardRow(database: Database, shard: number): Promise<Shard
 /** Someone else has moved the shard since its row was read: this work must not be committed. */
 export class Overtaken extends Error {}
 
+/** Of a row of shards: book_minutes has all facts that the ledger has. */
+export const allCounted = '(counted_epoch, counted) = (checkpoint_epoch, checkpoint)'
+
 /**
  * Moves the checkpoint from where `row` says to `to`, and nothing else: the first statement of every
- * flush, and its lock. Throws Overtaken if the row is not as it was read.
+ * flush, and its lock. Throws Overtaken if the row is not as it was read. True: the minutes had all facts
+ * up to there, so whoever moves it counts those that it brings.
  */
 export async function moveCheckpoint(
   tx: Transaction,
   row: ShardRow,
   to: { n: number; hash: string; facts: number },
-): Promise<void> {
-  const { rowCount } = await tx.query(
-    `UPDATE shards SET checkpoint = $1, checkpoint_hash = $2, facts = $3, updated_at = now()
+): Promise<boolean> {
+  const { rows } = await tx.query<{ counts: boolean }>(
+    `UPDATE shards SET checkpoint = $1, checkpoint_hash = $2, facts = $3, updated_at = now(),
+       counted = CASE WHEN ${allCounted} THEN $1 ELSE counted END
      WHERE shard = $4 AND epoch = $5 AND phase = $6 AND recoverer IS NOT DISTINCT FROM $7
-       AND checkpoint_epoch = $8 AND checkpoint = $9`,
+       AND checkpoint_epoch = $8 AND checkpoint = $9
+     RETURNING ${allCounted} AS counts`,
     [
       to.n,
       to.hash,
@@ -86,7 +92,8 @@ export async function moveCheckpoint(
       row.checkpoint,
     ],
   )
-  if (rowCount !== 1) throw new Overtaken(`shard ${row.shard} was moved by another process`)
+  if (!rows[0]) throw new Overtaken(`shard ${row.shard} was moved by another process`)
+  return rows[0].counts
 }
 
 /** Says that Redis is not to be trusted in `epoch`; whoever was first gives the reason. */
@@ -172,7 +179,8 @@ export async function endRecovery(
     `WITH ended AS (
        UPDATE shards SET phase = 'active', recoverer = NULL, checkpoint_epoch = $1, checkpoint = 0,
          checkpoint_hash = '', loss_accepted = false, memory = $8, memory_epoch = $1,
-         updated_at = now()
+         counted_epoch = CASE WHEN ${allCounted} THEN $1 ELSE counted_epoch END,
+         counted = CASE WHEN ${allCounted} THEN 0 ELSE counted END, updated_at = now()
        WHERE shard = $2 AND epoch = $1 AND phase = 'recovering' AND recoverer = $3
        RETURNING shard)
      UPDATE recoveries r SET ended_at = now(), flushed = $4, rebuilt = $5, codes = $6, coupons = $7

@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises'
 import { from as copyFrom } from 'pg-copy-streams'
 import type { Context } from '../journal/entry.ts'
 import type { Transaction } from './database.ts'
-import { type Folded, Misfit } from './fold.ts'
+import { type Folded, type Minute, Misfit } from './fold.ts'
 
 export const iso = (ms: number) => new Date(ms).toISOString()
 /** COPY's text format: a backslash introduces an escape, so it has to be one itself. */
@@ -29,8 +29,16 @@ export async function copy(tx: Transaction, table: string, lines: string[]): Pro
 const couponColumns = `coupons (code, book_id, user_id, version, redemptions, max_redemptions,
   lock_token, locked_until, assigned_at, updated_at)`
 
-/** Writes what a batch comes to. Throws Misfit where a row is not at the version it should be. */
-export async function writeFold(tx: Transaction, fold: Folded): Promise<void> {
+/**
+ * Writes what a batch comes to. Throws Misfit where a row is not at the version it should be.
+ * `counts`: these facts are not in the minutes yet and nobody else will count them, see minutes.ts.
+ */
+export async function writeFold(
+  tx: Transaction,
+  shard: number,
+  fold: Folded,
+  counts: boolean,
+): Promise<void> {
   await copy(
     tx,
     couponColumns,
@@ -44,14 +52,49 @@ export async function writeFold(tx: Transaction, fold: Folded): Promise<void> {
   await updateCoupons(tx, fold)
   await deleteCoupons(tx, fold)
   await writeRedemptions(tx, fold)
-  for (const [book, { held, redeemed, void: gone }] of fold.counters)
-    await tx.query(
-      `INSERT INTO book_counters AS b (book_id, held, redeemed, void) VALUES ($1, $2, $3, $4)
+  await writeCounters(tx, shard, fold, counts ? [...fold.minutes.values()] : [])
+}
+
+/** All in one statement: it is the last of every flush, and each costs a way to PostgreSQL and back. */
+async function writeCounters(
+  tx: Transaction,
+  shard: number,
+  fold: Folded,
+  minutes: Minute[],
+): Promise<void> {
+  const books = [...fold.counters]
+  await tx.query(
+    `WITH happened AS (
+       SELECT book, to_timestamp(ms / 1000.0) AS minute, kind, within, count
+       FROM unnest($5::uuid[], $6::bigint[], $7::text[], $8::int[], $9::bigint[])
+         AS u(book, ms, kind, within, count)),
+     totals AS (
+       INSERT INTO book_counters AS b (book_id, held, redeemed, void)
+       SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
        ON CONFLICT (book_id) DO UPDATE
        SET held = b.held + excluded.held, redeemed = b.redeemed + excluded.redeemed,
-         void = b.void + excluded.void`,
-      [book, held, redeemed, gone],
-    )
+         void = b.void + excluded.void),
+     of_shard AS (
+       INSERT INTO shard_minutes AS s (minute, shard, kind, count)
+       SELECT minute, $10::int, kind, sum(count)::bigint FROM happened GROUP BY 1, 3
+       ON CONFLICT (minute, shard, kind) DO UPDATE SET count = s.count + excluded.count)
+     INSERT INTO book_minutes AS m (book_id, minute, kind, within_seconds, count)
+     SELECT * FROM happened
+     ON CONFLICT (book_id, minute, kind, within_seconds) DO UPDATE
+     SET count = m.count + excluded.count`,
+    [
+      arrayOf(books.map(([book]) => book)),
+      numbersOf(books.map(([, { held }]) => held)),
+      numbersOf(books.map(([, { redeemed }]) => redeemed)),
+      numbersOf(books.map(([, { void: gone }]) => gone)),
+      arrayOf(minutes.map(({ book }) => book)),
+      numbersOf(minutes.map(({ minute }) => minute)),
+      arrayOf(minutes.map(({ kind }) => kind)),
+      numbersOf(minutes.map(({ within }) => within)),
+      numbersOf(minutes.map(({ count }) => count)),
+      shard,
+    ],
+  )
 }
 
 async function updateCoupons(tx: Transaction, { updates }: Folded): Promise<void> {

@@ -31,6 +31,9 @@ export const operatorJobs: readonly string[] = [
   'rebuild',
 ] satisfies Asked['kind'][]
 
+/** Whether it is a job of those, which take an operator to end. */
+export const isOperators = ({ kind }: Pick<Job, 'kind'>) => operatorJobs.includes(kind)
+
 /** Has a worker do a long verb. */
 export async function requestJob({ database }: Ops, asked: Asked): Promise<Job | Problem> {
   const book = 'book' in asked ? asked.book : undefined
@@ -68,7 +71,7 @@ export async function changeJob(
   { database }: Ops,
   jobId: string,
   wanted: 'cancelled' | 'queued',
-  by: By,
+  by: Pick<By, 'actor'> & Partial<By>,
 ): Promise<Job | Problem> {
   const from = wanted === 'cancelled' ? ['queued', 'running', 'failed'] : ['failed', 'cancelled']
   return transaction(database, async (tx) => {

@@ -11,7 +11,7 @@ import { type Certificate, isGenuine } from './certificate.ts'
 import { type By, setBook, setFlush, setIntake } from './control.ts'
 import { doOnCoupon, type Shop, type Wanted } from './coupon.ts'
 import { doctor, queueItem } from './doctor.ts'
-import { type Asked, changeJob, listJobs, requestJob } from './jobs.ts'
+import { type Asked, changeJob, isOperators, listJobs, requestJob } from './jobs.ts'
 import { createKey, revokeKey } from './keys.ts'
 import { acceptLosses, losses } from './loss.ts'
 import type { Ops } from './ops.ts'
@@ -88,6 +88,7 @@ export function openOps(
     discardParked: bind(discardParked),
     listJobs: bind(listJobs),
     changeJob: bind(changeJob),
+    isOperators,
     job: (jobId: string) => getJob(ops.database, jobId),
     async requestJob(asked: Asked) {
       const job = await requestJob(ops, asked)

@@ -1,5 +1,6 @@
 import { failpoint } from '../failpoint.ts'
 import { decodeEntry, type Entry, type EntryId, entryId } from '../journal/entry.ts'
+import { aside } from '../ledger/aside.ts'
 import { audit } from '../ledger/audit.ts'
 import { transaction } from '../ledger/database.ts'
 import { recordAgain } from '../ledger/park.ts'
@@ -7,7 +8,6 @@ import { shardRows } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
 import type { By } from './control.ts'
 import type { Ops } from './ops.ts'
-import { aside } from './reconcile/postgres.ts'
 
 const entriesPerPage = 500
 

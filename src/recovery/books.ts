@@ -11,7 +11,7 @@ import {
   updateBook,
 } from '../ledger/books.ts'
 import { type Generation, generateLater, generateNow } from '../ledger/generate.ts'
-import { getJob, type Job } from '../ledger/jobs.ts'
+import { getJob, type Job, type JobFilter, listJobs } from '../ledger/jobs.ts'
 import {
   type BookFilter,
   type CouponState,
@@ -179,6 +179,7 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
       return createOnce(database, once, add, ({ book }) => pushed(book!))
     },
 
+    jobs: (filter: JobFilter) => listJobs(database, filter),
     async job(id: string): Promise<Job | Problem> {
       return (await getJob(database, id)) ?? problem('job-not-found')
     },

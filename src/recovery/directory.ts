@@ -13,6 +13,10 @@ export type Directory = ReturnType<typeof openDirectory>
 const codesKept = 200_000
 const booksKept = 50_000
 
+type Row = BookFacts & { pushed: boolean }
+const bookFacts = `SELECT shard, book_id AS book, kind, code_prefix AS prefix,
+  pushed_version > 0 AS pushed FROM books`
+
 /** In which epoch it was found. */
 type Since = { epoch: number }
 
@@ -31,16 +35,30 @@ export function openDirectory(store: Store, database: Database) {
   async function book(id: string): Promise<BookFacts | Problem> {
     const known = books.get(id)
     if (known && isValid(known)) return known
-    const { rows } = await database.query<BookFacts & { pushed: boolean }>(
-      `SELECT shard, book_id AS book, kind, code_prefix AS prefix, pushed_version > 0 AS pushed
-       FROM books WHERE book_id = $1`,
-      [id],
-    )
-    if (!rows[0]) return problem('book-not-found')
-    const { pushed, ...found } = rows[0]
+    const { rows } = await database.query<Row>(`${bookFacts} WHERE book_id = $1`, [id])
+    return rows[0] ? remember(rows[0]) : problem('book-not-found')
+  }
+
+  function remember({ pushed, ...found }: Row): BookFacts | Problem {
     // Redis has never had it: asking there would look like a loss. Its push is on the way.
     if (!pushed) return { ...problem('not-ready'), retryAfter: 1 }
-    books.set(id, since(found))
+    books.set(found.book, since(found))
+    return found
+  }
+
+  /** The same of several at once: PostgreSQL is asked for all unknown ones in one statement. */
+  async function booksOf(ids: Iterable<string>): Promise<Map<string, BookFacts | Problem>> {
+    const found = new Map<string, BookFacts | Problem>()
+    const unknown: string[] = []
+    for (const id of ids) {
+      const known = books.get(id)
+      if (known && isValid(known)) found.set(id, known)
+      else unknown.push(id)
+    }
+    if (unknown.length === 0) return found
+    for (const id of unknown) found.set(id, problem('book-not-found'))
+    const { rows } = await database.query<Row>(`${bookFacts} WHERE book_id = ANY ($1)`, [unknown])
+    for (const row of rows) found.set(row.book, remember(row))
     return found
   }
 
@@ -70,6 +88,7 @@ export function openDirectory(store: Store, database: Database) {
 
   return {
     book,
+    booksOf,
     bookOfCode,
     /**
      * Spares the look-up of codes that were just handed out. All of a book share one object: one of its

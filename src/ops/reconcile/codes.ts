@@ -1,6 +1,7 @@
+import { counts } from '../../ledger/aside.ts'
 import { keys } from '../../store/keys.ts'
 import { isVoid } from '../../store/record.ts'
-import { counts, packed, record } from './postgres.ts'
+import { packed, record } from './postgres.ts'
 import { isSame, shownLock, sides, unpack } from './record.ts'
 import type { Difference, DifferenceClass } from './report.ts'
 import { type Equal, type Look, type Run, seeShard } from './settle.ts'

@@ -1,8 +1,8 @@
 import { type EntryId, entryId } from '../../journal/entry.ts'
+import { aside, counts } from '../../ledger/aside.ts'
 import type { ShardRow } from '../../ledger/shards.ts'
 import { keys } from '../../store/keys.ts'
 import type { Sequence } from './ledger.ts'
-import { aside, counts } from './postgres.ts'
 import type { Difference } from './report.ts'
 import { type Equal, type Look, type Run, type Seen, seeShard } from './settle.ts'
 
