@@ -9,6 +9,7 @@ import { bookListRoutes } from './http/book-lists.ts'
 import { bookRoutes } from './http/books.ts'
 import { codeRoutes } from './http/codes.ts'
 import type { Env } from './http/context.ts'
+import { distributionRoutes } from './http/distributions.ts'
 import { documentation } from './http/docs.ts'
 import { fallbacks } from './http/fallbacks.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
@@ -23,6 +24,7 @@ import { opsJobRoutes } from './http/ops-jobs.ts'
 import { opsLossRoutes } from './http/ops-loss.ts'
 import { opsParkedRoutes } from './http/ops-parked.ts'
 import { opsQueueRoutes } from './http/ops-queues.ts'
+import { poolRoutes } from './http/pools.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import { releaseRoutes } from './http/release.ts'
@@ -39,6 +41,7 @@ import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
 import type { Operations } from './recovery/operations.ts'
+import type { Pools } from './recovery/pools.ts'
 import type { Store } from './store/store.ts'
 
 /** Everything the routes need of the house. A main builds it; tests build it of the same parts. */
@@ -55,6 +58,7 @@ export type Deps = {
   /** Bull Board, loaded when somebody looks. */
   board(): Promise<Board>
   books: Books
+  pools: Pools
   log: Logger
   readiness(): Promise<Readiness>
   meters: Meters
@@ -77,6 +81,8 @@ const v1 = [
   bookRoutes,
   bookListRoutes,
   codeRoutes,
+  poolRoutes,
+  distributionRoutes,
   jobRoutes,
   operationRoutes,
   opsRoutes,
