@@ -51,7 +51,7 @@ async function ended(job_id: string) {
 describe('equal', () => {
   test('gives each user as many, and the ledger has them before it is answered', async () => {
     const book = await world.makeBook({}, 20)
-    const pool = await makePool(['ann', 'ben', '__proto__'])
+    const pool = await makePool(['ann', 'ben', 'constructor'])
     const body = { book_id: book, mode: 'equal', coupons_per_user: 3 }
     const done = await post(`pools/${pool}/distribute`, body)
     expect([done.status, done.body]).toMatchObject([
@@ -88,6 +88,17 @@ describe('equal', () => {
     expect(told.errors.join()).toMatch(/User \w+ got 0 of 2. The book has 0 coupons left/)
   })
 
+  test('answers of a user who is called __proto__, too', async () => {
+    const book = await world.makeBook({}, 2)
+    const pool = await makePool(['__proto__'])
+    const reply = await fetch(`${world.base}/api/v1/pools/${pool}/distribute`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${as}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ book_id: book, mode: 'equal' }),
+    })
+    expect(await reply.text()).toMatch(/"assignments":{"__proto__":\["[0-9A-Z]{16}"\]}/)
+  })
+
   test('of a counter book makes the codes that it gives', async () => {
     const book = await world.makeBook({ kind: 'counter', units: 10 })
     const pool = await makePool(many(3))
@@ -117,7 +128,7 @@ describe('random', () => {
     expect([full, nearly]).toEqual([undefined, 1])
     expect(Object.values(others).sort()).toEqual([2, 3, 3])
     expect(one.body.errors).toEqual([
-      'User full got 0 of 0. This user holds 4 coupons of this book; 4 are allowed.',
+      'User full got none. This user holds 4 coupons of this book; 4 are allowed.',
     ])
     const rest = await post(`pools/${pool}/distribute`, { book_id: book, count: 30 })
     expect(rest.body.total_assigned).toBe(4)

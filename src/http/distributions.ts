@@ -61,8 +61,9 @@ function errorsOf(job: Job, results: Result[]): string[] {
   const { mode, amount, all } = job.input as { mode: string; amount: number; all: boolean }
   const short = results.filter(({ codes, share, why }) => codes.length < share || why !== null)
   const errors = short.map(({ user_id, codes, share, why }) => {
-    const said = why ? ` ${problemDetail(why)}` : ''
-    return `User ${user_id} got ${codes.length} of ${mode === 'equal' ? amount : share}.${said}`
+    const wanted = mode === 'equal' ? amount : share
+    const got = codes.length < wanted ? `${codes.length} of ${wanted}` : 'none'
+    return `User ${user_id} got ${got}.${why ? ` ${problemDetail(why)}` : ''}`
   })
   const given = results.reduce((sum, { codes }) => sum + codes.length, 0)
   if (mode === 'random' && !all && given < amount)

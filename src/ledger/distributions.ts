@@ -231,7 +231,11 @@ export async function endDistribution(
     if (how === 'done') await finishJob(tx, run.job_id, result)
     else if (how !== 'over') await failJob(tx, run.job_id, how.failed)
     // Of one that failed or was cancelled, too: what was given stays.
-    await tx.query('UPDATE jobs SET result = $2 WHERE job_id = $1', [run.job_id, result])
+    await tx.query('UPDATE jobs SET result = $2, done = greatest(done, $3) WHERE job_id = $1', [
+      run.job_id,
+      result,
+      users,
+    ])
   })
 }
 

@@ -115,28 +115,29 @@ async function handOutAll(
   const underWay = new Set<Promise<void>>()
   let failure: unknown
   let closed: Problem | undefined
-  for (let after: number | null = -1; after !== null && !failure && !closed; ) {
-    const page: Awaited<ReturnType<typeof openShares>> = await openShares(
-      ...([database, run.job_id, after, size] as const),
-    )
-    after = page.next
-    if (page.shares.length === 0) continue
-    const begun = performance.now()
-    if (!(await claim(database, run, { epoch: gate.epoch, n: gate.seen }))) break
-    failpoint('distribute.after-claim')
-    const asked = await askShares(shop, run, page.shares, begun)
-    failpoint('distribute.after-ask')
-    closed = asked.closed
-    failure = asked.failure && new Interrupted(asked.failure)
-    const writing = writeResults(distributor, run, shop, asked)
-      .catch((error) => {
-        failure ??= error
-      })
-      .finally(() => underWay.delete(writing))
-    underWay.add(writing)
-    if (underWay.size >= chunksUnderWay) await Promise.race(underWay)
+  try {
+    for (let after: number | null = -1; after !== null && !failure && !closed; ) {
+      const page = await openShares(database, run.job_id, after, size)
+      after = page.next
+      if (page.shares.length === 0) continue
+      const begun = performance.now()
+      if (!(await claim(database, run, { epoch: gate.epoch, n: gate.seen }))) break
+      failpoint('distribute.after-claim')
+      const asked = await askShares(shop, run, page.shares, begun)
+      failpoint('distribute.after-ask')
+      closed = asked.closed
+      failure = asked.failure && new Interrupted(asked.failure)
+      const writing = writeResults(distributor, run, shop, asked)
+        .catch((error) => {
+          failure ??= error
+        })
+        .finally(() => underWay.delete(writing))
+      underWay.add(writing)
+      if (underWay.size >= chunksUnderWay) await Promise.race(underWay)
+    }
+  } finally {
+    await Promise.all(underWay)
   }
-  await Promise.all(underWay)
   if (failure) throw failure
   return closed
 }
