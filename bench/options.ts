@@ -82,7 +82,7 @@ const short: typeof full = {
   small: 100,
   smallBooks: 3,
   pace: 500,
-  pool: 2_000,
+  pool: 20_000,
 }
 
 /** Reads the command line; a string is what is wrong with it. */
