@@ -12,6 +12,7 @@ export type Bench = {
   pids: Installation['pids']
   urls: { redis: string; postgres: string }
   restartRedis: Installation['restartRedis']
+  killWorker: Installation['killWorker']
   versions: { redis: string; postgres: string }
   say(line: string): void
 }
@@ -30,9 +31,10 @@ async function onInstallation<T>(
   const client = await openClient(installation)
   const versions = await stores.versions()
   const say = (line: string) => console.log(`  ${line}`)
-  const { pids, redis, postgres, restartRedis } = installation
+  const { pids, redis, postgres, restartRedis, killWorker } = installation
   const urls = { redis, postgres }
-  return scenario({ options, client, stores, pids, urls, restartRedis, versions, say })
+  const means = { restartRedis, killWorker }
+  return scenario({ options, client, stores, pids, urls, ...means, versions, say })
 }
 
 /** Runs a scenario on a fresh installation, and takes that down whatever happens. */

@@ -79,7 +79,7 @@ export async function openInstallation(running: Running[]) {
     const dead = () => life.child.exitCode !== null || life.child.signalCode !== null
     return { ...life, deaths: () => (dead() ? 3 : 0), kill: () => {} }
   }
-  const worker = await step('worker', () => main('worker', 'workers/main.ts'), pidOf)
+  let worker = await step('worker', () => main('worker', 'workers/main.ts'), pidOf)
   const api = await step('api', () => main('api', 'src/server.ts'), pidOf)
   await waitUntilReady(http, api, logs, () => false)
 
@@ -95,6 +95,13 @@ export async function openInstallation(running: Running[]) {
       redis = await startRedis({
         ...{ dir: join(dir, 'redis'), port: same, durable: true, graceSeconds },
       })
+    },
+    /** kill -9 of the worker; resolves once another one has been started in its place. */
+    async killWorker(): Promise<void> {
+      const { child } = worker
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+      worker = await main('next-worker', 'workers/main.ts')
     },
     /** The root of each process tree. */
     pids: {

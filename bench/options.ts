@@ -11,6 +11,7 @@ export const scenarios = [
   'drains',
   'compare',
   'down',
+  'distribute',
 ] as const
 export type Scenario = (typeof scenarios)[number]
 
@@ -45,6 +46,8 @@ export type Options = {
   large: number
   small: number
   smallBooks: number
+  /** Users of a pool, each of whom gets two coupons. */
+  pool: number
   /** Assignments a second while the books are compared: far below what would make them queue. */
   pace: number
 }
@@ -63,6 +66,7 @@ const full = {
   small: 1_000,
   smallBooks: 20,
   pace: 2_000,
+  pool: 100_000,
 }
 const short: typeof full = {
   seconds: 1,
@@ -78,6 +82,7 @@ const short: typeof full = {
   small: 100,
   smallBooks: 3,
   pace: 500,
+  pool: 20_000,
 }
 
 /** Reads the command line; a string is what is wrong with it. */

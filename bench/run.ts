@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { assign, keys } from './assign.ts'
 import { type Bench, Interrupted, withBench } from './bench.ts'
 import { compare } from './compare.ts'
+import { distribute } from './distribute.ts'
 import { down } from './down.ts'
 import { drains } from './drains.ts'
 import { drive } from './drive.ts'
@@ -33,6 +34,7 @@ const scenarios: Record<Scenario, (bench: Bench) => Promise<Report>> = {
   drains,
   compare,
   down,
+  distribute,
 }
 
 /** What both stores and the client do not agree on: none of it may ever be. */

@@ -13,6 +13,7 @@ import { bookRoutes } from './http/books.ts'
 import { codeRoutes } from './http/codes.ts'
 import type { Env } from './http/context.ts'
 import { withCors } from './http/cors.ts'
+import { distributionRoutes } from './http/distributions.ts'
 import { documentation } from './http/docs.ts'
 import { fallbacks } from './http/fallbacks.ts'
 import type { Guard } from './http/guard.ts'
@@ -29,6 +30,7 @@ import { opsJobRoutes } from './http/ops-jobs.ts'
 import { opsLossRoutes } from './http/ops-loss.ts'
 import { opsParkedRoutes } from './http/ops-parked.ts'
 import { opsQueueRoutes } from './http/ops-queues.ts'
+import { poolRoutes } from './http/pools.ts'
 import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import type { RefusalCounter } from './http/refusals.ts'
@@ -49,6 +51,7 @@ import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
 import type { Operations } from './recovery/operations.ts'
+import type { Pools } from './recovery/pools.ts'
 import type { Store } from './store/store.ts'
 
 /** Everything the routes need of the house. A main builds it; tests build it of the same parts. */
@@ -70,6 +73,7 @@ export type Deps = {
   stats: Stats
   refusals: RefusalCounter
   jobWatch: JobWatch
+  pools: Pools
   log: Logger
   readiness(): Promise<Readiness>
   meters: Meters
@@ -93,6 +97,8 @@ const v1 = [
   bookRoutes,
   bookListRoutes,
   codeRoutes,
+  poolRoutes,
+  distributionRoutes,
   jobRoutes,
   operationRoutes,
   opsRoutes,

@@ -89,6 +89,7 @@ const worker = ['REDIS_URL', 'QUEUE_REDIS_URL', 'DATABASE_URL', 'HOST', 'METRICS
 const ofWorker = [
   ...[...worker, ...tracing],
   ...(['REDIS_MANAGED', 'LOG_LEVEL', 'DATABASE_POOL', 'RECONCILE_MINUTES'] as const),
+  'BACKLOG_FACTS',
 ] as const
 
 /** What workers/main.ts needs. */

@@ -27,6 +27,7 @@ import { openFitness } from './recovery/fitness.ts'
 import { openGatesOnce, shutGatesOnce } from './recovery/gate.ts'
 import { gauges } from './recovery/gauges.ts'
 import { openOperations } from './recovery/operations.ts'
+import { openPools } from './recovery/pools.ts'
 import { keys } from './store/keys.ts'
 import { Place } from './store/place.ts'
 import { openStore } from './store/store.ts'
@@ -140,6 +141,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     durable,
     operations: openOperations(place, database, durable),
     books: openBooks({ database, store }, queues),
+    pools: openPools({ database, store }, queues),
     holdingsOf: openHoldings(database),
     stats: openStats(database),
     refusals,

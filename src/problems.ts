@@ -126,6 +126,20 @@ const table = {
     'No such operation',
     'Take the URL from the answer that told it, and ask as whoever got that answer.',
   ],
+  // Pools
+  'pool-not-found': [404, 'No such pool', 'Check the pool_id: GET /api/v1/pools lists the pools.'],
+  'pool-name-taken': [
+    409,
+    'Name of a pool taken',
+    'Another pool is called so: choose another name.',
+  ],
+  'pool-full': [409, 'Pool full', 'A pool has {limit} users at most. Make another one.'],
+  'pool-empty': [400, 'Pool has no users', 'Add users to the pool first.'],
+  'pool-inactive': [
+    409,
+    'Pool inactive',
+    'Distributions to this pool are switched off (is_active: false).',
+  ],
   // Coupons
   'coupon-not-found': [
     404,
@@ -253,15 +267,20 @@ export function problem(code: ProblemCode, values?: ProblemValues): Problem {
   return values ? { ok: false, problem: code, values } : { ok: false, problem: code }
 }
 
+/** What happened and what to do next, with the problem's values filled in. */
+export function problemDetail({ problem: code, values = {} }: Problem): string {
+  return table[code][2].replace(/\{(\w+)\}/g, (hole, name) => String(values[name] ?? hole))
+}
+
 /** The RFC 9457 document of a problem. `type` is a path of this service's own documentation. */
 export function problemDocument(refusal: Problem, instance: string, requestId: string) {
-  const [status, title, detail] = table[refusal.problem]
+  const [status, title] = table[refusal.problem]
   const values = refusal.values ?? {}
   return {
     type: `/docs/problems#${refusal.problem}`,
     title,
     status,
-    detail: detail.replace(/\{(\w+)\}/g, (hole, name) => String(values[name] ?? hole)),
+    detail: problemDetail(refusal),
     instance,
     code: refusal.problem,
     request_id: requestId,

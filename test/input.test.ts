@@ -6,6 +6,7 @@ import {
   dateTime,
   email,
   line,
+  looseFlag,
   metadata,
   newCode,
   page,
@@ -115,7 +116,18 @@ const cases: [name: string, schema: z.ZodType, good: unknown[], bad: unknown[]][
     ['1', '1000', '007'],
     ['0', '1001', '', ' 1', '1.0', '1e2', '-1', '٣', '0x1'],
   ],
-  ['queryFlag', queryFlag, ['true', 'false'], ['1', 'TRUE', '', 'yes']],
+  [
+    'queryFlag',
+    queryFlag,
+    ['true', 'false', 'True', 'False', '1', '0'],
+    ['TRUE', '', 'yes', '2', '01'],
+  ],
+  [
+    'looseFlag',
+    looseFlag,
+    [true, false, 'true', 'False', '1', 0, 1],
+    [2, null, '', 'TRUE', 'yes', [], {}],
+  ],
   [
     'strict',
     strict({ a: z.number() }),
@@ -136,7 +148,7 @@ test.each(cases)('input  %s takes what is right and refuses the rest', (_, schem
 
 test('input  is never repaired: what is taken is what was sent', () => {
   for (const [name, schema, good] of cases)
-    if (!name.startsWith('query'))
+    if (!/^query|Flag$/.test(name))
       for (const value of good) expect(schema.parse(value)).toEqual(value)
 })
 

@@ -64,14 +64,14 @@ describe('a job', () => {
     const { job_id } = await transaction(world.database, (tx) => createJob(tx, job))
     const noOps = () => Promise.reject(new Error('nobody asked for an operator'))
     const pusher = { database: world.database, store: world.house.deps.store }
-    await jobOnce(job_id, pusher, noOps)
+    await jobOnce(job_id, pusher, noOps, pusher)
     expect((await show(job_id)).body).toMatchObject({
       state: 'failed',
       error: 'no worker knows the kind knit',
       finished_at: expect.any(String),
     })
-    await jobOnce(job_id, pusher, noOps)
-    await jobOnce('00000000-0000-4000-8000-000000000000', pusher, noOps)
+    await jobOnce(job_id, pusher, noOps, pusher)
+    await jobOnce('00000000-0000-4000-8000-000000000000', pusher, noOps, pusher)
   })
 })
 

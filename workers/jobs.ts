@@ -3,7 +3,9 @@ import { failJob, getJob, silentJobs } from '../src/ledger/jobs.ts'
 import { operatorJobs } from '../src/ops/jobs.ts'
 import type { Ops } from '../src/ops/ops.ts'
 import type { Queues } from '../src/queues.ts'
+import type { Distributor } from '../src/recovery/distribute.ts'
 import type { Pusher } from '../src/recovery/push.ts'
+import { distributeOnce } from './distribute.ts'
 import { generateOnce } from './generate.ts'
 import { operateOnce } from './operate.ts'
 
@@ -14,10 +16,16 @@ export type WithOps = <T>(work: (ops: Ops) => Promise<T>) => Promise<T>
  * Does the job that a row describes, and goes on from where a killed run stopped. What it throws is
  * worth another try: the sweep sees to it.
  */
-export async function jobOnce(jobId: string, pusher: Pusher, withOps: WithOps): Promise<void> {
+export async function jobOnce(
+  jobId: string,
+  pusher: Pusher,
+  withOps: WithOps,
+  distributor: Distributor,
+): Promise<void> {
   const job = await getJob(pusher.database, jobId)
   if (!job || job.finished_at) return
   if (job.kind === 'generate') await generateOnce(jobId, pusher)
+  else if (job.kind === 'distribute') await distributeOnce(jobId, distributor)
   else if (operatorJobs.includes(job.kind)) await withOps((ops) => operateOnce(jobId, ops))
   else await failJob(pusher.database, jobId, `no worker knows the kind ${job.kind}`)
 }

@@ -28,6 +28,7 @@ import { Place } from '../src/store/place.ts'
 import { openStore } from '../src/store/store.ts'
 import { version } from '../src/version.ts'
 import { Counts } from './counts.ts'
+import { settleEndedOnce } from './distribute.ts'
 import { jobOnce, sweepJobsOnce, type WithOps } from './jobs.ts'
 import { listen } from './listen.ts'
 import { reconcileOnce } from './reconcile.ts'
@@ -50,7 +51,12 @@ const closeMs = 5_000
 
 type Settings = Pick<
   WorkerConfig,
-  'REDIS_URL' | 'QUEUE_REDIS_URL' | 'DATABASE_URL' | 'DATABASE_POOL' | 'REDIS_MANAGED'
+  | 'REDIS_URL'
+  | 'QUEUE_REDIS_URL'
+  | 'DATABASE_URL'
+  | 'DATABASE_POOL'
+  | 'REDIS_MANAGED'
+  | 'BACKLOG_FACTS'
 > & {
   /** Left out: never. */
   RECONCILE_MINUTES?: number
@@ -69,6 +75,10 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
   const presence = watchPresence(config.DATABASE_URL, database, log)
   const fitness = openFitness(place, database, { managed: config.REDIS_MANAGED === '1', log })
   const store = openStore(place, { backlog: 0 }, () => {})
+  // A distribution stands back long before clients have to.
+  const half = { backlog: Math.floor(config.BACKLOG_FACTS / 2) }
+  const giver = openStore(place, half, (shard) => queues.nudge(shard))
+  const distributor = { database, store: giver }
   const counts = new Counts()
   const minutes = config.RECONCILE_MINUTES ?? 0
   const interval = (): Samples => ({ stampede_reconcile_interval_seconds: [[{}, minutes * 60]] })
@@ -89,7 +99,7 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
   )
   const jobWorker = new Worker<RowJob>(
     queueNames.jobs,
-    ({ data }) => jobOnce(data.job_id, { database, store }, withOps),
+    ({ data }) => jobOnce(data.job_id, { database, store }, withOps, distributor),
     { ...options, concurrency: jobsAtOnce, telemetry },
   )
   for (const worker of [flushWorker, jobWorker]) {
@@ -120,6 +130,7 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
     }),
     every(abandonedMs, 'ending abandoned transactions', () => endAbandoned(database)),
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
+    every(jobsMs, 'settling distributions', () => settleEndedOnce(distributor)),
     every(reconcileMs, 'reconciling', async () => {
       if (minutes === 0 || !place.connected) return
       await withOps((ops) => reconcileOnce(ops, minutes, log))

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { createUser, type NewUser, openAccounts } from '../ledger/accounts.ts'
 import { type Database, openDatabase } from '../ledger/database.ts'
 
-/** Accounts, books and three coupons to play with; only ever in the private PostgreSQL. */
+/** Accounts, books, pools and three coupons to play with; only ever in the private PostgreSQL. */
 export const adminLogin = { name: 'Admin', email: 'admin@example.com', password: 'admin123' }
 export const demoPassword = 'demo123'
 export const demoLogins = ['Alice', 'Bob', 'Charlie', 'Diana', 'Eve'].map((name) => ({
@@ -17,6 +17,12 @@ const books = [
   { name: 'VIP Access', codes: 20, pattern: 'VIP-{}', forAlice: 1 },
   { name: 'Free Shipping', codes: 100, pattern: 'SHIP-{}', forAlice: 0 },
   { name: 'Beta Testers', codes: 30, pattern: 'BETA-{}-THANKS', forAlice: 0 },
+]
+/** Names of the accounts in each. */
+const pools = [
+  { name: 'VIP Customers', users: ['Alice', 'Bob'] },
+  { name: 'Beta Testers', users: ['Charlie', 'Diana', 'Eve'] },
+  { name: 'Newsletter', users: demoLogins.map(({ name }) => name) },
 ]
 const expiryDays = 90
 const dayMs = 86_400_000
@@ -62,11 +68,12 @@ export async function seedDemo(dir: string, http: string, databaseUrl: string): 
     const { email, password } = adminLogin
     const login = await call('POST', `${v1}/auth/login`, undefined, { email, password })
     await fillBooks(v1, `${login.access_token}`, owner, users[0]!)
+    await makePools(v1, `${login.access_token}`, users)
   } finally {
     await database.end()
   }
   writeFileSync(marker, `${new Date().toISOString()}\n`)
-  return `${books.length} books, ${demoLogins.length + 1} accounts`
+  return `${books.length} books, ${pools.length} pools, ${demoLogins.length + 1} accounts`
 }
 
 async function fillBooks(v1: string, token: string, owner: string, alice: string) {
@@ -93,5 +100,15 @@ async function fillBooks(v1: string, token: string, owner: string, alice: string
     if (count > 0) {
       await post('/coupons/assign', { book_id: book.book_id, user_id: alice, count })
     }
+  }
+}
+
+/** `users`: the ids of the accounts, in the order of `demoLogins`. */
+async function makePools(v1: string, token: string, users: string[]) {
+  const present = (await call('GET', `${v1}/pools?limit=100`, token)).data as Fields[]
+  for (const { name, users: members } of pools) {
+    if (present.some((one) => one.name === name)) continue
+    const user_ids = users.filter((_, u) => members.includes(demoLogins[u]!.name))
+    await call('POST', `${v1}/pools`, token, { name, user_ids })
   }
 }

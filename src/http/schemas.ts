@@ -159,11 +159,19 @@ export const queryCount = (min: number, max: number) =>
     .transform(Number)
     .openapi({ type: 'integer', minimum: min, maximum: max })
 
-/** As it is written in half a dozen languages: true, True, 1. */
+/** As clients in Python spell them, too. */
+const yes = ['true', 'True', '1'] as const
+const no = ['false', 'False', '0'] as const
+
 export const queryFlag = z
-  .string()
-  .regex(/^(?:true|false|1|0)$/i, 'must be true or false')
-  .transform((value) => value === '1' || value.toLowerCase() === 'true')
+  .enum([...yes, ...no], 'must be true or false')
+  .transform((value) => yes.some((word) => word === value))
+  .openapi({ type: 'boolean' })
+
+/** The same in a body, where older clients send text or a number instead. */
+export const looseFlag = z
+  .union([z.boolean(), z.enum([...yes, ...no]), z.literal([0, 1])], 'must be true or false')
+  .transform((value) => value === true || value === 1 || yes.some((word) => word === value))
   .openapi({ type: 'boolean' })
 
 /** How lists are read: by cursor, or by `skip` as older clients do. */

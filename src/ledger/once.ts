@@ -7,7 +7,7 @@ import type { Job } from './jobs.ts'
 export type Once = { key: string; hash: string }
 
 /** What a creation made, as it was then: enough to give the same answer again. */
-export type Made = { book?: Book; load_id?: number; job?: Job }
+export type Made = { book?: Book; load_id?: number; job?: Job; pool_id?: string }
 
 /** Written in the transaction of the creation; a second one under the same key fails here. */
 export async function remember(tx: Transaction, once: Once | undefined, made: Made): Promise<void> {
@@ -35,8 +35,8 @@ async function recall(database: Database, once: Once): Promise<Made | Problem | 
   )
   if (!rows[0]) return undefined
   if (rows[0].hash !== once.hash) return problem('idempotency-key-reused')
-  const { book, job, load_id } = rows[0].made
-  return { book: withTimes(book), job: withTimes(job), load_id }
+  const { book, job, ...ids } = rows[0].made
+  return { ...ids, book: withTimes(book), job: withTimes(job) }
 }
 
 /**

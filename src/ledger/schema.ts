@@ -304,3 +304,4 @@ export const refusal_minutes = pgTable(
   },
   (table) => [primaryKey({ columns: [table.book_id, table.minute, table.reason] })],
 )
+export * from './schema-pools.ts'

@@ -1,7 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Problem } from '../problems.ts'
 import { Batch, type Limits, type OnWrite } from './batch.ts'
-import { type BookPolicy, bookCounts, load, pushBook, show } from './books.ts'
+import { type BookPolicy, bookCounts, heldBy, load, pushBook, show } from './books.ts'
 import { keys } from './keys.ts'
 import type { Place } from './place.ts'
 import type { Outcome, Verb } from './verb.ts'
@@ -45,6 +45,7 @@ export function openStore(place: Place, limits: Limits, onWrite: OnWrite) {
     load: (shard: number, book: string, codes: string[], max: number | null) =>
       load(place, shard, book, codes, max),
     bookCounts: (shard: number, book: string) => bookCounts(place, shard, book),
+    heldBy: ({ shard, book }: BookPlace, users: string[]) => heldBy(place, shard, book, users),
     show: ({ shard, book }: BookPlace, codes: string[]) => show(place, shard, book, codes),
 
     /** The book of a code that has left stock, asked of all shards in one pipeline. */
