@@ -5,6 +5,7 @@ import type { Ops } from '../src/ops/ops.ts'
 import type { Queues } from '../src/queues.ts'
 import type { Pusher } from '../src/recovery/push.ts'
 import { generateOnce } from './generate.ts'
+import { importOnce } from './import.ts'
 import { operateOnce } from './operate.ts'
 
 /** Lends a piece of work connections of its own: it takes several for a while, and the flush must not wait. */
@@ -18,6 +19,7 @@ export async function jobOnce(jobId: string, pusher: Pusher, withOps: WithOps): 
   const job = await getJob(pusher.database, jobId)
   if (!job || job.finished_at) return
   if (job.kind === 'generate') await generateOnce(jobId, pusher)
+  else if (job.kind === 'import') await importOnce(jobId, pusher)
   else if (operatorJobs.includes(job.kind)) await withOps((ops) => operateOnce(jobId, ops))
   else await failJob(pusher.database, jobId, `no worker knows the kind ${job.kind}`)
 }

@@ -149,7 +149,7 @@ export const loads = pgTable('loads', {
     .notNull()
     .references(() => books.book_id),
   job_id: uuid().references(() => jobs.job_id),
-  source: text({ enum: ['generate', 'upload', 'units'] }).notNull(),
+  source: text({ enum: ['generate', 'upload', 'units', 'import'] }).notNull(),
   state: text({ enum: ['writing', 'written', 'pushed'] }).notNull(),
   total: big().notNull(),
   written: big().notNull().default(0),
@@ -163,6 +163,8 @@ export const codes = pgTable('codes', {
   book_id: uuid().notNull(),
   load_id: big().notNull(),
   max_redemptions: integer(),
+  /** What its import had in other columns; never read. */
+  metadata: jsonb().$type<Record<string, unknown>>(),
 })
 
 export const coupons = pgTable('coupons', {
@@ -260,3 +262,5 @@ export const creations = pgTable('creations', {
   made: jsonb().notNull(),
   created_at: at().notNull().defaultNow(),
 })
+
+export * from './schema-imports.ts'
