@@ -10,9 +10,11 @@ import { bookRoutes } from './http/books.ts'
 import { codeRoutes } from './http/codes.ts'
 import type { Env } from './http/context.ts'
 import { documentation } from './http/docs.ts'
+import { exportRoutes } from './http/exports.ts'
 import { fallbacks } from './http/fallbacks.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
 import { holdingRoutes } from './http/holdings.ts'
+import { importRoutes } from './http/imports.ts'
 import { jobRoutes } from './http/jobs.ts'
 import { lockRoutes } from './http/lock.ts'
 import type { Meters } from './http/meter.ts'
@@ -33,11 +35,13 @@ import { userRoutes } from './http/users.ts'
 import { voidRoutes } from './http/void.ts'
 import type { Accounts } from './ledger/accounts.ts'
 import { outageOf } from './ledger/database.ts'
+import type { Exports } from './ledger/exports.ts'
 import type { Holdings } from './ledger/holdings.ts'
 import type { OperatorVerbs } from './ops/open.ts'
 import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
+import type { Imports } from './recovery/imports.ts'
 import type { Operations } from './recovery/operations.ts'
 import type { Store } from './store/store.ts'
 
@@ -55,6 +59,8 @@ export type Deps = {
   /** Bull Board, loaded when somebody looks. */
   board(): Promise<Board>
   books: Books
+  imports: Imports
+  exports: Exports
   log: Logger
   readiness(): Promise<Readiness>
   meters: Meters
@@ -78,6 +84,8 @@ const v1 = [
   bookListRoutes,
   codeRoutes,
   jobRoutes,
+  importRoutes,
+  exportRoutes,
   operationRoutes,
   opsRoutes,
   opsBookRoutes,

@@ -7,6 +7,7 @@ import { createPrincipals } from './http/principal.ts'
 import { createTokens } from './http/tokens.ts'
 import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
+import { openExports } from './ledger/exports.ts'
 import { openHoldings } from './ledger/holdings.ts'
 import { watchPresence } from './ledger/presence.ts'
 import { beat } from './ledger/processes.ts'
@@ -20,6 +21,7 @@ import { openDurable } from './recovery/durable.ts'
 import { openFitness } from './recovery/fitness.ts'
 import { openGatesOnce, shutGatesOnce } from './recovery/gate.ts'
 import { gauges } from './recovery/gauges.ts'
+import { openImports } from './recovery/imports.ts'
 import { openOperations } from './recovery/operations.ts'
 import { keys } from './store/keys.ts'
 import { Place } from './store/place.ts'
@@ -97,6 +99,8 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     }
   }
 
+  const books = openBooks({ database, store }, queues)
+  const exports = openExports(settings.DATABASE_URL)
   let board: ReturnType<Deps['board']> | undefined
   const deps: Deps = {
     accounts,
@@ -106,7 +110,9 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     directory,
     durable,
     operations: openOperations(place, database, durable),
-    books: openBooks({ database, store }, queues),
+    books,
+    imports: openImports(database, queues, books),
+    exports,
     holdingsOf: openHoldings(database),
     ops: openOps(
       { redis: place.redis, database },
@@ -137,6 +143,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
       durable.close()
       presence.close()
       place.close()
+      await exports.close()
       await database.end()
     },
   }

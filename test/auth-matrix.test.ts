@@ -47,6 +47,9 @@ const matrix: Record<string, string> = {
   'POST /api/v1/books/{book_id}/codes/upload': 'sa',
   'POST /api/v1/books/{book_id}/units': 'sa',
   'GET /api/v1/jobs/{job_id}': 'sa',
+  'POST /api/v1/books/{book_id}/imports': 'sa',
+  'GET /api/v1/books/{book_id}/export/{what}': 'sa',
+  'GET /api/v1/imports/{job_id}/report': 'sa',
   // Nobody but who asked for it, and administrators: test/operations.test.ts.
   'GET /api/v1/operations/{operation_id}': 'usa',
   'GET /api/v1/ops/status': 'voa',

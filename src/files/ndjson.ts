@@ -1,4 +1,4 @@
-import { checkLines, type Judged, judge, lineBytesMax, limitOf, type Reader } from './row.ts'
+import { checkLines, type Judged, judge, limitOf, lineBytesMax, type Reader } from './row.ts'
 
 const newline = 10
 const bom = Buffer.from([0xef, 0xbb, 0xbf])

@@ -58,7 +58,10 @@ export function judge(
 /** A code as a report can show it: a bad one may be anything. */
 export function shown(code: unknown): string {
   if (typeof code !== 'string') return ''
-  return code.slice(0, shownMax).toWellFormed().replace(/\p{Cc}/gu, replaced)
+  return code
+    .slice(0, shownMax)
+    .toWellFormed()
+    .replace(/\p{Cc}/gu, replaced)
 }
 
 /** As `max_redemptions` of codes is kept; undefined: it is none. */

@@ -34,6 +34,10 @@ export type RouteSpec<
   /** An absent body counts as {}, whatever the Content-Type. */
   bodyOptional?: boolean
   bodyLimit?: number
+  /** Media types of a body that the handler reads itself while it arrives; `bodyLimit` is not for it. */
+  takes?: readonly string[]
+  /** Media types of an answer that is no JSON. */
+  gives?: readonly string[]
   answers: A
   problems?: readonly ProblemCode[]
 }

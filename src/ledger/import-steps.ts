@@ -21,7 +21,14 @@ export type Step = 'on' | 'push' | 'over'
 const pageRows = 25_000
 
 type Work = { tx: Transaction; jobId: string; load: Load; of: Import }
-type Page = { rows: number; code: string; line: number; added: number; bad: number; skipped: number }
+type Page = {
+  rows: number
+  code: string
+  line: number
+  added: number
+  bad: number
+  skipped: number
+}
 
 /** Does the next page of a job, and says what there is to do then. */
 export function stepImport(database: Database, jobId: string, size = pageRows): Promise<Step> {
@@ -35,7 +42,10 @@ export function stepImport(database: Database, jobId: string, size = pageRows): 
       const work = { tx, jobId, load, of }
       if (of.cleared) return fail(work, 'its file is gone: send it again')
       if (of.cut && of.on_error === 'refuse' && load.written > 0)
-        return fail(work, `${load.written} codes went into stock when it was cancelled: send the rest`)
+        return fail(
+          work,
+          `${load.written} codes went into stock when it was cancelled: send the rest`,
+        )
       if (of.cut) await tx.query('UPDATE imports SET cut = false WHERE job_id = $1', [jobId])
       if (of.step === 'check') return check(work, size)
       if (of.step === 'write') return write(work, size)
@@ -65,7 +75,7 @@ const pageOf = ({ of }: Work, size: number) => [of.import_id, of.after_code, of.
 
 /** Notes every fault that there is, so that a refusal names all of them. */
 async function check(work: Work, size: number): Promise<Step> {
-  const { tx, of, load } = work
+  const { tx, of } = work
   if (of.after_code === '') await beginAnew(work)
   // One code after the other is looked up in the index, whatever the planner thinks of the page's size.
   const { rows } = await tx.query<Page>(
@@ -85,7 +95,10 @@ async function check(work: Work, size: number): Promise<Step> {
   const bad = of.bad + page.bad
   if (bad === 0) return moveOn(work, { step: 'write', bad: 0 })
   await moveOn(work, { step: 'check', bad: page.bad })
-  return fail(work, `${bad} rows are bad, so nothing was imported: /api/v1/imports/${work.jobId}/report`)
+  return fail(
+    work,
+    `${bad} rows are bad, so nothing was imported: /api/v1/imports/${work.jobId}/report`,
+  )
 }
 
 /** A job that is done again finds its faults anew. */
@@ -139,10 +152,10 @@ async function undo(work: Work, size: number): Promise<Step> {
   )
   const page = rows[0]!
   // What is taken out was counted in, so a load that is all written goes on as one that is not.
-  await tx.query(
-    `UPDATE loads SET written = written - $2, state = 'writing' WHERE load_id = $1`,
-    [load.load_id, page.added],
-  )
+  await tx.query(`UPDATE loads SET written = written - $2, state = 'writing' WHERE load_id = $1`, [
+    load.load_id,
+    page.added,
+  ])
   await tx.query('UPDATE books SET total_code_count = total_code_count - $2 WHERE book_id = $1', [
     ...[load.book_id, page.added],
   ])

@@ -3,7 +3,7 @@ import { createJob, type Job } from './jobs.ts'
 import { openLoad } from './loads.ts'
 import { type Once, remember } from './once.ts'
 import type { imports } from './schema.ts'
-import { copy, copyText, nullable } from './write.ts'
+import { copy, copyText } from './write.ts'
 
 /**
  * A file on its way into a book. While it arrives its rows are staged, a batch a transaction; once it

@@ -118,8 +118,8 @@ export async function loadPage(
   )
   const groups = rows.flatMap(({ max, codes }) => (codes ? [{ max, codes: codes.split(' ') }] : []))
   const isLast = rows.reduce((sum, { n }) => sum + n, 0) < size
-  const last = rows.reduce((far, { last }) => (last > far ? last : far), '')
-  return { groups, next: isLast ? null : last }
+  const last = rows.map((row) => row.last).sort()
+  return { groups, next: isLast ? null : last.at(-1)! }
 }
 
 /** All codes of a load that one request made: ten thousand at most. */
