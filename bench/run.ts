@@ -6,6 +6,7 @@ import { down } from './down.ts'
 import { drains } from './drains.ts'
 import { drive } from './drive.ts'
 import { flushall } from './flushall.ts'
+import { files } from './files.ts'
 import { type LookupSizeReport, lookupSize } from './lookup-size.ts'
 import { machine } from './machine.ts'
 import { readOptions, type Scenario, usage } from './options.ts'
@@ -28,6 +29,7 @@ const scenarios: Record<Scenario, (bench: Bench) => Promise<Report>> = {
   keys,
   drive,
   'lookup-size': lookupSize,
+  files,
   flushall,
   restart,
   drains,

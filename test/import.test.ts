@@ -124,7 +124,7 @@ describe('an import', () => {
     await files.expectCodes(book, 0)
     const expected = faults.map((line) => line.replaceAll('OK-', 'NO-'))
     expect(await files.report(job.job_id)).toEqual(expected)
-    const as = (await world.signUp('operator')).token
+    const as = world.admin
     const again = await world.call('POST', `ops/jobs/${job.job_id}/retry`, { as, body: { reason: 'try' } })
     expect(again.status).toBe(200)
     const same = await files.over(job.job_id)
