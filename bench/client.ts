@@ -49,7 +49,8 @@ export async function openClient({ http, postgres }: Pick<Installation, 'http' |
   async function open(path: string, init: RequestInit = {}): Promise<Response> {
     const headers = { authorization: `Bearer ${key}` }
     const response = await fetch(`${v1}/${path}`, { headers, ...init })
-    if (!response.ok) throw new Error(`${path} answered ${response.status}: ${await response.text()}`)
+    if (!response.ok)
+      throw new Error(`${path} answered ${response.status}: ${await response.text()}`)
     return response
   }
 

@@ -69,7 +69,9 @@ export async function files(bench: Bench): Promise<FilesReport> {
   const { book_id: book } = await client.call('POST', 'books', { name: 'From a file' })
   const differences: string[] = []
   const importSeconds = await importFile(bench, book, rows)
-  say(`${rows} rows sent in ${importSeconds.sent.toFixed(1)} s, done ${importSeconds.done.toFixed(1)} s`)
+  say(
+    `${rows} rows sent in ${importSeconds.sent.toFixed(1)} s, done ${importSeconds.done.toFixed(1)} s`,
+  )
   const loaded = { id: book, total: rows, generateSeconds: 0 }
   differences.push(...(await reconcile(stores, loaded, { acknowledged: [], undecided: 0 })))
 
@@ -119,7 +121,8 @@ async function exportFile({ client }: Bench, book: string, format: string) {
     const lines = (rest + text).split('\n')
     rest = lines.pop()!
     for (const line of lines) {
-      if (!isHead) got.add(format === 'csv' ? line.slice(0, line.indexOf(',')) : JSON.parse(line).code)
+      if (!isHead)
+        got.add(format === 'csv' ? line.slice(0, line.indexOf(',')) : JSON.parse(line).code)
       isHead = false
     }
   }

@@ -29,7 +29,7 @@ beforeAll(async () => {
   await redeem('E', 'ben')
   const { body } = await redeem('F', 'cyd')
   await world.call('POST', `redemptions/${body.redemption_id}/rollback`, { as, body: {} })
-  await world.call('POST', 'coupons/void/G', { as: world.admin, body: { reason: 'a test' } })
+  await world.call('POST', 'coupons/void/G', { as: world.admin })
 })
 afterAll(() => world?.close())
 
@@ -70,9 +70,7 @@ describe('an export', () => {
     expect(JSON.parse(rows[0]!.metadata!)).toEqual({ note: '+1' })
     const { headers } = await of('coupons')
     expect(headers.get('content-type')).toBe('text/csv')
-    expect(headers.get('content-disposition')).toBe(
-      `attachment; filename="coupons-${book}.csv"`,
-    )
+    expect(headers.get('content-disposition')).toBe(`attachment; filename="coupons-${book}.csv"`)
     expect((await files.download(`books/${book}/export/coupons?format=ndjson`)).text).toContain(
       '"=cmd"',
     )
@@ -153,7 +151,7 @@ describe('a large export', () => {
     await world.database.query(
       `INSERT INTO codes (code, book_id, load_id, metadata)
        SELECT 'L' || lpad(i::text, 7, '0'), $1, 0, jsonb_build_object('x', repeat('x', 400))
-       FROM generate_series(1, 100000) i`,
+       FROM generate_series(1, 50000) i`,
       [large],
     )
   })
@@ -191,7 +189,7 @@ describe('a large export', () => {
     expect([head.status, head.headers.get('content-type')]).toEqual([200, 'text/csv'])
     expect(await busy()).toBe(0)
     const { text } = await files.download(`books/${large}/export/coupons`)
-    expect(text.split('\n')).toHaveLength(100_002)
+    expect(text.split('\n')).toHaveLength(50_002)
   })
 
   test('that fails in the middle breaks the connection, so that nobody takes it for whole', async () => {

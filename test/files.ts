@@ -8,12 +8,7 @@ export function openFiles(world: World) {
   const bearer = { authorization: `Bearer ${world.admin}` }
 
   /** Sends a file; `query` as in `on_error=keep`. */
-  async function send(
-    book: string,
-    body: Body,
-    query = '',
-    headers: Record<string, string> = {},
-  ) {
+  async function send(book: string, body: Body, query = '', headers: Record<string, string> = {}) {
     const response = await fetch(`${world.base}/api/v1/books/${book}/imports?${query}`, {
       method: 'POST',
       headers: { ...bearer, ...headers },
