@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { stepImport } from '../src/ledger/import-steps.ts'
+import { sweepImportsOnce } from '../src/ledger/imports.ts'
+import { stockOf } from '../src/ledger/state.ts'
 import { changeJob } from '../src/ops/jobs.ts'
 import { problem } from '../src/problems.ts'
 import { type Pusher, pushOnce } from '../src/recovery/push.ts'
@@ -140,4 +142,34 @@ test('one whose rows are gone says so', async () => {
   await importOnce(jobId, pusher)
   const error = 'its file is gone: send it again'
   expect(await jobOf(jobId)).toMatchObject({ state: 'failed', error })
+})
+
+test('a rebuild in the middle leaves out what may still be taken back', async () => {
+  const { book, jobId } = await staged('HALF')
+  const stock = async () => {
+    const all: string[] = []
+    for await (const { codes } of stockOf(world.database, book)) all.push(...codes)
+    return all
+  }
+  await steps(jobId, 3 + 1)
+  expect(await writtenOf(book)).toBe(page)
+  expect(await stock()).toEqual([])
+  await importOnce(jobId, pusher)
+  expect(await stock()).toHaveLength(count)
+})
+
+test('done with other sweeps: rows go with the job, reports after a week', async () => {
+  const { book, jobId } = await staged('SWEEP')
+  await importOnce(jobId, pusher)
+  await sweepImportsOnce(world.database)
+  expect(await files.leftovers(book)).toBe(1)
+  expect((await files.download(`imports/${jobId}/report`)).status).toBe(200)
+  await world.database.query(
+    "UPDATE jobs SET finished_at = now() - interval '8 days' WHERE job_id = $1",
+    [jobId],
+  )
+  await sweepImportsOnce(world.database)
+  expect(await files.leftovers(book)).toBe(0)
+  const gone = await files.download(`imports/${jobId}/report`)
+  expect([gone.status, JSON.parse(gone.text).code]).toEqual([410, 'report-gone'])
 })

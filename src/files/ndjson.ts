@@ -10,9 +10,10 @@ export function ndjsonReader(tell: (row: Judged) => void): Reader {
   let rest: Buffer[] = []
   let size = 0
 
-  function keep(bytes: Buffer): void {
+  /** `isLent`: whoever gave the bytes may use them again. */
+  function keep(bytes: Buffer, isLent: boolean): void {
     size += bytes.length
-    if (size <= lineBytesMax) rest.push(bytes)
+    if (size <= lineBytesMax) rest.push(isLent ? Buffer.from(bytes) : bytes)
   }
 
   function finish(): void {
@@ -32,11 +33,10 @@ export function ndjsonReader(tell: (row: Judged) => void): Reader {
       for (let from = 0; ; ) {
         const to = bytes.indexOf(newline, from)
         if (to === -1) {
-          // Whoever gave the bytes may use them again.
-          if (from < bytes.length) keep(Buffer.from(bytes.subarray(from)))
+          if (from < bytes.length) keep(bytes.subarray(from), true)
           return
         }
-        keep(bytes.subarray(from, to))
+        keep(bytes.subarray(from, to), false)
         finish()
         checkLines(++line)
         from = to + 1

@@ -134,13 +134,15 @@ export async function sweepImportsOnce(database: Database): Promise<number> {
        WHERE imports.state = 'dropped' OR jobs.state = 'done'
          OR finished_at < now() - interval '${keptHours} h')`,
   )
-  let removed = 0
-  const { rows: old } = await database.query<{ import_id: number; whole: boolean }>(
-    `SELECT import_id, imports.state = 'dropped' OR finished_at < now() - interval '${reportDays} days'
-       AS whole
-     FROM imports LEFT JOIN jobs USING (job_id) WHERE cleared ORDER BY 1`,
+  const { rows } = await database.query<{ import_id: number; whole: boolean }>(
+    `SELECT import_id, whole FROM imports i LEFT JOIN jobs USING (job_id), LATERAL (SELECT
+       i.state = 'dropped' OR coalesce(finished_at < now() - interval '${reportDays} days', false)
+         AS whole) w
+     WHERE cleared AND (whole
+       OR EXISTS (SELECT FROM import_rows r WHERE r.import_id = i.import_id)) ORDER BY 1`,
   )
-  for (const { import_id, whole } of old) {
+  let removed = 0
+  for (const { import_id, whole } of rows) {
     removed += await removeAll(database, 'import_rows', 'code, line', import_id)
     if (!whole) continue
     removed += await removeAll(database, 'import_faults', 'line', import_id)
