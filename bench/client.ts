@@ -46,8 +46,21 @@ export async function openClient({ http, postgres }: Pick<Installation, 'http' |
     }
   }
 
+  async function open(path: string, init: RequestInit = {}): Promise<Response> {
+    const headers = { authorization: `Bearer ${key}` }
+    const response = await fetch(`${v1}/${path}`, { headers, ...init })
+    if (!response.ok)
+      throw new Error(`${path} answered ${response.status}: ${await response.text()}`)
+    return response
+  }
+
   return {
     call,
+    /** An answer that is read while it comes. */
+    fetch: (path: string) => open(path),
+    /** Sends a file that is made on the way. */
+    send: async (path: string, body: ReadableStream<Uint8Array>): Promise<Answer> =>
+      (await open(path, { method: 'POST', body, duplex: 'half' } as RequestInit)).json(),
     assignUrl: `${v1}/coupons/assign`,
     /** What every request of a load carries. */
     headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },

@@ -6,6 +6,7 @@ export const scenarios = [
   'keys',
   'drive',
   'lookup-size',
+  'files',
   'flushall',
   'restart',
   'drains',

@@ -6,6 +6,7 @@ import { distribute } from './distribute.ts'
 import { down } from './down.ts'
 import { drains } from './drains.ts'
 import { drive } from './drive.ts'
+import { files } from './files.ts'
 import { flushall } from './flushall.ts'
 import { type LookupSizeReport, lookupSize } from './lookup-size.ts'
 import { machine } from './machine.ts'
@@ -29,6 +30,7 @@ const scenarios: Record<Scenario, (bench: Bench) => Promise<Report>> = {
   keys,
   drive,
   'lookup-size': lookupSize,
+  files,
   flushall,
   restart,
   drains,

@@ -15,10 +15,12 @@ import type { Env } from './http/context.ts'
 import { withCors } from './http/cors.ts'
 import { distributionRoutes } from './http/distributions.ts'
 import { documentation } from './http/docs.ts'
+import { exportRoutes } from './http/exports.ts'
 import { fallbacks } from './http/fallbacks.ts'
 import type { Guard } from './http/guard.ts'
 import { healthRoutes, type Readiness, type Version } from './http/health.ts'
 import { holdingRoutes } from './http/holdings.ts'
+import { importRoutes } from './http/imports.ts'
 import { jobEventRoutes } from './http/job-events.ts'
 import { jobRoutes } from './http/jobs.ts'
 import { lockRoutes } from './http/lock.ts'
@@ -43,6 +45,7 @@ import { userRoutes } from './http/users.ts'
 import { voidRoutes } from './http/void.ts'
 import type { Accounts } from './ledger/accounts.ts'
 import { outageOf } from './ledger/database.ts'
+import type { Exports } from './ledger/exports.ts'
 import type { Holdings } from './ledger/holdings.ts'
 import type { JobWatch } from './ledger/job-watch.ts'
 import type { Stats } from './ledger/stats.ts'
@@ -50,6 +53,7 @@ import type { OperatorVerbs } from './ops/open.ts'
 import type { Books } from './recovery/books.ts'
 import type { Directory } from './recovery/directory.ts'
 import type { Durable } from './recovery/durable.ts'
+import type { Imports } from './recovery/imports.ts'
 import type { Operations } from './recovery/operations.ts'
 import type { Pools } from './recovery/pools.ts'
 import type { Store } from './store/store.ts'
@@ -74,6 +78,8 @@ export type Deps = {
   refusals: RefusalCounter
   jobWatch: JobWatch
   pools: Pools
+  imports: Imports
+  exports: Exports
   log: Logger
   readiness(): Promise<Readiness>
   meters: Meters
@@ -100,6 +106,8 @@ const v1 = [
   poolRoutes,
   distributionRoutes,
   jobRoutes,
+  importRoutes,
+  exportRoutes,
   operationRoutes,
   opsRoutes,
   opsBookRoutes,

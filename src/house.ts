@@ -10,6 +10,7 @@ import { openRefusals } from './http/refusals.ts'
 import { createTokens } from './http/tokens.ts'
 import { openAccounts } from './ledger/accounts.ts'
 import { openDatabase } from './ledger/database.ts'
+import { openExports } from './ledger/exports.ts'
 import { openHoldings } from './ledger/holdings.ts'
 import { openJobWatch } from './ledger/job-watch.ts'
 import { watchPresence } from './ledger/presence.ts'
@@ -26,6 +27,7 @@ import { openDurable } from './recovery/durable.ts'
 import { openFitness } from './recovery/fitness.ts'
 import { openGatesOnce, shutGatesOnce } from './recovery/gate.ts'
 import { gauges } from './recovery/gauges.ts'
+import { openImports } from './recovery/imports.ts'
 import { openOperations } from './recovery/operations.ts'
 import { openPools } from './recovery/pools.ts'
 import { keys } from './store/keys.ts'
@@ -129,6 +131,8 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     }
   }
 
+  const books = openBooks({ database, store }, queues)
+  const exports = openExports(settings.DATABASE_URL)
   let board: ReturnType<Deps['board']> | undefined
   const deps: Deps = {
     accounts,
@@ -140,8 +144,10 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
     directory,
     durable,
     operations: openOperations(place, database, durable),
-    books: openBooks({ database, store }, queues),
+    books,
     pools: openPools({ database, store }, queues),
+    imports: openImports(database, queues, books),
+    exports,
     holdingsOf: openHoldings(database),
     stats: openStats(database),
     refusals,
@@ -179,6 +185,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
       durable.close()
       presence.close()
       place.close()
+      await exports.close()
       await database.end()
     },
   }

@@ -26,6 +26,27 @@ const table = {
     'Unsupported media type',
     'Send the body as JSON with Content-Type: application/json.',
   ],
+  'unsupported-file': [
+    415,
+    'Unsupported file',
+    'Send CSV or NDJSON as the body, or as the one file of multipart/form-data; gzip is the one encoding.',
+  ],
+  'unusable-file': [
+    422,
+    'Unusable file',
+    'Line {line}: {reason}. Nothing was imported: correct the file and send it again.',
+  ],
+  'upload-too-slow': [
+    408,
+    'Upload too slow',
+    'Less than {bytes} bytes came in {seconds} s. Nothing was imported: send it again, gzipped perhaps.',
+  ],
+  'transfers-busy': [
+    503,
+    'Too many files under way',
+    'This process imports or exports as many files at once as it may. Try again in a moment.',
+  ],
+  'report-gone': [410, 'Report gone', 'It was kept for 7 days after the end of its job.'],
   'route-not-found': [
     404,
     'No such route',

@@ -71,6 +71,9 @@ const matrix: Record<string, string> = {
   'GET /api/v1/distributions/{job_id}/results': 'sa',
   'POST /api/v1/distributions/{job_id}/cancel': 'sa',
   'GET /api/v1/jobs/{job_id}': 'sa',
+  'POST /api/v1/books/{book_id}/imports': 'sa',
+  'GET /api/v1/books/{book_id}/export/{what}': 'sa',
+  'GET /api/v1/imports/{job_id}/report': 'sa',
   // Nobody but who asked for it, and administrators: test/operations.test.ts.
   'GET /api/v1/operations/{operation_id}': 'usa',
   'GET /api/v1/ops/status': 'voa',

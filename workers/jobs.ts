@@ -7,6 +7,7 @@ import type { Distributor } from '../src/recovery/distribute.ts'
 import type { Pusher } from '../src/recovery/push.ts'
 import { distributeOnce } from './distribute.ts'
 import { generateOnce } from './generate.ts'
+import { importOnce } from './import.ts'
 import { operateOnce } from './operate.ts'
 
 /** Lends a piece of work connections of its own: it takes several for a while, and the flush must not wait. */
@@ -26,6 +27,7 @@ export async function jobOnce(
   if (!job || job.finished_at) return
   if (job.kind === 'generate') await generateOnce(jobId, pusher)
   else if (job.kind === 'distribute') await distributeOnce(jobId, distributor)
+  else if (job.kind === 'import') await importOnce(jobId, pusher)
   else if (operatorJobs.includes(job.kind)) await withOps((ops) => operateOnce(jobId, ops))
   else await failJob(pusher.database, jobId, `no worker knows the kind ${job.kind}`)
 }

@@ -4,6 +4,7 @@ import closeWithGrace from 'close-with-grace'
 import type { Logger } from 'pino'
 import { ConfigError, type WorkerConfig, workerConfig } from '../src/config.ts'
 import { endAbandoned, openDatabase } from '../src/ledger/database.ts'
+import { sweepImportsOnce } from '../src/ledger/imports.ts'
 import { countOnce } from '../src/ledger/minutes.ts'
 import { forgetCreations } from '../src/ledger/once.ts'
 import { watchPresence } from '../src/ledger/presence.ts'
@@ -42,6 +43,7 @@ const jobsMs = 2_000
 const abandonedMs = 1_000
 const healMs = 10_000
 const forgetMs = 600_000
+const importsMs = 15_000
 const reconcileMs = 5_000
 const countMs = 1_000
 const jobsAtOnce = 2
@@ -131,6 +133,7 @@ export async function startWorker(config: Settings, log: Logger, telemetry?: Tel
     every(abandonedMs, 'ending abandoned transactions', () => endAbandoned(database)),
     every(jobsMs, 'the job sweep', () => sweepJobsOnce(database, queues)),
     every(jobsMs, 'settling distributions', () => settleEndedOnce(distributor)),
+    every(importsMs, 'removing staged files', () => sweepImportsOnce(database)),
     every(reconcileMs, 'reconciling', async () => {
       if (minutes === 0 || !place.connected) return
       await withOps((ops) => reconcileOnce(ops, minutes, log))

@@ -49,7 +49,13 @@ const historyView = (one: Redemption): z.infer<typeof HistoryResponse> => ({
   rolled_back_at: one.rolled_back_at?.toISOString() ?? null,
 })
 
-function codeView(book: Book, { code, max, coupon }: ListedCode & { max: number }, at: Date) {
+type Listed = Pick<ListedCode, 'code'> & {
+  max: number
+  coupon: Omit<NonNullable<ListedCode['coupon']>, 'book_id' | 'version' | 'lock_token'> | null
+}
+
+/** A code of a book as it is at a time. */
+export function codeView(book: Book, { code, max, coupon }: Listed, at: Date) {
   const about = {
     book: book.book_id,
     expiresAt: book.expiration_date?.getTime() ?? 0,

@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import { createServer, type Server } from 'node:http'
+import type { Socket } from 'node:net'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import type { OpenAPIHono } from '@hono/zod-openapi'
 import { type Problem, problem, problemDocument, problemStatus } from '../problems.ts'
-import type { Env } from './context.ts'
+import type { Context, Env } from './context.ts'
 import { ofJson } from './headers.ts'
 
 /**
@@ -37,7 +38,36 @@ export function createHttpServer(app: OpenAPIHono<Env>, maxConnections = 10_000)
   const server = createServer(limits, listener)
   server.maxConnections = maxConnections
   server.timeout = silentMs
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
+    if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && unhurried.has(socket)) return
+    refuseBytes(error.code, socket)
+  })
   return server
+}
+
+/** Sockets whose request may take longer than `requestTimeout`: whoever reads its body minds the pace. */
+const unhurried = new WeakSet<Socket>()
+
+/** Exempts this request from `requestTimeout` until the returned function is called. */
+export function takeTime(c: Context): () => void {
+  const socket = c.env?.incoming?.socket
+  if (!socket) return () => {}
+  unhurried.add(socket)
+  return () => unhurried.delete(socket)
+}
+
+const bare: Record<string, string> = {
+  HPE_HEADER_OVERFLOW: '431 Request Header Fields Too Large',
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: '413 Payload Too Large',
+  ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
+}
+
+/** As Node does where nobody listens to `clientError`. */
+function refuseBytes(code: string | undefined, socket: Socket): void {
+  const answering = (socket as { _httpMessage?: { headersSent: boolean } })._httpMessage
+  if (socket.writable && !answering?.headersSent)
+    socket.write(`HTTP/1.1 ${bare[code ?? ''] ?? '400 Bad Request'}\r\nConnection: close\r\n\r\n`)
+  socket.destroySoon()
 }
 
 const notHttp: Problem = {

@@ -27,9 +27,19 @@ export function operation(spec: RouteSpec, tag: string): RouteConfig {
             },
           }
         : {}),
+      ...(spec.takes ? { body: { required: true, content: files(spec.takes) } } : {}),
     },
-    responses: responses(spec.answers, problemsOf(spec)),
+    responses: responses(spec.answers, problemsOf(spec), spec.gives),
   }
+}
+
+/** A file as OpenAPI has it; in a form it is the part of this name. */
+function files(types: readonly string[]) {
+  const text = { type: 'string', format: 'binary' } as const
+  const form = { type: 'object', properties: { file: text } } as const
+  return Object.fromEntries(
+    types.map((type) => [type, { schema: type.startsWith('multipart/') ? form : text }]),
+  )
 }
 
 /** `postCouponsLockByCode`: what generated clients call the function. */
@@ -62,12 +72,16 @@ export function problemsOf(spec: RouteSpec): ProblemCode[] {
 }
 
 /** Answers and problems as OpenAPI responses. Problems of one status share a response. */
-export function responses(answers: Answers, problems: readonly ProblemCode[]) {
+export function responses(
+  answers: Answers,
+  problems: readonly ProblemCode[],
+  gives?: readonly string[],
+) {
   const all: RouteConfig['responses'] = {}
   for (const [status, schema] of Object.entries(answers))
     all[status] = schema
       ? { description: 'Done', content: { 'application/json': { schema } } }
-      : { description: 'Done' }
+      : { description: 'Done', ...(gives ? { content: files(gives) } : {}) }
   for (const [status, codes] of Object.entries(Object.groupBy(problems, problemStatus)))
     all[status] = {
       description: codes.map((code) => `\`${code}\``).join(', '),

@@ -33,6 +33,11 @@ export function plainText(c: Context, text: string, type: string): Answer<200, n
   return send(c, 200, text, type) as Answer<200, null>
 }
 
+/** An answer that is made while it is sent; null: its headers alone. */
+export function streamed(c: Context, body: ReadableStream | null, type: string, more: Headers) {
+  return send(c, 200, body, type, more) as Answer<200, null>
+}
+
 /** An answer without a body. */
 export function noContent(c: Context): Answer<204, null> {
   return new Response(null, {
@@ -41,7 +46,13 @@ export function noContent(c: Context): Answer<204, null> {
   }) as Answer<204, null>
 }
 
-function send(c: Context, status: number, body: string, type: string, more?: Headers): Response {
+function send(
+  c: Context,
+  status: number,
+  body: string | ReadableStream | null,
+  type: string,
+  more?: Headers,
+): Response {
   const headers: Headers = {
     'Content-Type': type,
     'X-Request-Id': requestId(c),

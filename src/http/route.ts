@@ -39,6 +39,10 @@ export type RouteSpec<
   scope?: Scope
   /** Its params name a code, which may be a guess: unknown ones are counted against who asks. */
   guesses?: boolean
+  /** Media types of a body that the handler reads itself while it arrives; `bodyLimit` is not for it. */
+  takes?: readonly string[]
+  /** Media types of an answer that is no JSON. */
+  gives?: readonly string[]
   answers: A
   problems?: readonly ProblemCode[]
 }

@@ -1,4 +1,5 @@
 import { z } from '@hono/zod-openapi'
+import { metadataFault } from '../metadata.ts'
 
 /**
  * The building blocks of every request. What is wrong is refused, never repaired: a trimmed or
@@ -110,28 +111,6 @@ export const dateTime = z.iso
 /** A point in time in an answer: always UTC, always with milliseconds. */
 export const instant = z.string().openapi({ format: 'date-time' })
 
-const metadataDepth = 8
-const metadataBytes = 4_096
-
-/** What is wrong with a JSON value, or null. The depth is counted before anything recurses. */
-function jsonFault(value: unknown, depth: number): string | null {
-  if (typeof value === 'string') return textFault(value)
-  if (typeof value === 'number') return Number.isFinite(value) ? null : 'holds a number too large'
-  if (typeof value !== 'object' || value === null) return null
-  if (depth === 0) return `must not be nested deeper than ${metadataDepth}`
-  for (const [key, member] of Object.entries(value)) {
-    if (key === '__proto__' || key === 'constructor') return `must not have a member \`${key}\``
-    const fault = textFault(key) ?? jsonFault(member, depth - 1)
-    if (fault !== null) return fault
-  }
-  return null
-}
-
-function textFault(text: string): string | null {
-  if (text.includes('\0')) return 'must not contain U+0000'
-  return text.isWellFormed() ? null : unpaired
-}
-
 /** A client's own JSON object: kept and given back, never read. */
 export const metadata = z
   .custom<Record<string, unknown>>(
@@ -139,11 +118,7 @@ export const metadata = z
     'must be a JSON object',
   )
   .superRefine((value, ctx) => {
-    const fault =
-      jsonFault(value, metadataDepth) ??
-      (Buffer.byteLength(JSON.stringify(value)) > metadataBytes
-        ? `must not be over ${metadataBytes} bytes of JSON`
-        : null)
+    const fault = metadataFault(value)
     if (fault !== null) ctx.addIssue({ code: 'custom', message: fault })
   })
   .openapi('Metadata', { type: 'object', additionalProperties: true })

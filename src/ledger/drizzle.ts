@@ -16,6 +16,7 @@ export const { gt, inArray, is, isNull, lt, sql } = load(
 export const { bigint, boolean, getTableConfig, integer, jsonb, PgTable, pgTable } = load(
   'drizzle-orm/pg-core',
 ) as typeof import('drizzle-orm/pg-core')
+export const { PgDialect } = load('drizzle-orm/pg-core') as typeof import('drizzle-orm/pg-core')
 export const { primaryKey, text, timestamp, uuid } = load(
   'drizzle-orm/pg-core',
 ) as typeof import('drizzle-orm/pg-core')

@@ -56,7 +56,7 @@ const isLocked = sql`coalesce(${coupons.locked_until} > now(), false)`
 const isVoid = sql`coalesce(${coupons.user_id} = '', false)`
 
 /** Which coupons are in a state now. Order of precedence: VOID, REDEEMED, EXPIRED, LOCKED, ... */
-function inState(state: CouponState, expired: boolean): SQL {
+export function inState(state: CouponState, expired: boolean): SQL {
   if (state === 'VOID') return isVoid
   if (state === 'REDEEMED') return usedUp
   if (state === 'EXPIRED')

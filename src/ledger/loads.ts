@@ -105,24 +105,31 @@ export async function unpushedLoads(database: Database, shards: number[]): Promi
   return rows.map((row) => row.load_id)
 }
 
+/** Codes with the limit they share: null = the book's, 0 = no limit. */
+export type CodeGroup = { max: number | null; codes: string[] }
+
 /** The load's next codes after `after` in byte order, and where to go on; null at the end. */
 export async function loadPage(
   database: Database,
   load: Load,
   after: string,
   size: number,
-): Promise<{ codes: string[]; next: string | null }> {
+): Promise<{ groups: CodeGroup[]; next: string | null }> {
   // No index knows a load's codes, so a page is a page of its book: it costs the same wherever the
   // load's codes stand. Codes have no spaces, and one string is read far faster than an array.
-  const { rows } = await database.query<{ codes: string | null; next: string | null; n: number }>(
-    `SELECT string_agg(code, ' ') FILTER (WHERE load_id = $3) AS codes, max(code) AS next,
-       count(*) AS n
-     FROM (SELECT code, load_id FROM codes WHERE book_id = $1 AND code > $2
-           ORDER BY code LIMIT $4) page`,
+  type Group = { max: number | null; codes: string | null; last: string; n: number }
+  const { rows } = await database.query<Group>(
+    `SELECT max_redemptions AS max, string_agg(code, ' ') FILTER (WHERE load_id = $3) AS codes,
+       max(code) AS last, count(*) AS n
+     FROM (SELECT code, load_id, max_redemptions FROM codes WHERE book_id = $1 AND code > $2
+           ORDER BY code LIMIT $4) page
+     GROUP BY max_redemptions`,
     [load.book_id, after, load.load_id, size],
   )
-  const { codes, next, n } = rows[0]!
-  return { codes: codes ? codes.split(' ') : [], next: n < size ? null : next }
+  const groups = rows.flatMap(({ max, codes }) => (codes ? [{ max, codes: codes.split(' ') }] : []))
+  const isLast = rows.reduce((sum, { n }) => sum + n, 0) < size
+  const last = rows.map((row) => row.last).sort()
+  return { groups, next: isLast ? null : last.at(-1)! }
 }
 
 /** All codes of a load that one request made: ten thousand at most. */

@@ -157,7 +157,7 @@ export const loads = pgTable('loads', {
     .notNull()
     .references(() => books.book_id),
   job_id: uuid().references(() => jobs.job_id),
-  source: text({ enum: ['generate', 'upload', 'units'] }).notNull(),
+  source: text({ enum: ['generate', 'upload', 'units', 'import'] }).notNull(),
   state: text({ enum: ['writing', 'written', 'pushed'] }).notNull(),
   total: big().notNull(),
   written: big().notNull().default(0),
@@ -171,6 +171,8 @@ export const codes = pgTable('codes', {
   book_id: uuid().notNull(),
   load_id: big().notNull(),
   max_redemptions: integer(),
+  /** What its import had in other columns; never read. */
+  metadata: jsonb().$type<Record<string, unknown>>(),
 })
 
 export const coupons = pgTable('coupons', {
@@ -304,4 +306,5 @@ export const refusal_minutes = pgTable(
   },
   (table) => [primaryKey({ columns: [table.book_id, table.minute, table.reason] })],
 )
+export * from './schema-imports.ts'
 export * from './schema-pools.ts'

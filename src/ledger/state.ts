@@ -34,11 +34,16 @@ async function* pages<Row extends object>(
   }
 }
 
-/** Codes of a book without a coupon, and the limits of those that have their own. */
+/**
+ * Codes of a book without a coupon, and the limits of those that have their own. An import that is still
+ * being written may be taken back as a whole: its codes come when it is pushed.
+ */
 export async function* stockOf(database: Database, book: string) {
   const sql = `SELECT c.code AS key, c.max_redemptions AS own FROM codes c
     WHERE c.book_id = $1
-      AND NOT EXISTS (SELECT FROM coupons k WHERE k.code = c.code)`
+      AND NOT EXISTS (SELECT FROM coupons k WHERE k.code = c.code)
+      AND c.load_id <> ALL (ARRAY(
+        SELECT load_id FROM loads WHERE source = 'import' AND state = 'writing'))`
   for await (const rows of pages<{ key: string; own: number | null }>(database, sql, book))
     yield {
       codes: rows.map(({ key }) => key),

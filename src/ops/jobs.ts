@@ -90,13 +90,15 @@ export async function changeJob(
       [jobId, wanted, { by }],
     )
     const job = rows[0]!
-    if (wanted === 'cancelled')
+    if (wanted === 'cancelled') {
       await tx.query(
         `UPDATE loads SET total = written,
            state = CASE state WHEN 'writing' THEN 'written' ELSE state END WHERE job_id = $1`,
         [jobId],
       )
-    else
+      // What an import has written goes into stock now: it can be refused as a whole no more.
+      await tx.query('UPDATE imports SET cut = true WHERE job_id = $1', [jobId])
+    } else
       await tx.query(
         `UPDATE loads SET total = $2, state = 'writing' WHERE job_id = $1 AND written < $2`,
         [jobId, job.total],

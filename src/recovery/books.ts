@@ -124,6 +124,8 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
 
   return {
     get,
+    fillable,
+    maxRedemptions,
 
     /** `deedOf`, `deed`: what the audit log is to say of it. */
     create(wanted: NewBook, deedOf: (book: Book) => Deed) {

@@ -72,18 +72,21 @@ export function openDirectory(store: Store, database: Database) {
     const found =
       (await store.findCode(code).catch(() => undefined)) ??
       (
-        await database.query<BookPlace>(
-          `SELECT b.shard, b.book_id AS book FROM books b JOIN codes c USING (book_id)
+        await database.query<BookPlace & { writing?: boolean }>(
+          `SELECT b.shard, b.book_id AS book, l.state = 'writing' AS writing
+           FROM books b JOIN codes c USING (book_id) LEFT JOIN loads l USING (load_id)
            WHERE c.code = $1
            UNION ALL
-           SELECT shard, book_id FROM books
+           SELECT shard, book_id, false FROM books
            WHERE code_prefix = $2`,
           [code, prefixOf(code)],
         )
       ).rows[0]
     if (!found) return problem('coupon-not-found')
-    codes.set(code, since(found))
-    return found
+    const { shard, book } = found
+    // An import that is still being written may be taken back as a whole.
+    if (!('writing' in found && found.writing)) codes.set(code, since({ shard, book }))
+    return { shard, book }
   }
 
   return {

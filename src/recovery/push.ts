@@ -2,6 +2,7 @@ import { failpoint } from '../failpoint.ts'
 import { type Book, getBook, markBookPushed, unpushedBooks } from '../ledger/books.ts'
 import type { Database } from '../ledger/database.ts'
 import {
+  type CodeGroup,
   countPushed,
   getLoad,
   type Load,
@@ -99,6 +100,19 @@ export async function pushCodes(
   return refusal ?? done
 }
 
+/** The same for codes with limits of their own. */
+export async function pushGroups(
+  pusher: Pusher,
+  book: Pick<Book, 'shard' | 'book_id'>,
+  groups: CodeGroup[],
+): Promise<Pushed> {
+  for (const { max, codes } of groups) {
+    const pushed = await pushCodes(pusher, book, codes, max)
+    if (!pushed.ok) return pushed
+  }
+  return done
+}
+
 /** Brings all that was written of a load into Redis, from PostgreSQL, and says so in its row. */
 export async function pushLoad(pusher: Pusher, loadId: number): Promise<Pushed> {
   const load = await getLoad(pusher.database, loadId)
@@ -113,7 +127,7 @@ export async function pushLoad(pusher: Pusher, loadId: number): Promise<Pushed> 
       after,
       pageSize,
     )
-    const pushed = await pushCodes(pusher, book, page.codes, load.max_redemptions)
+    const pushed = await pushGroups(pusher, book, page.groups)
     if (!pushed.ok) return pushed
     after = page.next
   }

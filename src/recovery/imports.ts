@@ -1,0 +1,133 @@
+import { failpoint } from '../failpoint.ts'
+import type { Database } from '../ledger/database.ts'
+import {
+  closeImport,
+  dropImport,
+  type Import,
+  importOfJob,
+  type NewImport,
+  openImport,
+  type StagedFault,
+  type StagedRow,
+  stageRows,
+} from '../ledger/imports.ts'
+import { getJob, type Job } from '../ledger/jobs.ts'
+import { createOnce, type Made, type Once } from '../ledger/once.ts'
+import { type Problem, problem } from '../problems.ts'
+import type { Queues } from '../queues.ts'
+import type { Books } from './books.ts'
+
+/** So many files are taken in at once: each costs a core while it is read, and buyers are waiting. */
+const uploadsMax = 2
+/** A batch is one COPY: large enough that a commit costs little, small enough to be kept in memory twice. */
+const batchRows = 8_000
+const batchBytes = 1_000_000
+
+/** Where whoever reads a file puts what it finds. */
+export type Stage = {
+  add(row: StagedRow | StagedFault): void
+  /** Waits while more has been read than PostgreSQL has taken. */
+  settle(): Promise<void>
+}
+/** Reads a file to its end; a problem is why it cannot be used. */
+export type ReadFile = (stage: Stage) => Promise<Problem | undefined>
+
+export type Imports = ReturnType<typeof openImports>
+
+/** Files of codes, as routes bring them: into PostgreSQL while they arrive, and then a job's business. */
+export function openImports(
+  database: Database,
+  { enqueue }: Pick<Queues, 'enqueue'>,
+  { fillable }: Pick<Books, 'fillable'>,
+) {
+  let underway = 0
+
+  async function take(
+    wanted: NewImport & { created_by: string; once: Once | undefined },
+    read: ReadFile,
+  ): Promise<{ job: Job } | Problem> {
+    const book = await fillable(wanted.book_id)
+    if ('problem' in book) return book
+    if (underway >= uploadsMax) return { ...problem('transfers-busy'), retryAfter: 5 }
+    underway += 1
+    try {
+      const importId = await openImport(database, wanted)
+      const { stage, finish } = openStage(database, importId)
+      try {
+        const refusal = await read(stage)
+        await finish()
+        if (refusal) {
+          await dropImport(database, importId)
+          return refusal
+        }
+        failpoint('import.before-close')
+        const job = await closeImport(database, importId, wanted.created_by, wanted.once)
+        failpoint('jobs.before-enqueue')
+        await enqueue(job.job_id)
+        return { job }
+      } catch (error) {
+        // Nobody will send the rest of it. If this fails as well, the sweep finds it silent.
+        await dropImport(database, importId).catch(() => {})
+        throw error
+      }
+    } finally {
+      underway -= 1
+    }
+  }
+
+  return {
+    /** Takes a file in; a repeat under its Idempotency-Key is answered with the first job, unread. */
+    take(wanted: NewImport & { created_by: string; once: Once | undefined }, read: ReadFile) {
+      const again = async ({ job }: Made) => ({ job: job! })
+      return createOnce(database, wanted.once, () => take(wanted, read), again)
+    },
+
+    /** What became of a file, for whoever wants its report. */
+    async ofJob(jobId: string): Promise<Import | Problem> {
+      const found = await importOfJob(database, jobId)
+      if (found) return found
+      const job = await getJob(database, jobId)
+      return problem(job?.kind === 'import' ? 'report-gone' : 'job-not-found')
+    },
+  }
+}
+
+/** Gathers a batch while PostgreSQL takes the one before: two are in memory, never three. */
+function openStage(database: Database, importId: number) {
+  let rows: StagedRow[] = []
+  let faults: StagedFault[] = []
+  let bytes = 0
+  let storing: Promise<void> = Promise.resolve()
+
+  async function store(): Promise<void> {
+    await storing
+    if (rows.length + faults.length === 0) return
+    // In the order of the index that they go into.
+    rows.sort((a, b) => (a.code < b.code ? -1 : a.code > b.code ? 1 : a.line - b.line))
+    storing = stageRows(database, importId, rows, faults)
+    storing.catch(() => {}) // whoever stores next, or finishes, hears of it
+    rows = []
+    faults = []
+    bytes = 0
+  }
+
+  const stage: Stage = {
+    add(row) {
+      if ('reason' in row) {
+        faults.push(row)
+        bytes += 100 + row.reason.length
+      } else {
+        rows.push(row)
+        bytes += 100 + (row.metadata?.length ?? 0)
+      }
+    },
+    async settle() {
+      if (rows.length + faults.length >= batchRows || bytes >= batchBytes) await store()
+    },
+  }
+  const finish = async () => {
+    await store()
+    await storing
+  }
+  return { stage, finish }
+}
