@@ -17,6 +17,7 @@ let other: { id: string; token: string }
 /** Whoever changes the password is signed out by it. */
 let changer: { id: string; token: string }
 let book: string
+let pool: string
 const unknown = '00000000-0000-4000-8000-000000000000'
 /** Codes in a state each; those that a row uses up are its own. */
 const lent = { lock: '', unlock: '', redeem: '', again: '', locked: '', foreign: '', multi: '' }
@@ -36,6 +37,7 @@ beforeAll(async () => {
     ...Array.from({ length: 30 }, (_, k) => `SUMMER-${k}`),
   ])
   await world.makeBook({ name: 'Named' }, ['NAMED-1'])
+  pool = (await world.call('POST', 'pools', { as: world.admin, body: { name: 'VIPs', user_ids: [user.id] } })).body.pool_id
   for (const name of ['lock', 'unlock', 'redeem', 'again', 'locked'] as const)
     lent[name] = await assigned(user.id)
   lent.foreign = await assigned(other.id)
@@ -146,6 +148,26 @@ const rows: Row[] = [
   ['GET /users/{user_id}', 'knows no other', () => get(`users/${unknown}`, user.token), 404, 'user-not-found'],
   ['GET /users/{user_id}/coupons', 'lists them', () => get(`users/${user.id}/coupons?skip=0&limit=5`, user.token), 200],
   ['GET /users/{user_id}/coupons', 'is empty for whoever has none', () => get('users/nobody-yet/coupons', world.admin), 200],
+
+  ['POST /pools', 'makes a pool', () => post('pools/', world.admin, { name: 'Testers', description: 'of the beta', user_ids: [user.id, 'not-registered'] }), 201],
+  ['POST /pools', 'refuses users', () => post('pools', user.token, { name: 'Mine' }), 403, 'forbidden'],
+  ['GET /pools', 'lists them', () => get('pools/', world.admin), 200],
+  ['GET /pools/{pool_id}', 'shows one with its users', () => get(`pools/${pool}`, world.admin), 200],
+  ['GET /pools/{pool_id}', 'knows no other', () => get(`pools/${unknown}`, world.admin), 404, 'pool-not-found'],
+  ['PATCH /pools/{pool_id}', 'changes one', () => ({ method: 'PATCH', path: `pools/${pool}`, as: world.admin, body: { description: 'very' } }), 200],
+  ['PATCH /pools/{pool_id}', 'knows no other', () => ({ method: 'PATCH', path: `pools/${unknown}`, as: world.admin, body: { description: 'very' } }), 404, 'pool-not-found'],
+  ['POST /pools/{pool_id}/users', 'adds a list', () => post(`pools/${pool}/users`, world.admin, { user_ids: ['a', 'b', 'c'] }), 200],
+  ['POST /pools/{pool_id}/users', 'adds one', () => post(`pools/${pool}/users`, world.admin, { user_id: 'd' }), 200],
+  ['POST /pools/{pool_id}/users', 'knows no other pool', () => post(`pools/${unknown}/users`, world.admin, { user_ids: ['a'] }), 404, 'pool-not-found'],
+  ['DELETE /pools/{pool_id}/users', 'removes a list that its body names', () => ({ method: 'DELETE', path: `pools/${pool}/users`, as: world.admin, body: { user_ids: ['a', 'b'] } }), 200],
+  ['DELETE /pools/{pool_id}/users', 'knows no other pool', () => ({ method: 'DELETE', path: `pools/${unknown}/users`, as: world.admin, body: { user_ids: ['a'] } }), 404, 'pool-not-found'],
+  ['DELETE /pools/{pool_id}/users/{user_id}', 'removes one', () => ({ method: 'DELETE', path: `pools/${pool}/users/c`, as: world.admin }), 200],
+  ['POST /pools/bulk-assign', 'gives each as many', () => post('pools/bulk-assign', world.admin, { book_id: book, pool_id: pool, distribution_mode: 'equal', coupons_per_user: 1 }), 200],
+  ['POST /pools/bulk-assign', 'knows no other pool', () => post('pools/bulk-assign', world.admin, { book_id: book, pool_id: unknown }), 404, 'pool-not-found'],
+  ['POST /pools/bulk-assign', 'knows no other book', () => post('pools/bulk-assign', world.admin, { book_id: unknown, pool_id: pool }), 404, 'book-not-found'],
+  ['POST /pools/{pool_id}/distribute', 'gives so many in all', () => post(`pools/${pool}/distribute`, world.admin, { book_id: book, count: 2, mode: 'random' }), 200],
+  ['DELETE /pools/{pool_id}', 'knows no other', () => ({ method: 'DELETE', path: `pools/${unknown}`, as: world.admin }), 404, 'pool-not-found'],
+
   ['GET /users/me/coupons', 'lists the own', () => get('users/me/coupons', user.token), 200],
 ]
 
@@ -185,6 +207,15 @@ describe('the Coupon Book Service’s', () => {
     await world.call('PATCH', `auth/admin/users/${gone.id}`, { as: world.admin, body })
     const { status, body: said } = await world.call('GET', 'auth/me', { as: gone.token })
     expect([status, said.code]).toEqual([403, 'account-inactive'])
+  })
+
+  test('pool without users has nobody to give to, and can be deleted', async () => {
+    const as = { as: world.admin }
+    const { body: made } = await world.call('POST', 'pools', { ...as, body: { name: 'Nobody' } })
+    const body = { book_id: book, pool_id: made.pool_id }
+    const empty = await world.call('POST', 'pools/bulk-assign', { ...as, body })
+    expect([empty.status, empty.body.code]).toEqual([400, 'pool-empty'])
+    expect((await world.call('DELETE', `pools/${made.pool_id}`, as)).status).toBe(204)
   })
 
   test('account can be deleted', async () => {

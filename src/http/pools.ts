@@ -152,6 +152,7 @@ export function poolRoutes(deps: Deps) {
   }
   const members = {
     needs: managers,
+    scope: 'users',
     answers: { 200: PoolDetailResponse },
     problems: ['pool-not-found', 'pool-full'],
   } as const
@@ -172,7 +173,6 @@ export function poolRoutes(deps: Deps) {
       ...members,
       method: 'delete',
       path: `${path}/{user_id}`,
-      scope: 'users',
       summary: 'Remove one user from a pool',
       params: strict({ pool_id: poolId, user_id: userId }),
     },
