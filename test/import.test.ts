@@ -76,7 +76,7 @@ describe('an import', () => {
   const bad =
     'code,max_redemptions,note\n' +
     'OK-1,1,fine\nme,,\nOK-2,0,\nwith space,,\n,,\nOK-3,1\n' +
-    'OK-1,,twin\n=1+1,,\nOK-4,,"a\nb"\nTAKEN-1,,\nOK-5,2.5,\nOK-6,,\0\nOK-7,,\uFFFD\nDup-x,,\n'
+    'OK-1,5,twin\n=1+1,,\nOK-4,,"a\nb"\nTAKEN-1,,\nOK-5,2.5,\nOK-6,,\0\nOK-7,,\uFFFD\nDup-x,,\n'
   const faults = [
     '3,me,bad,the code is a reserved word',
     '4,OK-2,bad,"max_redemptions must be a whole number from 1 to 2147483647, or unlimited"',
@@ -102,6 +102,8 @@ describe('an import', () => {
       'OK-1',
       'OK-4',
     ])
+    const { body } = await world.call('GET', 'coupons/OK-1', { as: world.admin })
+    expect(body.max_redemptions).toBe(1)
     expect(await files.report(job.job_id)).toEqual(faults)
     await sweepImportsOnce(world.database)
     // Its import stays for a week, and so does the report.

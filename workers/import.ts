@@ -50,7 +50,7 @@ async function pushImport(pusher: Pusher, of: Import, load: Load): Promise<Pushe
   const book = (await getBook(database, load.book_id))!
   let pushing = readyFor(pusher, book)
   for (let after: { code: string; line: number } | null = { code: '', line: 0 }; after; ) {
-    const reading: ReturnType<typeof pushPage> = pushPage(database, load, of.import_id, after)
+    const reading: ReturnType<typeof pushPage> = pushPage(database, load, of, after)
     const [page, pushed] = await Promise.all([reading, pushing])
     if (!pushed.ok) return pushed
     pushing = pushGroups(pusher, book, page.groups)

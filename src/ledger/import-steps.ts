@@ -1,4 +1,4 @@
-import { type Database, type Transaction, transaction } from './database.ts'
+import { type Database, isUniqueViolation, type Transaction, transaction } from './database.ts'
 import { untangled } from './generate.ts'
 import { type Import, importOfJob } from './imports.ts'
 import { failJob, progressJob } from './jobs.ts'
@@ -112,33 +112,48 @@ async function beginAnew({ tx, of }: Work): Promise<void> {
   of.bad = rows[0]!.bad
 }
 
+/** `conflict`: what if a code exists. Without it a page is written a third faster, or not at all. */
+const writeSql = (conflict: '' | 'ON CONFLICT DO NOTHING') =>
+  `WITH ${pageSql}, judged AS (SELECT page.*, ${reasonSql} AS reason FROM page),
+   added AS (INSERT INTO codes (code, book_id, load_id, max_redemptions, metadata)
+     SELECT code, $5::uuid, $6::bigint, max_redemptions, metadata FROM judged
+     WHERE reason IS NULL ORDER BY code ${conflict} RETURNING code),
+   noted AS (INSERT INTO import_faults (import_id, line, kind, found, code, reason)
+     SELECT $1, line, CASE WHEN reason IS NULL THEN $7 ELSE 'bad' END, 'job', code,
+       coalesce(reason, '${existsReason}')
+     FROM judged WHERE reason IS NOT NULL
+       ${conflict && 'OR code NOT IN (SELECT code FROM added)'}
+     RETURNING kind)
+   SELECT ${endSql}, (SELECT count(*) FROM added)::integer AS added,
+     (SELECT count(*) FROM noted WHERE kind = 'bad')::integer AS bad,
+     (SELECT count(*) FROM noted WHERE kind = 'skipped')::integer AS skipped`
+
 /** Adds the codes of a page that can be added, and notes the others. */
 async function write(work: Work, size: number): Promise<Step> {
   const { tx, of, load } = work
-  const { rows } = await tx.query<Page>(
-    `WITH ${pageSql}, judged AS (SELECT page.*, ${reasonSql} AS reason FROM page),
-     added AS (INSERT INTO codes (code, book_id, load_id, max_redemptions, metadata)
-       SELECT code, $5::uuid, $6::bigint, max_redemptions, metadata FROM judged
-       WHERE reason IS NULL ORDER BY code ON CONFLICT DO NOTHING RETURNING code),
-     noted AS (INSERT INTO import_faults (import_id, line, kind, found, code, reason)
-       SELECT $1, line, CASE WHEN reason IS NULL THEN $7 ELSE 'bad' END, 'job', code,
-         coalesce(reason, '${existsReason}')
-       FROM judged WHERE reason IS NOT NULL OR code NOT IN (SELECT code FROM added)
-       RETURNING kind)
-     SELECT ${endSql}, (SELECT count(*) FROM added)::integer AS added,
-       (SELECT count(*) FROM noted WHERE kind = 'bad')::integer AS bad,
-       (SELECT count(*) FROM noted WHERE kind = 'skipped')::integer AS skipped`,
-    [
-      ...pageOf(work, size),
-      ...[load.book_id, load.load_id, of.on_duplicate === 'skip' ? 'skipped' : 'bad'],
-    ],
-  )
-  const page = rows[0]!
-  if (page.added > 0) await countIn(tx, load, page.added)
-  const { bad, skipped } = page
+  const kind = of.on_duplicate === 'skip' ? 'skipped' : 'bad'
+  const values = [...pageOf(work, size), load.book_id, load.load_id, kind]
+  const [page] = await writePage(tx, values, load.written === of.done)
+  if (page!.added > 0) await countIn(tx, load, page!.added)
+  const { bad, skipped, rows: done } = page!
   if (bad > 0 && of.on_error === 'refuse') return moveOn(work, { step: 'undo', bad, skipped })
-  if (page.rows === size) return moveOn(work, { after: page, bad, skipped, done: page.rows })
-  return moveOn(work, { step: 'push', bad, skipped, done: page.rows })
+  if (done === size) return moveOn(work, { after: page!, bad, skipped, done })
+  return moveOn(work, { step: 'push', bad, skipped, done })
+}
+
+/** `isFresh`: all rows before it could be added, so these can, almost surely. */
+async function writePage(tx: Transaction, values: unknown[], isFresh: boolean): Promise<Page[]> {
+  if (isFresh) {
+    await tx.query('SAVEPOINT fresh')
+    try {
+      return (await tx.query<Page>(writeSql(''), values)).rows
+    } catch (error) {
+      // One of them was taken after all: the slower way knows which.
+      if (!isUniqueViolation(error, 'codes_pkey')) throw error
+      await tx.query('ROLLBACK TO SAVEPOINT fresh')
+    }
+  }
+  return (await tx.query<Page>(writeSql('ON CONFLICT DO NOTHING'), values)).rows
 }
 
 /** Takes a page of what was written back out. Nothing of it has come to Redis. */
@@ -196,20 +211,25 @@ async function fail({ tx, jobId, load }: Work, error: string): Promise<Step> {
 export async function pushPage(
   database: Database,
   load: Load,
-  importId: number,
+  of: Import,
   after: { code: string; line: number },
   size = pageRows,
 ): Promise<{ groups: CodeGroup[]; after: { code: string; line: number } | null }> {
+  // Where some were not added, `codes` says which, and which of twins; one after the other, whatever the
+  // planner thinks.
+  const own =
+    load.written === of.rows
+      ? 'page'
+      : `page LEFT JOIN LATERAL (SELECT max_redemptions AS max, load_id = $5 AS mine FROM codes
+           WHERE codes.code = page.code LIMIT 1) own ON true`
   // Codes have no spaces, and one string is read far faster than an array.
   const { rows } = await database.query<{ max: number | null; codes: string | null } & Page>(
-    `WITH page AS MATERIALIZED (SELECT code, line FROM import_rows
+    `WITH page AS MATERIALIZED (SELECT code, line${own === 'page' ? ', max_redemptions AS max, $5::bigint > 0 AS mine' : ''}
+       FROM import_rows
        WHERE import_id = $1 AND (code, line) > ($2, $3::integer) ORDER BY code, line LIMIT $4)
-     SELECT own.max_redemptions AS max, string_agg(page.code, ' ') FILTER (WHERE own.mine) AS codes,
-       ${endSql}
-     FROM page LEFT JOIN LATERAL (SELECT max_redemptions, load_id = $5 AS mine FROM codes
-       WHERE codes.code = page.code LIMIT 1) own ON true
-     GROUP BY 1`,
-    [importId, after.code, after.line, size, load.load_id],
+     SELECT max, ${endSql}, string_agg(page.code, ' ') FILTER (WHERE mine) AS codes
+     FROM ${own} GROUP BY 1`,
+    [of.import_id, after.code, after.line, size, load.load_id],
   )
   const groups = rows.flatMap(({ max, codes }) => (codes ? [{ max, codes: codes.split(' ') }] : []))
   const last = rows[0]
