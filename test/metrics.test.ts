@@ -187,7 +187,10 @@ describe('metrics', () => {
         (method) => `${method.toUpperCase()} ${path.replace(/^\/api\/v1/, '')}`,
       ),
     )
-    const verbs = 'assign assign_code lock unlock redeem rollback release void show none assign_batch'.split(' ')
+    const verbs =
+      'assign assign_code lock unlock redeem rollback release void show none assign_batch'.split(
+        ' ',
+      )
     const tags = [
       'api keys',
       'auth',
