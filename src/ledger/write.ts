@@ -55,7 +55,29 @@ export async function writeFold(
   await writeCounters(tx, shard, fold, counts ? [...fold.minutes.values()] : [])
 }
 
-/** All in one statement: it is the last of every flush, and each costs a way to PostgreSQL and back. */
+/**
+ * All in one statement: it is the last of every flush, and each costs a way to PostgreSQL and back. Prepared
+ * once per connection, because to plan it takes PostgreSQL longer than to do it.
+ */
+const countersSql = `WITH happened AS (
+   SELECT book, to_timestamp(ms / 1000.0) AS minute, kind, within, count
+   FROM unnest($5::uuid[], $6::bigint[], $7::text[], $8::int[], $9::bigint[])
+     AS u(book, ms, kind, within, count)),
+ totals AS (
+   INSERT INTO book_counters AS b (book_id, held, redeemed, void)
+   SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
+   ON CONFLICT (book_id) DO UPDATE
+   SET held = b.held + excluded.held, redeemed = b.redeemed + excluded.redeemed,
+     void = b.void + excluded.void),
+ of_shard AS (
+   INSERT INTO shard_minutes AS s (minute, shard, kind, count)
+   SELECT minute, $10::int, kind, sum(count)::bigint FROM happened GROUP BY 1, 3
+   ON CONFLICT (minute, shard, kind) DO UPDATE SET count = s.count + excluded.count)
+ INSERT INTO book_minutes AS m (book_id, minute, kind, within_seconds, count)
+ SELECT * FROM happened
+ ON CONFLICT (book_id, minute, kind, within_seconds) DO UPDATE
+ SET count = m.count + excluded.count`
+
 async function writeCounters(
   tx: Transaction,
   shard: number,
@@ -63,26 +85,10 @@ async function writeCounters(
   minutes: Minute[],
 ): Promise<void> {
   const books = [...fold.counters]
-  await tx.query(
-    `WITH happened AS (
-       SELECT book, to_timestamp(ms / 1000.0) AS minute, kind, within, count
-       FROM unnest($5::uuid[], $6::bigint[], $7::text[], $8::int[], $9::bigint[])
-         AS u(book, ms, kind, within, count)),
-     totals AS (
-       INSERT INTO book_counters AS b (book_id, held, redeemed, void)
-       SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
-       ON CONFLICT (book_id) DO UPDATE
-       SET held = b.held + excluded.held, redeemed = b.redeemed + excluded.redeemed,
-         void = b.void + excluded.void),
-     of_shard AS (
-       INSERT INTO shard_minutes AS s (minute, shard, kind, count)
-       SELECT minute, $10::int, kind, sum(count)::bigint FROM happened GROUP BY 1, 3
-       ON CONFLICT (minute, shard, kind) DO UPDATE SET count = s.count + excluded.count)
-     INSERT INTO book_minutes AS m (book_id, minute, kind, within_seconds, count)
-     SELECT * FROM happened
-     ON CONFLICT (book_id, minute, kind, within_seconds) DO UPDATE
-     SET count = m.count + excluded.count`,
-    [
+  await tx.query({
+    name: 'write-counters',
+    text: countersSql,
+    values: [
       arrayOf(books.map(([book]) => book)),
       numbersOf(books.map(([, { held }]) => held)),
       numbersOf(books.map(([, { redeemed }]) => redeemed)),
@@ -94,7 +100,7 @@ async function writeCounters(
       numbersOf(minutes.map(({ count }) => count)),
       shard,
     ],
-  )
+  })
 }
 
 async function updateCoupons(tx: Transaction, { updates }: Folded): Promise<void> {
