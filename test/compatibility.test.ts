@@ -37,7 +37,12 @@ beforeAll(async () => {
     ...Array.from({ length: 30 }, (_, k) => `SUMMER-${k}`),
   ])
   await world.makeBook({ name: 'Named' }, ['NAMED-1'])
-  pool = (await world.call('POST', 'pools', { as: world.admin, body: { name: 'VIPs', user_ids: [user.id] } })).body.pool_id
+  pool = (
+    await world.call('POST', 'pools', {
+      as: world.admin,
+      body: { name: 'VIPs', user_ids: [user.id] },
+    })
+  ).body.pool_id
   for (const name of ['lock', 'unlock', 'redeem', 'again', 'locked'] as const)
     lent[name] = await assigned(user.id)
   lent.foreign = await assigned(other.id)

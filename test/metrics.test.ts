@@ -192,16 +192,19 @@ describe('metrics', () => {
         ' ',
       )
     const tags = [
+      'accounts',
       'api keys',
       'auth',
       'books',
       'codes',
       'coupons',
+      'files',
       'health',
       'jobs',
       'statistics',
       'operations',
       'ops',
+      'pools',
       'users',
     ]
     const known: Record<string, (value: string) => boolean> = {

@@ -88,6 +88,33 @@ const job = async () => {
   const body = { reason: 'a test' }
   return (await done(world.call('POST', 'ops/reconcile', { as: world.admin, body }))).body.job_id
 }
+/** A job that is over, and that operators did not ask for. */
+const endedJob = async () => {
+  const id = randomUUID()
+  await world.database.query(
+    `INSERT INTO jobs (job_id, kind, state, created_by, finished_at)
+     VALUES ($1, 'generate', 'cancelled', 'a test', now())`,
+    [id],
+  )
+  return id
+}
+const importJob = async () => {
+  const made = await fetch(`${world.base}/api/v1/books/${await freshBook()}/imports`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${world.service}`, 'content-type': 'text/csv' },
+    body: `code\n${freshCode()}\n`,
+  })
+  return ((await made.json()) as { job_id: string }).job_id
+}
+const pool = async () => {
+  const body = { name: `Pool ${randomUUID()}`, user_ids: ['somebody'] }
+  return (await asService('pools', body)).body.pool_id as string
+}
+const distribution = async () => {
+  const body = { book_id: await world.makeBook({}, 1), mode: 'equal', count: 1 }
+  const { headers } = await asService(`pools/${await pool()}/distribute`, body)
+  return headers.get('location')!.split('/').at(-2)!
+}
 /** Of an assignment that whoever it is has asked for. */
 const operation: Row['of'] = async (letter, whose) => {
   const as = whose === 'own' ? callers[letter]! : (await world.signUp()).token
@@ -124,6 +151,9 @@ const refusedFor = (letters: string, what: string) =>
     ]),
   )
 const ofAccount = { of: account, unknown: 'user-not-found' }
+const ofPool = { of: pool, unknown: 'pool-not-found', may: 'sa' }
+const ofDistribution = { of: distribution, unknown: 'job-not-found', may: 'sa' }
+const ofJob = { of: endedJob, unknown: 'job-not-found', may: 'sa' }
 const opsBook = { ...ofBook, of: freshBook, body: reason }
 
 const rows: Record<string, Row> = {
@@ -180,6 +210,25 @@ const rows: Record<string, Row> = {
   'POST /api/v1/books/{book_id}/units': {
     ...{ ...ofBook, may: 'sa', of: counter, body: () => ({ count: 1 }) },
   },
+  'GET /api/v1/books/{book_id}/stats/timeline': { ...ofBook, may: everyone },
+  'GET /api/v1/books/{book_id}/stats/totals': { ...ofBook, may: everyone },
+  'POST /api/v1/books/{book_id}/imports': { ...ofBook, may: 'sa', of: freshBook },
+  'GET /api/v1/books/{book_id}/export/{what}': { ...ofBook, may: 'sa' },
+  'GET /api/v1/imports/{job_id}/report': { ...ofJob, of: importJob },
+  'POST /api/v1/jobs/{job_id}/cancel': ofJob,
+  'DELETE /api/v1/jobs/{job_id}': ofJob,
+  'GET /api/v1/jobs/{job_id}/events': ofJob,
+  'GET /api/v1/pools/{pool_id}': ofPool,
+  'PATCH /api/v1/pools/{pool_id}': { ...ofPool, body: () => ({ description: 'changed' }) },
+  'DELETE /api/v1/pools/{pool_id}': ofPool,
+  'POST /api/v1/pools/{pool_id}/users': { ...ofPool, body: () => ({ user_id: 'somebody' }) },
+  'DELETE /api/v1/pools/{pool_id}/users': { ...ofPool, body: () => ({ user_id: 'somebody' }) },
+  'DELETE /api/v1/pools/{pool_id}/users/{user_id}': ofPool,
+  'POST /api/v1/pools/{pool_id}/distribute': {
+    ...{ ...ofPool, body: () => ({ book_id: stock, count: 1 }) },
+  },
+  'GET /api/v1/distributions/{job_id}/results': ofDistribution,
+  'POST /api/v1/distributions/{job_id}/cancel': ofDistribution,
   'GET /api/v1/jobs/{job_id}': { may: 'sa', of: job, unknown: 'job-not-found' },
   'GET /api/v1/operations/{operation_id}': {
     ...{ may: everyone, of: operation, owned: 'uvos', unknown: 'operation-not-found' },
@@ -237,7 +286,13 @@ test('object matrix  has a row for every route with an id in its path, and no ot
 
 test.each(Object.entries(rows))('object matrix  %s', async (route, row) => {
   const [method, path] = route.split(' ') as [string, string]
-  const pattern = path.replace('{shard}/{entry}/{i}', '{fact}')
+  const pattern = path
+    .replace('{shard}/{entry}/{i}', '{fact}')
+    .replace('{what}', 'coupons')
+    .replace(
+      '/users/{user_id}',
+      path.includes('{pool_id}') ? '/users/somebody' : '/users/{user_id}',
+    )
   const found: Record<string, string> = {}
   const wanted: Record<string, string> = {}
   // One object serves all who may not touch it.
@@ -248,7 +303,8 @@ test.each(Object.entries(rows))('object matrix  %s', async (route, row) => {
       const id =
         whose === 'unknown' ? noneOf(path, row) : isFor ? await row.of(letter, whose) : shared
       const url = pattern.replace(/\{\w+\}/, id)
-      const body = method === 'GET' || method === 'DELETE' ? undefined : (row.body?.(letter) ?? {})
+      const none = method === 'DELETE' ? undefined : {}
+      const body = method === 'GET' ? undefined : (row.body?.(letter) ?? none)
       const reply = await world.call(method, url, { as: callers[letter], body })
       found[`${letter} ${whose}`] = heard(reply)
       wanted[`${letter} ${whose}`] = expected(row, letter, whose)
