@@ -102,8 +102,6 @@ function openStage(database: Database, importId: number) {
   async function store(): Promise<void> {
     await storing
     if (rows.length + faults.length === 0) return
-    // In the order of the index that they go into.
-    rows.sort((a, b) => (a.code < b.code ? -1 : a.code > b.code ? 1 : a.line - b.line))
     storing = stageRows(database, importId, rows, faults)
     storing.catch(() => {}) // whoever stores next, or finishes, hears of it
     rows = []
