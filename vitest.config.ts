@@ -7,12 +7,12 @@ export default defineConfig(({ mode }) => ({
     provide: { long: mode === 'long' },
     include: ['test/**/*.test.ts'],
     globalSetup: 'test/servers.ts',
-    testTimeout: 30_000,
+    testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: 'forks',
     // Processes that tests start need a third less of a core for it.
     env: { NODE_COMPILE_CACHE: resolve(import.meta.dirname, 'node_modules/.cache/node') },
-    maxWorkers: 4, // on two cores: most tests wait for a server for most of their time
+    maxWorkers: 3, // on two cores: most tests wait for a server for some of their time
     coverage: {
       provider: 'v8',
       include: ['src/**/*.ts', 'workers/**/*.ts'],
