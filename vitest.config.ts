@@ -12,7 +12,7 @@ export default defineConfig(({ mode }) => ({
     pool: 'forks',
     // Processes that tests start need a third less of a core for it.
     env: { NODE_COMPILE_CACHE: resolve(import.meta.dirname, 'node_modules/.cache/node') },
-    maxWorkers: 3, // on two cores: most tests wait for a server for some of their time
+    maxWorkers: 2, // a core each: with more of them, tests that measure time and servers that time out get in each other's way
     coverage: {
       provider: 'v8',
       include: ['src/**/*.ts', 'workers/**/*.ts'],

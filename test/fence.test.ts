@@ -146,10 +146,14 @@ test.concurrent('fence  opens by itself after Redis was killed and came back wit
   expect(await redis.hget(meta, 'epoch')).toBe(`${Number(epoch) + 1}`)
   const { nudge } = world.flushes()
   const { lock_token } = (await client.lock('F-1', 'ann')).body
-  await until(async () => {
-    await client.lock('F-1', 'ann', { lock_token })
-    return world.flushes().nudge > nudge
-  }, 'BullMQ is back, too')
+  await until(
+    async () => {
+      await client.lock('F-1', 'ann', { lock_token })
+      return world.flushes().nudge > nudge
+    },
+    'BullMQ is back, too',
+    40_000,
+  ) // it waits up to 20 s between two tries
   await audit(world, { book, history: client.history })
 })
 

@@ -36,5 +36,4 @@ export function withCors<A extends unknown[]>(
 const allow = (origin: string) => ({
   'Access-Control-Allow-Origin': origin,
   'Access-Control-Expose-Headers': exposed,
-  'Cross-Origin-Resource-Policy': 'cross-origin',
 })

@@ -18,15 +18,19 @@ const limits = {
   connectionsCheckingInterval: 1_000,
   maxHeaderSize: 16 * 1024,
 }
-/** A connection on which nothing moves for this long, such as a reader's who does not read. */
-const silentMs = 120_000
+/** Whoever takes nothing of their answer for this long is cut. */
+const unreadMs = 60_000
 
 /**
  * The app behind a server that has yet to listen. A request without a usable URL (a Host that is
  * none, a backslash in the path) never reaches the app; it gets a problem document all the same.
  * Bytes that are no HTTP at all get Node's own bare 400, 408 or 431.
  */
-export function createHttpServer(app: OpenAPIHono<Env>, maxConnections = 10_000): Server {
+export function createHttpServer(
+  app: OpenAPIHono<Env>,
+  maxConnections = 10_000,
+  lookMs = unreadMs,
+): Server {
   const errorHandler = (error: unknown) => {
     const refusal = error instanceof RequestError ? notHttp : problem('internal-error')
     const id = randomUUID()
@@ -37,7 +41,7 @@ export function createHttpServer(app: OpenAPIHono<Env>, maxConnections = 10_000)
   const listener = getRequestListener(app.fetch, { hostname: 'localhost', errorHandler })
   const server = createServer(limits, listener)
   server.maxConnections = maxConnections
-  server.timeout = silentMs
+  cutUnread(server, lookMs)
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && unhurried.has(socket)) return
     refuseBytes(error.code, socket)
@@ -68,6 +72,28 @@ function refuseBytes(code: string | undefined, socket: Socket): void {
   if (socket.writable && !answering?.headersSent)
     socket.write(`HTTP/1.1 ${bare[code ?? ''] ?? '400 Bad Request'}\r\nConnection: close\r\n\r\n`)
   socket.destroySoon()
+}
+
+/**
+ * Node's own time-out of sockets would be wound up anew by every byte of every request; this looks now
+ * and then at those alone that have something left to take.
+ */
+function cutUnread(server: Server, lookMs: number): void {
+  const sockets = new Map<Socket, number>()
+  server.on('connection', (socket: Socket) => {
+    sockets.set(socket, -1)
+    socket.once('close', () => sockets.delete(socket))
+  })
+  const look = () => {
+    for (const [socket, before] of sockets) {
+      // What is left of what was ever written: the same as at the last look, and nothing moved.
+      const taken = socket.writableLength === 0 ? -1 : socket.bytesWritten - socket.writableLength
+      if (taken !== -1 && taken === before) socket.destroy()
+      else sockets.set(socket, taken)
+    }
+  }
+  const looking = setInterval(look, lookMs).unref()
+  server.once('close', () => clearInterval(looking))
 }
 
 const notHttp: Problem = {

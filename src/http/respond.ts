@@ -61,7 +61,6 @@ function send(
     'X-Content-Type-Options': ofJson['X-Content-Type-Options'],
     'Content-Security-Policy': ofJson['Content-Security-Policy'],
     'Strict-Transport-Security': ofJson['Strict-Transport-Security'],
-    'Cross-Origin-Resource-Policy': ofJson['Cross-Origin-Resource-Policy'],
   }
   if (more !== undefined) Object.assign(headers, more)
   return new Response(body, { status, headers })
