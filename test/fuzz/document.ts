@@ -25,6 +25,10 @@ export type Operation = {
   responses: Described['responses']
 }
 
+/** One JSON text, and not a line each. */
+export const isJson = (type: string | null): boolean =>
+  /^application\/(problem\+)?json/.test(type ?? '')
+
 /** Every operation of an OpenAPI document. */
 export function operationsOf(document: Document): Operation[] {
   return Object.entries(document.paths).flatMap(([path, methods]) =>
@@ -63,7 +67,7 @@ export function judgeOf(document: Document) {
     const content = declared.content
     if (!content || Object.keys(content).length === 0) return undefined
     if (!content[bare]) return `${status} comes as ${type}`
-    if (!bare.includes('json')) return undefined
+    if (!isJson(bare)) return undefined
     const pointer = [
       'paths',
       path,

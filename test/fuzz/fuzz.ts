@@ -1,7 +1,14 @@
 import fc from 'fast-check'
 import { random } from '../chaos/mind.ts'
 import type { Known } from './arbitrary.ts'
-import { type Document, judgeOf, type Operation, operationsOf, resolver } from './document.ts'
+import {
+  type Document,
+  isJson,
+  judgeOf,
+  type Operation,
+  operationsOf,
+  resolver,
+} from './document.ts'
 import { type Request, requestsFor } from './request.ts'
 
 export type Target = {
@@ -116,7 +123,7 @@ export async function fuzz(target: Target, count: number, seed: number): Promise
             ? undefined
             : judgeAnswer(operation, reply.status, type, text)
       if (why) found.wrong.push(`${what}: ${why}`)
-      else if (reply.status < 300 && type?.includes('json')) learn(JSON.parse(text))
+      else if (reply.status < 300 && isJson(type)) learn(JSON.parse(text))
     } catch (error) {
       found.wrong.push(`${what}: no answer, ${(error as Error).cause ?? error}`)
     }
