@@ -150,6 +150,11 @@ describe('users of a pool', () => {
       after = `&starting_after=${page.body.next_cursor}`
     }
     expect(seen).toEqual(users)
+    // U+0000, bytes that are no UTF-8, and what is no base64url.
+    for (const wrong of ['AA', '_w', 'TAC%22,(rG']) {
+      const { status, body } = await call('GET', `${path}?starting_after=${wrong}`)
+      expect([status, body.code]).toEqual([422, 'invalid-cursor'])
+    }
     for (const user of users) {
       const left = await call('DELETE', `${path}/users/${encodeURIComponent(user)}`)
       expect(idsOf(left)).not.toContain(user)

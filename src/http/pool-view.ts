@@ -76,8 +76,11 @@ export const poolView = (pool: Pool): z.infer<typeof PoolResponse> => ({
 
 /** Ids may have spaces and any letters; a cursor is of letters and digits. */
 export const cursorOf = (id: string) => Buffer.from(id).toString('base64url')
-export const idOf = (cursor: string | undefined) =>
-  cursor === undefined ? undefined : Buffer.from(cursor, 'base64url').toString()
+/** The user that a cursor names; null: it is none of ours. */
+export function idOf(cursor: string): string | null {
+  const id = Buffer.from(cursor, 'base64url').toString()
+  return cursorOf(id) === cursor && userId.safeParse(id).success ? id : null
+}
 
 /** `members`: one more than `limit` where there are more. */
 export function poolDetail(

@@ -1,6 +1,7 @@
 import type { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import type { Pool } from '../ledger/pools.ts'
+import { problem } from '../problems.ts'
 import type { Context, Principal } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import {
@@ -94,12 +95,14 @@ export function poolRoutes(deps: Deps) {
       params,
       query: strict({ limit: page.limit, starting_after: page.starting_after }),
       answers: { 200: PoolDetailResponse },
-      problems: ['pool-not-found'],
+      problems: ['pool-not-found', 'invalid-cursor'],
     },
     async (c, { params, query: { limit, starting_after } }) => {
       const pool = await pools.get(params.pool_id)
       if ('problem' in pool) return problemResponse(c, pool)
-      return detail(c, pool, limit, idOf(starting_after))
+      const after = starting_after === undefined ? undefined : idOf(starting_after)
+      if (after === null) return problemResponse(c, problem('invalid-cursor'))
+      return detail(c, pool, limit, after)
     },
   )
 
