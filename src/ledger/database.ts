@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net'
 import pg from 'pg'
+import type { Problem } from '../problems.ts'
 import { isOutage } from './outage.ts'
 
 /** bigint columns hold counts and entry numbers far below 2^53: read them as numbers. */
@@ -127,6 +128,32 @@ export async function transaction<T>(
     throw error
   } finally {
     tx.release(broken)
+  }
+}
+
+/** Makes a transaction fall, and carries what whoever asked is to hear. */
+class Refused extends Error {
+  readonly refusal: Problem
+  constructor(refusal: Problem) {
+    super(refusal.problem)
+    this.refusal = refusal
+  }
+}
+
+/** A transaction that falls where its work comes to a refusal, which is the answer then. */
+export async function unlessRefused<T extends object>(
+  database: Database,
+  work: (tx: Transaction) => Promise<T | Problem>,
+): Promise<T | Problem> {
+  try {
+    return await transaction(database, async (tx) => {
+      const result = await work(tx)
+      if ('problem' in result) throw new Refused(result)
+      return result
+    })
+  } catch (error) {
+    if (error instanceof Refused) return error.refusal
+    throw error
   }
 }
 

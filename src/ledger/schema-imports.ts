@@ -1,19 +1,8 @@
-import {
-  bigint,
-  boolean,
-  integer,
-  jsonb,
-  pgTable,
-  primaryKey,
-  text,
-  timestamp,
-  uuid,
-} from './drizzle.ts'
+import { big } from './columns.ts'
+import { boolean, integer, jsonb, pgTable, primaryKey, text, timestamp, uuid } from './drizzle.ts'
 import { books, jobs } from './schema.ts'
 
 /** Tables of files that are being imported: part of schema.ts, for whose length they are here. */
-const big = () => bigint({ mode: 'number' })
-
 export const imports = pgTable('imports', {
   import_id: big().primaryKey().generatedAlwaysAsIdentity(),
   book_id: uuid()

@@ -1,9 +1,7 @@
-import { bigint, integer, pgTable, primaryKey, text, timestamp, uuid } from './drizzle.ts'
+import { at, big } from './columns.ts'
+import { integer, pgTable, primaryKey, text, uuid } from './drizzle.ts'
 
 /** What statistics are made of: a part of schema.ts, which hands it on. */
-const at = () => timestamp({ withTimezone: true, mode: 'date' })
-const big = () => bigint({ mode: 'number' })
-
 export const book_minutes = pgTable(
   'book_minutes',
   {

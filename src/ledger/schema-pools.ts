@@ -1,20 +1,8 @@
-import {
-  bigint,
-  boolean,
-  integer,
-  jsonb,
-  pgTable,
-  primaryKey,
-  text,
-  timestamp,
-  uuid,
-} from './drizzle.ts'
+import { at, big } from './columns.ts'
+import { boolean, integer, jsonb, pgTable, primaryKey, text, uuid } from './drizzle.ts'
 import { jobs } from './schema.ts'
 
 /** Pools and what is distributed to them: a part of schema.ts, which hands it on. */
-const at = () => timestamp({ withTimezone: true, mode: 'date' })
-const big = () => bigint({ mode: 'number' })
-
 export const pools = pgTable('pools', {
   pool_id: uuid().primaryKey(),
   name: text().notNull().unique(),

@@ -1,23 +1,12 @@
 import type { KeyLimits, Scope } from '../keys.ts'
-import {
-  bigint,
-  boolean,
-  integer,
-  jsonb,
-  pgTable,
-  primaryKey,
-  text,
-  timestamp,
-  uuid,
-} from './drizzle.ts'
+import { at, big } from './columns.ts'
+import { boolean, integer, jsonb, pgTable, primaryKey, text, uuid } from './drizzle.ts'
 
 /**
  * The tables as migrations/ makes them, for typed queries. The SQL there is the truth; this is its
  * twin, and test/schema.test.ts compares every column, default and key of the two. Members bear
  * their columns' names, so that a row is what the API calls it.
  */
-const at = () => timestamp({ withTimezone: true, mode: 'date' })
-const big = () => bigint({ mode: 'number' })
 
 export const settings = pgTable('settings', {
   name: text().primaryKey(),

@@ -1,6 +1,6 @@
 import { type Problem, problem } from '../problems.ts'
 import { addCodes, reservedPrefixes } from './codes.ts'
-import { type Database, type Transaction, transaction } from './database.ts'
+import { type Database, type Transaction, unlessRefused } from './database.ts'
 import { untangled } from './generate.ts'
 import { countIn, type Load, openLoad } from './loads.ts'
 import { type Once, remember } from './once.ts'
@@ -20,15 +20,6 @@ export type Upload = {
 
 /** So many offenders are named: enough to see what is wrong with a list. */
 const offendersMax = 5
-
-/** The transaction must fall, and the client hear why. */
-class Refused extends Error {
-  readonly refusal: Problem
-  constructor(refusal: Problem) {
-    super(refusal.problem)
-    this.refusal = refusal
-  }
-}
 
 /** Adds a list of codes, all or (on_duplicate: skip) those that nobody has. */
 export async function uploadCodes(
@@ -52,17 +43,11 @@ export async function uploadCodes(
     const added = await addCodes(tx, load, codes)
     await remember(tx, upload.once, { load_id: load.load_id })
     if (added.length === codes.length) return { load: await countIn(tx, load, added.length), codes }
-    if (upload.on_duplicate === 'fail') throw new Refused(taken(upload.codes, added))
+    if (upload.on_duplicate === 'fail') return taken(upload.codes, added)
     await tx.query('UPDATE loads SET total = $2 WHERE load_id = $1', [load.load_id, added.length])
     return { load: await countIn(tx, load, added.length), codes: added }
   }
-  try {
-    return await untangled(() => transaction(database, write))
-  } catch (error) {
-    // A refusal had to be thrown so that the transaction fell.
-    if (error instanceof Refused) return error.refusal
-    throw error
-  }
+  return untangled(() => unlessRefused(database, write))
 }
 
 function taken(wanted: string[], added: string[]): Problem {

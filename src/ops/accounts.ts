@@ -1,6 +1,6 @@
 import { createUser, type NewUser, type User } from '../ledger/accounts.ts'
 import { audit } from '../ledger/audit.ts'
-import { transaction } from '../ledger/database.ts'
+import { type Transaction, unlessRefused } from '../ledger/database.ts'
 import { changeUser, deleteUser, type UserChange } from '../ledger/users.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Ops } from './ops.ts'
@@ -8,15 +8,6 @@ import type { Ops } from './ops.ts'
 /** Who does it, on which request, and why, if they say. */
 type Who = { actor: string; request_id: string; reason?: string | undefined }
 type Where = Pick<Ops, 'database'>
-
-/** The transaction must fall, and whoever asked hear why. */
-class Refused extends Error {
-  readonly refusal: Problem
-  constructor(refusal: Problem) {
-    super(refusal.problem)
-    this.refusal = refusal
-  }
-}
 
 /** Makes an account for somebody else; that somebody did stands in the audit log, or there is none. */
 export async function createAccount(
@@ -62,24 +53,18 @@ const actorOf = (id: string) => `user:${id}`
 type Done = { id: string; before?: object; after?: object; made: User }
 
 /** A deed and its record, or neither. */
-async function recorded(
+function recorded(
   { database }: Where,
   { actor, request_id, reason }: Who,
   action: string,
-  work: (tx: Parameters<Parameters<typeof transaction>[1]>[0]) => Promise<Done | Problem>,
+  work: (tx: Transaction) => Promise<Done | Problem>,
 ): Promise<User | Problem> {
-  try {
-    return await transaction(database, async (tx) => {
-      const done = await work(tx)
-      if ('problem' in done) throw new Refused(done)
-      const { id, before = null, after = null, made } = done
-      const detail = { request_id, before, after }
-      await audit(tx, { actor, action, target: `account:${id}`, reason, detail })
-      return made
-    })
-  } catch (error) {
-    // A refusal had to be thrown so that the transaction fell.
-    if (error instanceof Refused) return error.refusal
-    throw error
-  }
+  return unlessRefused(database, async (tx) => {
+    const done = await work(tx)
+    if ('problem' in done) return done
+    const { id, before = null, after = null, made } = done
+    const detail = { request_id, before, after }
+    await audit(tx, { actor, action, target: `account:${id}`, reason, detail })
+    return made
+  })
 }
