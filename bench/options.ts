@@ -21,6 +21,7 @@ export const usage = `npm run bench -- [options]
   --seconds N          length of a round (8)
   --rounds N           rounds of assign, keys and drive (3)
   --connections N      connections of the load generator (256)
+  --large N            codes of the large book, rows of the file (1000000)
   --json FILE          writes everything measured
   --short              tiny numbers, to see that it works: they mean nothing
 Exit code: 0 every check held; 1 an oversell, a duplicate or a lost acknowledgement; 2 errors; 64 usage.`
@@ -101,6 +102,7 @@ export function readOptions(args: string[]): Options | string {
         seconds: number,
         rounds: number,
         connections: number,
+        large: number,
       },
     }).values
   } catch (error) {
@@ -112,7 +114,7 @@ export function readOptions(args: string[]): Options | string {
   if (unknown) return `no scenario is called ${unknown}\n${usage}`
   const sizes = values.short ? short : full
   const options = { ...sizes, only, json: values.json as string, short: values.short === true }
-  for (const name of ['seconds', 'rounds', 'connections'] as const) {
+  for (const name of ['seconds', 'rounds', 'connections', 'large'] as const) {
     if (values[name] === undefined) continue
     options[name] = Number(values[name])
     if (!Number.isInteger(options[name]) || options[name] < 1)

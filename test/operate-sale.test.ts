@@ -178,6 +178,16 @@ describe('books and keys', () => {
     await until(async () => (await warm()).ready, 'it is ready again')
   }, 60_000)
 
+  test('a key may be made for some things only, so many a second', async () => {
+    const { key } = await asked('keys', 'create', 'reader', '--scope', 'read', '--per-second', '2')
+    const ask = (method: string) => world.call(method, 'books', { as: key, body: undefined })
+    expect((await ask('POST')).status).toBe(403)
+    const answers = await Promise.all(Array.from({ length: 5 }, () => ask('GET')))
+    expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200, 429]))
+    const said = await stampede(['keys', 'create', 'reader', '--scope', 'everything'])
+    expect([said.code, said.err]).toEqual([2, expect.stringContaining('Allowed choices are')])
+  })
+
   test('a key works until it is revoked', async () => {
     const { key, key_id } = await asked('keys', 'create', 'checkout', ...why)
     expect((await world.call('GET', 'books', { as: key })).status).toBe(200)

@@ -1,9 +1,10 @@
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { makeApiKey } from '../http/tokens.ts'
+import { type Scope, scopes } from '../keys.ts'
 import { openAccounts } from '../ledger/accounts.ts'
 import { createKey, revokeKey } from '../ops/keys.ts'
 import { problemDocument } from '../problems.ts'
-import { reason } from './arguments.ts'
+import { count, reason } from './arguments.ts'
 import { actor, withOps } from './ops.ts'
 import { say } from './say.ts'
 
@@ -17,8 +18,17 @@ export function keyVerbs(program: Command): void {
     .command('create')
     .description('make a key; it is shown this once')
     .argument('<name>', 'which service it is for')
+    .addOption(
+      new Option('--scope <scopes...>', 'what it may; left out: all that a service may').choices([
+        ...scopes,
+      ]),
+    )
+    .option('--per-second <count>', 'requests a second, of each API process', count)
     .option('--reason <text>', 'why: it stands in the audit log', reason)
-    .addHelpText('before', 'Example:\n  $ npm run stampede -- keys create checkout\n')
+    .addHelpText(
+      'before',
+      'Example:\n  $ npm run stampede -- keys create checkout --scope assign redeem --per-second 200\n',
+    )
     .action(create)
   keys
     .command('revoke')
@@ -33,10 +43,14 @@ export function keyVerbs(program: Command): void {
     .action(revoke)
 }
 
-async function create(name: string, options: { reason?: string }, command: Command) {
-  const { key, ...stored } = makeApiKey()
-  await withOps((ops) => createKey(ops, { ...stored, name }, { actor, ...options }))
-  say(command, `${key}\nIt is shown this once.`, { key_id: stored.key_id, name, key })
+type Creating = { scope?: Scope[]; perSecond?: number; reason?: string }
+
+async function create(name: string, { scope, perSecond, reason: why }: Creating, command: Command) {
+  const { key, ...secret } = makeApiKey()
+  const limits = perSecond === undefined ? null : { all: perSecond }
+  const stored = { ...secret, name, scopes: scope ?? null, limits }
+  await withOps((ops) => createKey(ops, stored, { actor, ...(why ? { reason: why } : {}) }))
+  say(command, `${key}\nIt is shown this once.`, { key_id: secret.key_id, name, key })
 }
 
 type Revoking = { reason: string; yes?: boolean }
