@@ -46,19 +46,22 @@ export async function* heldPages(database: Database, book: string): AsyncGenerat
  * of loads that Redis does not have yet. `count`: codes of the book that were looked at.
  */
 export async function* stockPages(database: Database, book: string, all: boolean) {
-  // Whether somebody has a code is asked code by code, each a look into an index. Joined as a second
-  // range, PostgreSQL would take it for a handful of rows where it has no statistics yet, as in a sale
-  // that has just begun, and read all of it again for every code of the page.
+  // No join: where PostgreSQL has no statistics yet, as in a sale that has just begun, it takes the
+  // coupons for a handful of rows and reads all of them again for every code of the page.
   const sql = `WITH page AS MATERIALIZED (
       SELECT code, load_id, max_redemptions FROM codes WHERE book_id = $2 AND code > $1
-      ORDER BY code LIMIT ${pageSize})
+      ORDER BY code LIMIT ${pageSize}),
+    standing AS (
+      SELECT code, max(load_id) AS load_id, max(max_redemptions) AS max_redemptions, bool_or(held) AS held
+      FROM (SELECT code, load_id, max_redemptions, false AS held FROM page
+        UNION ALL SELECT code, NULL, NULL, true FROM coupons
+          WHERE book_id = $2 AND code > $1 AND code <= (SELECT max(code) FROM page)) AS marked
+      GROUP BY code)
     SELECT string_agg(code || E'\\t' || coalesce(max_redemptions::text, ''), E'\\n')
-        FILTER (WHERE
-          (SELECT k.code FROM coupons k WHERE k.code = page.code AND k.book_id = $2) IS NULL
-          AND ($3 OR load_id NOT IN
-            (SELECT load_id FROM loads WHERE book_id = $2 AND state <> 'pushed'))) AS text,
-      max(code) AS last, count(*)::int AS rows
-    FROM page`
+        FILTER (WHERE NOT held AND ($3 OR load_id NOT IN
+          (SELECT load_id FROM loads WHERE book_id = $2 AND state <> 'pushed'))) AS text,
+      (SELECT max(code) FROM page) AS last, count(load_id)::int AS rows
+    FROM standing`
   for await (const { count, lines } of pages(database, sql, [book, all]))
     yield { count, pairs: lines.flatMap((line) => line.split('\t')) }
 }
