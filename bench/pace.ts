@@ -1,4 +1,4 @@
-import { Agent, request } from 'node:http'
+import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Acknowledged } from './answers.ts'
 import type { Client } from './client.ts'
@@ -18,7 +18,7 @@ const socketsMax = 500
 /** Assigns one code from each book of the plan, in its order and at its pace. */
 export async function pace({ assignUrl, headers }: Client, plan: Plan): Promise<Paced> {
   const { books, perSecond, userOf } = plan
-  const agent = new Agent({ keepAlive: true, maxSockets: socketsMax })
+  const line = openLine(new URL(assignUrl), headers)
   const ms = new Float64Array(books.length)
   const acknowledged = new Map<string, Acknowledged[]>(books.map((book) => [book, []]))
   const refused: Record<string, number> = {}
@@ -28,7 +28,7 @@ export async function pace({ assignUrl, headers }: Client, plan: Plan): Promise<
     const user_id = userOf(i)
     const body = JSON.stringify({ book_id, user_id })
     const start = performance.now()
-    const text = await post(assignUrl, { agent, headers }, body)
+    const text = await line.post(body)
     ms[i] = performance.now() - start
     const answer = JSON.parse(text)
     const code: string | undefined = answer.coupons?.[0].code
@@ -42,27 +42,68 @@ export async function pace({ assignUrl, headers }: Client, plan: Plan): Promise<
     while (all.length < Math.min(due, books.length)) all.push(assign(all.length))
   }
   await Promise.all(all)
-  agent.destroy()
+  line.close()
   return { ms, acknowledged, refused }
 }
 
-type Sending = { agent: Agent; headers: Record<string, string> }
+type Asked = { text: string; resolve(body: string): void; reject(error: Error): void }
 
-function post(url: string, { agent, headers }: Sending, body: string): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const asked = request(url, {
-      method: 'POST',
-      agent,
-      headers: { ...headers, 'content-length': Buffer.byteLength(body) },
+/**
+ * Connections to one address, each with one request under way. Written here because node:http takes as
+ * much of a core for a request as the service does for its answer, and both are on the same machine.
+ */
+function openLine({ hostname, port, host, pathname }: URL, headers: Record<string, string>) {
+  const lines = Object.entries({ host, ...headers }).map(([name, value]) => `${name}: ${value}\r\n`)
+  const head = `POST ${pathname} HTTP/1.1\r\n${lines.join('')}content-length: `
+  const idle: ((asked: Asked) => void)[] = []
+  const waiting: Asked[] = []
+  const sockets = new Set<Socket>()
+
+  function open(): void {
+    let under: Asked | undefined
+    let got = ''
+    const socket = connect({ host: hostname, port: Number(port), noDelay: true })
+    // One character a byte, so that lengths are those of the wire.
+    socket.setEncoding('latin1')
+    sockets.add(socket)
+    const ask = (asked: Asked) => {
+      under = asked
+      socket.write(asked.text)
+    }
+    const next = () => {
+      under = undefined
+      const asked = waiting.shift()
+      if (asked) ask(asked)
+      else idle.push(ask)
+    }
+    socket.on('connect', next)
+    socket.on('data', (some: string) => {
+      got += some
+      const end = got.indexOf('\r\n\r\n')
+      if (end < 0) return
+      const length = Number(/\r\ncontent-length: (\d+)/i.exec(got)?.[1])
+      if (!(got.length >= end + 4 + length)) return
+      const body = got.slice(end + 4)
+      got = ''
+      under!.resolve(Buffer.from(body, 'latin1').toString())
+      next()
     })
-    asked.on('response', (response) => {
-      let text = ''
-      response.setEncoding('utf8')
-      response.on('data', (part) => (text += part))
-      response.on('end', () => resolve(text))
-      response.on('error', reject)
-    })
-    asked.on('error', reject)
-    asked.end(body)
-  })
+    const fail = (error: Error) => (under ?? waiting.shift())?.reject(error)
+    socket.on('error', fail)
+    socket.on('close', () => fail(new Error('the service closed a connection')))
+  }
+
+  return {
+    post: (body: string) =>
+      new Promise<string>((resolve, reject) => {
+        const text = `${head}${Buffer.byteLength(body)}\r\n\r\n${body}`
+        const ask = idle.pop()
+        if (ask) return ask({ text, resolve, reject })
+        waiting.push({ text, resolve, reject })
+        if (sockets.size < socketsMax) open()
+      }),
+    close() {
+      for (const socket of sockets) socket.destroy()
+    },
+  }
 }

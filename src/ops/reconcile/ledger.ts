@@ -1,7 +1,7 @@
 import type { EntryId } from '../../journal/entry.ts'
 import { aside, counts } from '../../ledger/aside.ts'
 import type { Book } from '../../ledger/books.ts'
-import type { Database } from '../../ledger/database.ts'
+import { type Database, transaction } from '../../ledger/database.ts'
 import type { ShardRow } from '../../ledger/shards.ts'
 import type { Difference } from './report.ts'
 import type { Run } from './settle.ts'
@@ -9,7 +9,7 @@ import type { StoredFact } from './story.ts'
 import type { Lacking } from './suspects.ts'
 
 /** The ledger by itself, and against the coupons: each statement sees one moment, load or not. */
-const factsPerPage = 50_000
+const factsPerPage = 200_000
 const placesPerPage = 50_000
 
 type Place = Pick<StoredFact, 'epoch' | 'n' | 'i'>
@@ -61,17 +61,17 @@ const sequenceSql = `WITH page AS (
     ORDER BY epoch, n, i LIMIT ${placesPerPage}),
   walk AS (
     SELECT *, lag(epoch, 1, $2::bigint) OVER w AS its_epoch, lag(n, 1, $3::bigint) OVER w AS its_n,
-      lag(i, 1, $4::int) OVER w AS its_i
+      lag(i, 1, $4::int) OVER w AS its_i, lead(i) OVER w IS NULL AS is_last
     FROM page WINDOW w AS (ORDER BY epoch, n, i)),
-  gaps AS (
-    SELECT * FROM walk
-    WHERE NOT (CASE WHEN epoch <> its_epoch THEN n = 1 AND i = 0
-      ELSE (n = its_n AND i = its_i + 1) OR (n = its_n + 1 AND i = 0) END)
-    LIMIT 1000)
+  odd AS (
+    SELECT * FROM (SELECT *, NOT (CASE WHEN epoch <> its_epoch THEN n = 1 AND i = 0
+        ELSE (n = its_n AND i = its_i + 1) OR (n = its_n + 1 AND i = 0) END) AS is_gap FROM walk) AS looked
+    WHERE is_gap OR is_last)
   SELECT (SELECT count(*)::int FROM page) AS facts,
     (SELECT coalesce(sum(stored), 0)::int FROM page) AS stored,
-    (SELECT ${place('')} FROM page ORDER BY epoch DESC, n DESC, i DESC LIMIT 1) AS last,
-    (SELECT coalesce(json_agg(json_build_array(${place('its_')}, ${place('')})), '[]') FROM gaps) AS gaps`
+    (SELECT ${place('')} FROM odd WHERE is_last) AS last,
+    (SELECT coalesce(json_agg(json_build_array(${place('its_')}, ${place('')})), '[]')
+     FROM (SELECT * FROM odd WHERE is_gap LIMIT 1000) AS gaps) AS gaps`
 
 /** A fact beyond the checkpoint: no flush has put it there. */
 export async function beyondCheckpoint(run: Run, shard: number): Promise<Difference[]> {
@@ -106,7 +106,7 @@ export async function compareLedger(run: Run, book: Book | undefined): Promise<v
     const upper = await endOfPage(run.database, after)
     const isLast = upper === null || (range.last !== null && upper >= range.last)
     const values = [after, isLast ? range.last : upper, book?.book_id ?? null]
-    const { rows } = await run.database.query<Misfit>(misfitsSql, values)
+    const rows = await misfits(run.database, values)
     for (const { code, book: home } of rows) {
       const shard = shards.get(home)
       if (shard !== undefined && run.serving.has(shard))
@@ -142,6 +142,17 @@ async function rangeOf(database: Database, { book_id, code_prefix }: Book) {
 }
 
 type Misfit = { code: string; book: string }
+
+/**
+ * Codes lie in the ledger in the order of the sale, so that a page of them is all over it, however small:
+ * few large pages read it few times. They are sorted in memory, which takes more than a statement has.
+ */
+async function misfits(database: Database, values: unknown[]): Promise<Misfit[]> {
+  return transaction(database, async (tx) => {
+    await tx.query("SET LOCAL work_mem = '64MB'")
+    return (await tx.query<Misfit>(misfitsSql, values)).rows
+  })
+}
 
 /** All facts of the codes in a range, and its coupons: some may have no fact. `$2` null: to the end. */
 const misfitsSql = `WITH page AS (

@@ -19,6 +19,12 @@ import { enough, perStep, type Run, readAhead, slices } from './settle.ts'
 class Compared {
   readonly met = new Met()
   same = 0
+
+  note({ exact }: Run, field: string, isSame: boolean): void {
+    if (isSame) this.same++
+    // Drained, nobody asks unless the numbers differ: then PostgreSQL is asked for all there are.
+    if (!exact) this.met.add(field)
+  }
 }
 /** Of the hashes that all books of a shard share. */
 export class Shared {
@@ -42,19 +48,33 @@ async function compareHash(
   visit: (field: string, value: string, isSame: boolean) => void,
   afterStep: () => Promise<void> = async () => {},
 ): Promise<void> {
-  for await (const page of run.exact ? readAhead(pages) : pages)
+  const steps = fetchSteps(run, pages, async (fields) => run.redis.hmget(key, ...fields))
+  for await (const { fields, values, found } of ahead(run, steps)) {
+    for (const [f, field] of fields.entries()) {
+      const value = values[f]!
+      const isSame = found[f] === value
+      compared.note(run, field, isSame)
+      visit(field, value, isSame)
+    }
+    await afterStep()
+    await relieve(run)
+  }
+}
+
+/** Drained, the next one is fetched while this one is looked at; during a sale one thing at a time. */
+const ahead = <T>({ exact }: Run, some: AsyncIterable<T>) => (exact ? readAhead(some) : some)
+
+/** Fields and values of PostgreSQL's pages, so many at a time, with what Redis has of these fields. */
+async function* fetchSteps<T>(
+  run: Run,
+  pages: AsyncIterable<string[]>,
+  fetch: (fields: string[]) => Promise<T>,
+) {
+  for await (const page of ahead(run, pages))
     for (const flat of slices(page, 2 * perStep)) {
       const fields = flat.filter((_, f) => f % 2 === 0)
-      const values = await run.redis.hmget(key, ...fields)
-      for (const [f, field] of fields.entries()) {
-        const value = flat[2 * f + 1]!
-        const isSame = values[f] === value
-        if (isSame) compared.same++
-        compared.met.add(field)
-        visit(field, value, isSame)
-      }
-      await afterStep()
-      await relieve(run)
+      const values = flat.filter((_, f) => f % 2 === 1)
+      yield { fields, values, found: await fetch(fields) }
     }
 }
 
@@ -132,23 +152,25 @@ async function compareStock(run: Run, { shard, book_id }: Book): Promise<number>
   const isMixed = (await redis.exists(uses)) === 1
   const compared = new Compared()
   let codes = 0
-  const pages = stockPages(database, book_id, exact)
-  for await (const { count, pairs } of exact ? readAhead(pages) : pages) {
-    codes += count
-    for (const flat of slices(pairs, 2 * perStep)) {
-      const some = flat.filter((_, f) => f % 2 === 0)
-      const there = await redis.smismember(stock, ...some)
-      const limits = isMixed ? await redis.hmget(uses, ...some) : []
-      for (const [c, code] of some.entries()) {
-        const isThere = there[c] === 1
-        if (isThere) digests.addBoth(code, '')
-        if (isThere) compared.same++
-        compared.met.add(code)
-        if (!isThere || (limits[c] ?? '') !== flat[2 * c + 1]) suspect(code, isThere)
-      }
-      run.progress(some.length)
-      await run.suspects.relieve(run)
+  async function* pages() {
+    for await (const { count, pairs } of stockPages(database, book_id, exact)) {
+      codes += count
+      run.progress(count)
+      yield pairs
     }
+  }
+  const steps = fetchSteps(run, pages(), (some) =>
+    Promise.all([redis.smismember(stock, ...some), isMixed ? redis.hmget(uses, ...some) : []]),
+  )
+  for await (const { fields, values, found } of ahead(run, steps)) {
+    const [there, limits] = found
+    for (const [c, code] of fields.entries()) {
+      const isThere = there[c] === 1
+      compared.note(run, code, isThere)
+      if (isThere) digests.addBoth(code, '')
+      if (!isThere || (limits[c] ?? '') !== values[c]) suspect(code, isThere)
+    }
+    await run.suspects.relieve(run)
   }
   if (!exact || (await redis.scard(stock)) !== compared.same)
     for await (const some of strays(run, stock, compared)) {
