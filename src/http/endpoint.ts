@@ -33,11 +33,7 @@ type Part<K extends string, T, Optional extends boolean> = T extends z.ZodType
     ? { [_ in K]?: z.input<T> }
     : { [_ in K]: z.input<T> }
   : BlankInput
-type MayBeEmpty<T> = T extends z.ZodType
-  ? BlankInput extends z.input<T>
-    ? true
-    : false
-  : false
+type MayBeEmpty<T> = T extends z.ZodType ? (BlankInput extends z.input<T> ? true : false) : false
 
 /** What is answered, by its status. Answers are sent as handlers made them: as a schema's input. */
 type Done<Input, A extends Answers> = {

@@ -58,10 +58,10 @@ const ofGuard = [
   'too-many-requests',
 ] as const
 /** A write whose COMMIT was not answered. */
-const ofWrite = 'outcome-unknown'
-const ofInput = 'invalid-request'
+const ofWrite = 'outcome-unknown' as const
+const ofInput = 'invalid-request' as const
 const ofBody = ['malformed-json', 'body-too-large', 'unsupported-media-type'] as const
-const ofAll = 'internal-error'
+const ofAll = 'internal-error' as const
 
 /** Everything a route may refuse with: what it declares, and what its guard and its input imply. */
 export function problemsOf(spec: RouteAt): ProblemCode[] {

@@ -180,11 +180,7 @@ type AnyHandler = (
   who: Principal | undefined,
 ) => Response | Promise<Response>
 
-function runner(
-  deps: Deps,
-  spec: RouteAt,
-  handler: AnyHandler,
-): (c: Context) => Promise<Response> {
+function runner(deps: Deps, spec: RouteAt, handler: AnyHandler): (c: Context) => Promise<Response> {
   const nearby = spec.needs === 'nearby'
   const allowed = nearby ? operators : typeof spec.needs === 'string' ? null : spec.needs
   const { params, query, body } = spec
