@@ -1,4 +1,7 @@
 import { OpenAPIHono } from '@hono/zod-openapi'
+import type { Hono } from 'hono'
+import type { BlankEnv } from 'hono/types'
+import type { UnionToIntersection } from 'hono/utils/types'
 import type { Logger } from 'pino'
 import type { Board } from './board.ts'
 import type { AddressOf } from './http/address.ts'
@@ -37,6 +40,7 @@ import type { Principals } from './http/principal.ts'
 import { redeemRoutes } from './http/redeem.ts'
 import type { RefusalCounter } from './http/refusals.ts'
 import { releaseRoutes } from './http/release.ts'
+import type { Resource } from './http/route.ts'
 import { HouseRouter } from './http/router.ts'
 import { showRoutes } from './http/show.ts'
 import { statsRoutes } from './http/stats.ts'
@@ -118,14 +122,20 @@ const v1 = [
   assignBatchRoutes,
   jobEventRoutes,
   statsRoutes,
-]
+] as const
+
+type EndpointsOf<R> = R extends (deps: Deps) => Resource<infer S> ? S : never
+/** Every route below /api/v1, by path and method: what one sends, and what is answered. */
+export type Endpoints = UnionToIntersection<EndpointsOf<(typeof v1)[number]>>
+/** The same as hono/client takes it: src/client.ts. */
+export type Api = Hono<BlankEnv, Endpoints, '/'>
 
 /** The API: routes, and what happens when none fits. It never listens. `origins`: see cors.ts. */
 export function createApp(deps: Deps, origins: readonly string[] = []): OpenAPIHono<Env> {
   // Not strict: a trailing slash is accepted, without a redirect.
   const app = new OpenAPIHono<Env>({ strict: false, router: new HouseRouter() })
-  app.route('/', healthRoutes(deps))
-  for (const routes of v1) app.route('/api/v1', routes(deps))
+  app.route('/', healthRoutes(deps).api)
+  for (const routes of v1) app.route('/api/v1', routes(deps).api)
   documentation(app, deps.version)
   fallbacks(app, deps.log, deps.meters, outageOf, boardPages(deps))
   if (origins.length > 0) app.fetch = withCors(origins, app.fetch)

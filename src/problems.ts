@@ -1,7 +1,7 @@
 import { table } from './problem-table.ts'
 
 export type ProblemCode = keyof typeof table
-export type ProblemStatus = (typeof table)[ProblemCode][0]
+export type ProblemStatus<C extends ProblemCode = ProblemCode> = (typeof table)[C][0]
 export const problemCodes = Object.keys(table) as ProblemCode[]
 
 /** One field that is wrong: `path` as in `codes[3]`, and what is expected there. */

@@ -8,7 +8,9 @@ import { adminLogin } from '../src/embedded/demo.ts'
 import { openWorld, type World } from './world.ts'
 
 const folder = resolve(import.meta.dirname, '../examples')
-const scripts = readdirSync(folder).filter((file) => file.endsWith('.sh') && file !== 'common.sh')
+const scripts = readdirSync(folder).filter(
+  (file) => /\.(sh|ts)$/.test(file) && file !== 'common.sh',
+)
 
 let world: World
 beforeAll(async () => {
@@ -23,7 +25,8 @@ test.each(scripts)('examples/%s goes through without a refusal', async (name) =>
     API: world.base,
     PATH: `${resolve(process.execPath, '..')}:${environmentOf({}).PATH}`,
   }
-  const child = spawn('bash', [join(folder, name)], { env: env as NodeJS.ProcessEnv })
+  const program = name.endsWith('.ts') ? process.execPath : 'bash'
+  const child = spawn(program, [join(folder, name)], { env: env as NodeJS.ProcessEnv })
   let said = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (some) => (said += some))
   const [code] = await once(child, 'close')

@@ -83,6 +83,12 @@ describe('tidy', () => {
     for (const main of mains) expect(text(main)).not.toMatch(/from '[./a-z]*tracing\.ts'/)
   })
 
+  test('client.ts takes types alone of the server, and nothing into a bundle', () => {
+    const ours = [...text('src/client.ts').matchAll(/^(?:import|export)\b.*from '\..*$/gm)]
+    expect(ours.map(([line]) => line).filter((line) => !/^\w+ type /.test(line))).toEqual([])
+    expect(importsOf('src/client.ts')).toContain('src/app.ts')
+  })
+
   test('config.ts alone reads the environment', () => {
     const readers = [...sources, ...files('bench', '.ts')].filter((file) =>
       /process\.env\b/.test(text(file)),

@@ -55,67 +55,68 @@ const view = (key: ApiKey) => ({
 /** Keys of services, which may act for any user: made, listed and ended by administrators. */
 export function apiKeyRoutes(deps: Deps) {
   const { accounts, principals, ops } = deps
-  const { api, route } = resource(deps, 'API keys')
 
-  route(
-    {
-      method: 'post',
-      path: '/api-keys',
-      summary: 'Make an API key for a service. The key is shown this once',
-      needs: ['admin'],
-      body: strict({
-        name: line(1, 255),
-        reason: reason.optional(),
-        scopes: z.array(z.enum(scopes)).min(1).max(scopes.length).optional(),
-        limits: limits.optional(),
-      }).openapi('CreateApiKeyRequest'),
-      answers: { 201: NewApiKeyResponse },
-    },
-    async (c, { body }, who) => {
-      const { key_id, key, secret_hash } = makeApiKey()
-      const { reason: why, ...wanted } = body
-      const made = await ops.createKey({ key_id, secret_hash, ...wanted }, byRequest(c, who, why))
-      return answer(c, 201, { ...view(made), key })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/api-keys',
-      summary: 'List the API keys, oldest first, without the keys themselves',
-      needs: ['admin'],
-      query: strict({ limit: page.limit, starting_after: keyId.optional() }),
-      answers: { 200: listOf(ApiKeyResponse) },
-      problems: ['invalid-cursor'],
-    },
-    async (c, { query }) => {
-      const { limit, starting_after } = query
-      const keys = await accounts.apiKeys(limit + 1, starting_after)
-      if ('problem' in keys) return problemResponse(c, keys)
-      const data = keys.slice(0, limit).map(view)
-      const has_more = keys.length > limit
-      return answer(c, 200, { data, has_more, next_cursor: has_more ? data.at(-1)!.key_id : null })
-    },
-  )
-
-  route(
-    {
-      method: 'delete',
-      path: '/api-keys/{key_id}',
-      summary: 'Revoke an API key: within a second nobody accepts it any more',
-      needs: ['admin'],
-      params: strict({ key_id: keyId }),
-      query: strict({ reason: reason.optional() }),
-      answers: { 204: null },
-      problems: ['api-key-not-found'],
-    },
-    async (c, { params, query }, who) => {
-      const refused = await ops.revokeKey(params.key_id, byRequest(c, who, query.reason))
-      if (refused) return problemResponse(c, refused)
-      principals.forget(params.key_id)
-      return noContent(c)
-    },
-  )
-  return api
+  return resource(deps, 'API keys')
+    .route(
+      {
+        method: 'post',
+        path: '/api-keys',
+        summary: 'Make an API key for a service. The key is shown this once',
+        needs: ['admin'],
+        body: strict({
+          name: line(1, 255),
+          reason: reason.optional(),
+          scopes: z.array(z.enum(scopes)).min(1).max(scopes.length).optional(),
+          limits: limits.optional(),
+        }).openapi('CreateApiKeyRequest'),
+        answers: { 201: NewApiKeyResponse },
+      },
+      async (c, { body }, who) => {
+        const { key_id, key, secret_hash } = makeApiKey()
+        const { reason: why, ...wanted } = body
+        const made = await ops.createKey({ key_id, secret_hash, ...wanted }, byRequest(c, who, why))
+        return answer(c, 201, { ...view(made), key })
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/api-keys',
+        summary: 'List the API keys, oldest first, without the keys themselves',
+        needs: ['admin'],
+        query: strict({ limit: page.limit, starting_after: keyId.optional() }),
+        answers: { 200: listOf(ApiKeyResponse) },
+        problems: ['invalid-cursor'],
+      },
+      async (c, { query }) => {
+        const { limit, starting_after } = query
+        const keys = await accounts.apiKeys(limit + 1, starting_after)
+        if ('problem' in keys) return problemResponse(c, keys)
+        const data = keys.slice(0, limit).map(view)
+        const has_more = keys.length > limit
+        return answer(c, 200, {
+          data,
+          has_more,
+          next_cursor: has_more ? data.at(-1)!.key_id : null,
+        })
+      },
+    )
+    .route(
+      {
+        method: 'delete',
+        path: '/api-keys/{key_id}',
+        summary: 'Revoke an API key: within a second nobody accepts it any more',
+        needs: ['admin'],
+        params: strict({ key_id: keyId }),
+        query: strict({ reason: reason.optional() }),
+        answers: { 204: null },
+        problems: ['api-key-not-found'],
+      },
+      async (c, { params, query }, who) => {
+        const refused = await ops.revokeKey(params.key_id, byRequest(c, who, query.reason))
+        if (refused) return problemResponse(c, refused)
+        principals.forget(params.key_id)
+        return noContent(c)
+      },
+    )
 }

@@ -110,7 +110,6 @@ function* turns(items: readonly Item[]): Generator<Item[]> {
 
 /** assign, many at once: each item is decided as if it had come alone, in the order of the list. */
 export function assignBatchRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Coupons')
   const { store, directory, durable, log } = deps
 
   /** Asks Redis for one item. */
@@ -188,7 +187,7 @@ export function assignBatchRoutes(deps: Deps) {
     }
   }
 
-  route(
+  return resource(deps, 'Coupons').route(
     {
       method: 'post',
       path: '/coupons/assign:batch',
@@ -222,5 +221,4 @@ export function assignBatchRoutes(deps: Deps) {
       })
     },
   )
-  return api
 }

@@ -68,14 +68,13 @@ export const assignRequest = (
 
 /** assign: stock -> user, at random or by name. */
 export function assignRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Coupons')
   const { store, directory } = deps
 
-  for (const path of ['/coupons/assign', '/coupons/assign/random'])
-    route(
+  return resource(deps, 'Coupons')
+    .route(
       {
         method: 'post',
-        path,
+        path: ['/coupons/assign', '/coupons/assign/random'],
         summary: 'Give a user codes from stock, at random: all that were asked for, or none',
         verb: 'assign',
         needs: 'anyone',
@@ -99,35 +98,40 @@ export function assignRoutes(deps: Deps) {
         return answerEffect(c, deps, outcome, ask, assignedBody(outcome, book.book, user))
       },
     )
-  route(
-    {
-      method: 'post',
-      path: '/coupons/assign/{code}',
-      summary: 'Give a user one named code from stock',
-      verb: 'assign_code',
-      guesses: true,
-      needs: 'anyone',
-      scope: 'assign',
-      params: strict({ code }),
-      body: ForUser,
-      bodyOptional: true,
-      answers: { 200: CouponResponse, 202: CouponResponse },
-      problems: ['coupon-not-found', 'already-assigned', 'forbidden', ...unassignable, ...repeats],
-    },
-    async (c, { params, body }, who) => {
-      const user = actingUser(who, body.user_id)
-      if (typeof user !== 'string') return problemResponse(c, user)
-      const place = await directory.bookOfCode(params.code)
-      if ('problem' in place) return problemResponse(c, place)
-      const asked = await readAsk(c, deps, who, 'assign_code', place, { ...params, ...body })
-      if (!asked.ok) return problemResponse(c, asked)
-      const { key, hash, context } = asked.ask
-      const request = { user, code: params.code, key, hash, context }
-      const outcome = await store.assignCode(place, request)
-      if (!outcome.ok) return refuseEffect(c, deps, outcome, asked.ask)
-      const [view] = assignedView(outcome, place.book, user)
-      return answerEffect(c, deps, outcome, asked.ask, view!)
-    },
-  )
-  return api
+    .route(
+      {
+        method: 'post',
+        path: '/coupons/assign/{code}',
+        summary: 'Give a user one named code from stock',
+        verb: 'assign_code',
+        guesses: true,
+        needs: 'anyone',
+        scope: 'assign',
+        params: strict({ code }),
+        body: ForUser,
+        bodyOptional: true,
+        answers: { 200: CouponResponse, 202: CouponResponse },
+        problems: [
+          'coupon-not-found',
+          'already-assigned',
+          'forbidden',
+          ...unassignable,
+          ...repeats,
+        ],
+      },
+      async (c, { params, body }, who) => {
+        const user = actingUser(who, body.user_id)
+        if (typeof user !== 'string') return problemResponse(c, user)
+        const place = await directory.bookOfCode(params.code)
+        if ('problem' in place) return problemResponse(c, place)
+        const asked = await readAsk(c, deps, who, 'assign_code', place, { ...params, ...body })
+        if (!asked.ok) return problemResponse(c, asked)
+        const { key, hash, context } = asked.ask
+        const request = { user, code: params.code, key, hash, context }
+        const outcome = await store.assignCode(place, request)
+        if (!outcome.ok) return refuseEffect(c, deps, outcome, asked.ask)
+        const [view] = assignedView(outcome, place.book, user)
+        return answerEffect(c, deps, outcome, asked.ask, view!)
+      },
+    )
 }

@@ -61,100 +61,95 @@ const isTaken = ({ problem: code }: Problem) => code === 'email-taken'
 
 export function authRoutes(deps: Deps) {
   const { accounts, tokens, principals, ops, guard } = deps
-  const { api, route } = resource(deps, 'Auth')
   const signedIn = async (user: User) => ({
     access_token: await tokens.issue(user),
     token_type: 'bearer' as const,
     user: userView(user),
   })
 
-  route(
-    {
-      method: 'post',
-      path: '/auth/register',
-      summary: 'Make an account and sign in with it',
-      needs: 'nobody',
-      body: RegisterRequest,
-      answers: { 201: TokenResponse },
-      problems: ['email-taken', 'too-many-requests', 'not-ready'],
-    },
-    async (c, { body }) => {
-      // Whoever tries many addresses wants to know which are registered.
-      const user = await guard.logIn(c, body.email, () => accounts.createUser(body), isTaken)
-      if ('problem' in user) return problemResponse(c, user)
-      return answer(c, 201, await signedIn(user))
-    },
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/auth/login',
-      summary: 'Sign in: a token for 30 minutes',
-      needs: 'nobody',
-      body: LoginRequest,
-      answers: { 200: TokenResponse },
-      problems: ['invalid-credentials', 'account-inactive', 'too-many-requests', 'not-ready'],
-    },
-    async (c, { body }) => {
-      const attempt = () => accounts.logIn(body.email, body.password)
-      const user = await guard.logIn(c, body.email, attempt, isWrong)
-      if ('problem' in user) return problemResponse(c, user)
-      return answer(c, 200, await signedIn(user))
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/auth/me',
-      summary: 'The account that is signed in',
-      needs: accountKinds,
-      answers: { 200: UserResponse },
-    },
-    async (c, _, who) => {
-      const user = await accounts.userById(who.id)
-      if (user === undefined) return problemResponse(c, problem('unauthenticated'))
-      return answer(c, 200, userView(user))
-    },
-  )
-
-  route(
-    {
-      method: 'put',
-      path: '/auth/me',
-      summary: 'Change the name or the e-mail address of the account that is signed in',
-      needs: accountKinds,
-      body: ProfileRequest,
-      answers: { 200: UserResponse },
-      problems: ['email-taken', 'user-not-found'],
-    },
-    async (c, { body }, who) => {
-      const user = await ops.changeAccount(who.id, body, byRequest(c, who))
-      return 'problem' in user ? problemResponse(c, user) : answer(c, 200, userView(user))
-    },
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/auth/change-password',
-      summary: 'Replace the password of the account that is signed in; its tokens end',
-      needs: accountKinds,
-      body: ChangePasswordRequest,
-      answers: { 200: z.object({ message: z.string() }) },
-      problems: ['wrong-password'],
-    },
-    async (c, { body }, who) => {
-      const current = 'old_password' in body ? body.old_password : body.current_password
-      const change = async () =>
-        (await accounts.changePassword(who.id, current, body.new_password)) ?? { done: true }
-      const changed = await guard.logIn(c, who.id, change, isWrong)
-      if ('problem' in changed) return problemResponse(c, changed)
-      // The token that asked is over, too.
-      principals.forget(who.id)
-      return answer(c, 200, { message: 'Password updated successfully' })
-    },
-  )
-  return api
+  return resource(deps, 'Auth')
+    .route(
+      {
+        method: 'post',
+        path: '/auth/register',
+        summary: 'Make an account and sign in with it',
+        needs: 'nobody',
+        body: RegisterRequest,
+        answers: { 201: TokenResponse },
+        problems: ['email-taken', 'too-many-requests', 'not-ready'],
+      },
+      async (c, { body }) => {
+        // Whoever tries many addresses wants to know which are registered.
+        const user = await guard.logIn(c, body.email, () => accounts.createUser(body), isTaken)
+        if ('problem' in user) return problemResponse(c, user)
+        return answer(c, 201, await signedIn(user))
+      },
+    )
+    .route(
+      {
+        method: 'post',
+        path: '/auth/login',
+        summary: 'Sign in: a token for 30 minutes',
+        needs: 'nobody',
+        body: LoginRequest,
+        answers: { 200: TokenResponse },
+        problems: ['invalid-credentials', 'account-inactive', 'too-many-requests', 'not-ready'],
+      },
+      async (c, { body }) => {
+        const attempt = () => accounts.logIn(body.email, body.password)
+        const user = await guard.logIn(c, body.email, attempt, isWrong)
+        if ('problem' in user) return problemResponse(c, user)
+        return answer(c, 200, await signedIn(user))
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/auth/me',
+        summary: 'The account that is signed in',
+        needs: accountKinds,
+        answers: { 200: UserResponse },
+      },
+      async (c, _, who) => {
+        const user = await accounts.userById(who.id)
+        if (user === undefined) return problemResponse(c, problem('unauthenticated'))
+        return answer(c, 200, userView(user))
+      },
+    )
+    .route(
+      {
+        method: 'put',
+        path: '/auth/me',
+        summary: 'Change the name or the e-mail address of the account that is signed in',
+        needs: accountKinds,
+        body: ProfileRequest,
+        answers: { 200: UserResponse },
+        problems: ['email-taken', 'user-not-found'],
+      },
+      async (c, { body }, who) => {
+        const user = await ops.changeAccount(who.id, body, byRequest(c, who))
+        return 'problem' in user ? problemResponse(c, user) : answer(c, 200, userView(user))
+      },
+    )
+    .route(
+      {
+        method: 'post',
+        path: '/auth/change-password',
+        summary: 'Replace the password of the account that is signed in; its tokens end',
+        needs: accountKinds,
+        body: ChangePasswordRequest,
+        answers: { 200: z.object({ message: z.string() }) },
+        problems: ['wrong-password'],
+      },
+      async (c, { body }, who) => {
+        const current = 'old_password' in body ? body.old_password : body.current_password
+        const change = async () =>
+          (await accounts.changePassword(who.id, current, body.new_password)) ?? { done: true }
+        const changed = await guard.logIn(c, who.id, change, isWrong)
+        if ('problem' in changed) return problemResponse(c, changed)
+        // The token that asked is over, too.
+        principals.forget(who.id)
+        return answer(c, 200, { message: 'Password updated successfully' })
+      },
+    )
 }

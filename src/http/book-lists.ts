@@ -77,99 +77,97 @@ export function codeView(book: Book, { code, max, coupon }: Listed, at: Date) {
 /** What a book holds. Counters come from Redis, lists from PostgreSQL once it is level. */
 export function bookListRoutes(deps: Deps) {
   const { books, durable } = deps
-  const { api, route } = resource(deps, 'Books')
 
-  route(
-    {
-      method: 'get',
-      path: '/books/{book_id}/stats',
-      summary: 'How many coupons of a book are in which state now',
-      needs: 'anyone',
-      params,
-      answers: { 200: StatsResponse },
-      problems: ['book-not-found'],
-    },
-    async (c, { params }) => {
-      const book = await books.get(params.book_id)
-      if ('problem' in book) return problemResponse(c, book)
-      const level = await durable.barrier([book.shard])
-      if (!level.ok) return problemResponse(c, level)
-      const counts = await books.counts(book)
-      if (!counts.ok) return problemResponse(c, counts)
-      const { left, held, redeemed, users } = counts
-      const open = held - redeemed
-      const isExpired =
-        book.expiration_date !== null && book.expiration_date.getTime() <= Date.now()
-      const locked = isExpired ? 0 : Math.min(counts.locked, open)
-      return answer(c, 200, {
-        book_id: book.book_id,
-        total: left + held + counts.void,
-        available: isExpired ? 0 : left,
-        assigned: isExpired ? 0 : open - locked,
-        locked,
-        redeemed,
-        expired: isExpired ? left + open : 0,
-        users,
-        void: counts.void,
-      })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/books/{book_id}/coupons',
-      summary: 'The coupons of a book by code, those in stock too',
-      description: 'Of a counter book, those that were assigned: a unit in stock has no code yet.',
-      needs: readers,
-      params,
-      query: strict({
-        state: z
-          .enum(['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED', 'VOID'])
-          .optional(),
-        ...page,
-        starting_after: code.optional().openapi(cursor),
-      }),
-      answers: { 200: listOf(CouponResponse) },
-      problems: ['book-not-found'],
-    },
-    async (c, { params, query }) => {
-      const book = await books.get(params.book_id)
-      if ('problem' in book) return problemResponse(c, book)
-      const level = await durable.barrier([book.shard])
-      if (!level.ok) return problemResponse(c, level)
-      const { starting_after: after, ...rest } = query
-      const { now, rows } = await books.codes(book, { ...rest, after })
-      const data = rows.slice(0, query.limit).map((row) => codeView(book, row, now))
-      const has_more = rows.length > query.limit
-      return answer(c, 200, { data, has_more, next_cursor: has_more ? data.at(-1)!.code : null })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/books/{book_id}/redemption-history',
-      summary: 'The redemptions of a book, newest first, those that were rolled back too',
-      needs: readers,
-      params,
-      query: strict({ ...page, starting_after: uuid.optional().openapi(cursor) }),
-      answers: { 200: listOf(HistoryResponse) },
-      problems: ['book-not-found', 'invalid-cursor'],
-    },
-    async (c, { params, query }) => {
-      const book = await books.get(params.book_id)
-      if ('problem' in book) return problemResponse(c, book)
-      const level = await durable.barrier([book.shard])
-      if (!level.ok) return problemResponse(c, level)
-      const { starting_after: after, ...rest } = query
-      const rows = await books.redemptions(book.book_id, { ...rest, after })
-      if ('problem' in rows) return problemResponse(c, rows)
-      const data = rows.slice(0, query.limit).map(historyView)
-      const has_more = rows.length > query.limit
-      const next_cursor = has_more ? data.at(-1)!.redemption_id : null
-      return answer(c, 200, { data, has_more, next_cursor })
-    },
-  )
-  return api
+  return resource(deps, 'Books')
+    .route(
+      {
+        method: 'get',
+        path: '/books/{book_id}/stats',
+        summary: 'How many coupons of a book are in which state now',
+        needs: 'anyone',
+        params,
+        answers: { 200: StatsResponse },
+        problems: ['book-not-found'],
+      },
+      async (c, { params }) => {
+        const book = await books.get(params.book_id)
+        if ('problem' in book) return problemResponse(c, book)
+        const level = await durable.barrier([book.shard])
+        if (!level.ok) return problemResponse(c, level)
+        const counts = await books.counts(book)
+        if (!counts.ok) return problemResponse(c, counts)
+        const { left, held, redeemed, users } = counts
+        const open = held - redeemed
+        const isExpired =
+          book.expiration_date !== null && book.expiration_date.getTime() <= Date.now()
+        const locked = isExpired ? 0 : Math.min(counts.locked, open)
+        return answer(c, 200, {
+          book_id: book.book_id,
+          total: left + held + counts.void,
+          available: isExpired ? 0 : left,
+          assigned: isExpired ? 0 : open - locked,
+          locked,
+          redeemed,
+          expired: isExpired ? left + open : 0,
+          users,
+          void: counts.void,
+        })
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/books/{book_id}/coupons',
+        summary: 'The coupons of a book by code, those in stock too',
+        description:
+          'Of a counter book, those that were assigned: a unit in stock has no code yet.',
+        needs: readers,
+        params,
+        query: strict({
+          state: z
+            .enum(['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED', 'VOID'])
+            .optional(),
+          ...page,
+          starting_after: code.optional().openapi(cursor),
+        }),
+        answers: { 200: listOf(CouponResponse) },
+        problems: ['book-not-found'],
+      },
+      async (c, { params, query }) => {
+        const book = await books.get(params.book_id)
+        if ('problem' in book) return problemResponse(c, book)
+        const level = await durable.barrier([book.shard])
+        if (!level.ok) return problemResponse(c, level)
+        const { starting_after: after, ...rest } = query
+        const { now, rows } = await books.codes(book, { ...rest, after })
+        const data = rows.slice(0, query.limit).map((row) => codeView(book, row, now))
+        const has_more = rows.length > query.limit
+        return answer(c, 200, { data, has_more, next_cursor: has_more ? data.at(-1)!.code : null })
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/books/{book_id}/redemption-history',
+        summary: 'The redemptions of a book, newest first, those that were rolled back too',
+        needs: readers,
+        params,
+        query: strict({ ...page, starting_after: uuid.optional().openapi(cursor) }),
+        answers: { 200: listOf(HistoryResponse) },
+        problems: ['book-not-found', 'invalid-cursor'],
+      },
+      async (c, { params, query }) => {
+        const book = await books.get(params.book_id)
+        if ('problem' in book) return problemResponse(c, book)
+        const level = await durable.barrier([book.shard])
+        if (!level.ok) return problemResponse(c, level)
+        const { starting_after: after, ...rest } = query
+        const rows = await books.redemptions(book.book_id, { ...rest, after })
+        if ('problem' in rows) return problemResponse(c, rows)
+        const data = rows.slice(0, query.limit).map(historyView)
+        const has_more = rows.length > query.limit
+        const next_cursor = has_more ? data.at(-1)!.redemption_id : null
+        return answer(c, 200, { data, has_more, next_cursor })
+      },
+    )
 }

@@ -30,13 +30,12 @@ const deedOf = (
 /** Books: made, read, changed and archived. Redis has every change before it is answered. */
 export function bookRoutes(deps: Deps) {
   const { books } = deps
-  const { api, route } = resource(deps, 'Books')
 
-  for (const path of ['/books', '/coupons'])
-    route(
+  return resource(deps, 'Books')
+    .route(
       {
         method: 'post',
-        path,
+        path: ['/books', '/coupons'],
         summary: 'Make a book: a named set of codes with one policy',
         needs: writers,
         scope: 'books',
@@ -67,92 +66,91 @@ export function bookRoutes(deps: Deps) {
         })
       },
     )
-
-  route(
-    {
-      method: 'get',
-      path: '/books',
-      summary: 'List the books, newest first',
-      needs: 'anyone',
-      query: strict({
-        owner_id: userId.optional(),
-        is_active: queryFlag.optional(),
-        archived: queryFlag.optional().openapi({ description: 'true: archived books too' }),
-        ...page,
-        starting_after: uuid
-          .optional()
-          .openapi({ description: '`next_cursor` of the page before' }),
-      }),
-      answers: { 200: listOf(BookResponse) },
-      problems: ['invalid-cursor'],
-    },
-    async (c, { query }) => {
-      const { starting_after: after, archived = false, ...filter } = query
-      const rows = await books.list({ ...filter, archived, after })
-      if ('problem' in rows) return problemResponse(c, rows)
-      const data = rows.slice(0, query.limit).map(bookView)
-      const has_more = rows.length > query.limit
-      return answer(c, 200, { data, has_more, next_cursor: has_more ? data.at(-1)!.book_id : null })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/books/{book_id}',
-      summary: 'One book, archived or not',
-      needs: 'anyone',
-      params,
-      answers: { 200: BookResponse },
-      problems: ['book-not-found'],
-    },
-    async (c, { params }) => {
-      const book = await books.get(params.book_id)
-      return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
-    },
-  )
-
-  route(
-    {
-      method: 'patch',
-      path: '/books/{book_id}',
-      summary: 'Change what is named, leave the rest; in force once it is answered',
-      description:
-        'max_redemptions without allow_multi_redemption sets the latter as for a new book.',
-      needs: writers,
-      scope: 'books',
-      params,
-      body: ChangeBookRequest,
-      answers: { 200: BookResponse },
-      problems: ['book-not-found', 'book-archived', 'invalid-pattern', 'not-in-force'],
-    },
-    async (c, { params, body: { reason: why, ...change } }, who) => {
-      if (change.code_pattern && !isPattern(change.code_pattern))
-        return problemResponse(c, invalidPattern('code_pattern'))
-      const deed = { ...deedOf(c, who, 'books.update', params.book_id, why), detail: change }
-      const book = await books.update(params.book_id, readTimes(change), deed)
-      return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
-    },
-  )
-
-  route(
-    {
-      method: 'delete',
-      path: '/books/{book_id}',
-      summary: 'Archive a book: no verb works any more, its history stays readable',
-      description: 'There is no way back. Archiving an archived book again answers 204 as well.',
-      needs: writers,
-      scope: 'books',
-      params,
-      query: strict({ reason: reason.optional() }),
-      answers: { 204: null },
-      problems: ['book-not-found', 'not-in-force'],
-    },
-    async (c, { params, query }, who) => {
-      const deed = deedOf(c, who, 'books.archive', params.book_id, query.reason)
-      const book = await books.archive(params.book_id, deed)
-      return 'problem' in book ? problemResponse(c, book) : noContent(c)
-    },
-  )
-  return api
+    .route(
+      {
+        method: 'get',
+        path: '/books',
+        summary: 'List the books, newest first',
+        needs: 'anyone',
+        query: strict({
+          owner_id: userId.optional(),
+          is_active: queryFlag.optional(),
+          archived: queryFlag.optional().openapi({ description: 'true: archived books too' }),
+          ...page,
+          starting_after: uuid
+            .optional()
+            .openapi({ description: '`next_cursor` of the page before' }),
+        }),
+        answers: { 200: listOf(BookResponse) },
+        problems: ['invalid-cursor'],
+      },
+      async (c, { query }) => {
+        const { starting_after: after, archived = false, ...filter } = query
+        const rows = await books.list({ ...filter, archived, after })
+        if ('problem' in rows) return problemResponse(c, rows)
+        const data = rows.slice(0, query.limit).map(bookView)
+        const has_more = rows.length > query.limit
+        return answer(c, 200, {
+          data,
+          has_more,
+          next_cursor: has_more ? data.at(-1)!.book_id : null,
+        })
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/books/{book_id}',
+        summary: 'One book, archived or not',
+        needs: 'anyone',
+        params,
+        answers: { 200: BookResponse },
+        problems: ['book-not-found'],
+      },
+      async (c, { params }) => {
+        const book = await books.get(params.book_id)
+        return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
+      },
+    )
+    .route(
+      {
+        method: 'patch',
+        path: '/books/{book_id}',
+        summary: 'Change what is named, leave the rest; in force once it is answered',
+        description:
+          'max_redemptions without allow_multi_redemption sets the latter as for a new book.',
+        needs: writers,
+        scope: 'books',
+        params,
+        body: ChangeBookRequest,
+        answers: { 200: BookResponse },
+        problems: ['book-not-found', 'book-archived', 'invalid-pattern', 'not-in-force'],
+      },
+      async (c, { params, body: { reason: why, ...change } }, who) => {
+        if (change.code_pattern && !isPattern(change.code_pattern))
+          return problemResponse(c, invalidPattern('code_pattern'))
+        const deed = { ...deedOf(c, who, 'books.update', params.book_id, why), detail: change }
+        const book = await books.update(params.book_id, readTimes(change), deed)
+        return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
+      },
+    )
+    .route(
+      {
+        method: 'delete',
+        path: '/books/{book_id}',
+        summary: 'Archive a book: no verb works any more, its history stays readable',
+        description: 'There is no way back. Archiving an archived book again answers 204 as well.',
+        needs: writers,
+        scope: 'books',
+        params,
+        query: strict({ reason: reason.optional() }),
+        answers: { 204: null },
+        problems: ['book-not-found', 'not-in-force'],
+      },
+      async (c, { params, query }, who) => {
+        const deed = deedOf(c, who, 'books.archive', params.book_id, query.reason)
+        const book = await books.archive(params.book_id, deed)
+        return 'problem' in book ? problemResponse(c, book) : noContent(c)
+      },
+    )
 }

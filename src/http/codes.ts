@@ -83,7 +83,6 @@ const UnitsResponse = z
 /** What fills a book: PostgreSQL first, then Redis; answered once the codes can be assigned. */
 export function codeRoutes(deps: Deps) {
   const { books } = deps
-  const { api, route } = resource(deps, 'Codes')
 
   async function generate(
     c: Context,
@@ -147,62 +146,6 @@ export function codeRoutes(deps: Deps) {
     return answer(c, 200, { ...params, ...counts }, replayedHeader(added))
   }
 
-  route(
-    {
-      method: 'post',
-      path: '/books/{book_id}/codes/generate',
-      summary: 'Generate codes: up to 10,000 at once, up to 1,000,000 by a job',
-      description:
-        'Without a pattern: 16 characters of Crockford base 32. All random parts come from the ' +
-        "operating system's cryptographic generator.",
-      needs: writers,
-      scope: 'books',
-      params,
-      query: strict({ include_codes: queryFlag.optional() }),
-      body: GenerateRequest,
-      answers: { 200: GeneratedResponse, 202: JobResponse },
-      problems: [
-        'book-not-found',
-        'book-archived',
-        'wrong-book-kind',
-        'invalid-pattern',
-        'pattern-too-small',
-        'idempotency-key-reused',
-        'not-in-force',
-      ],
-    },
-    (c, { params, query, body }, who) => generate(c, who, params, query, body),
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/books/{book_id}/codes/upload',
-      summary: 'Add up to 10,000 codes of your own',
-      needs: writers,
-      scope: 'books',
-      params,
-      query: strict({
-        on_duplicate: z.enum(['fail', 'skip']).optional().openapi({
-          description: 'What if some exist: refuse all, or skip those',
-          default: 'fail',
-        }),
-      }),
-      body: UploadRequest,
-      bodyLimit: uploadBytes,
-      answers: { 200: UploadedResponse },
-      problems: [
-        'book-not-found',
-        'book-archived',
-        'wrong-book-kind',
-        'codes-exist',
-        'idempotency-key-reused',
-        'not-in-force',
-      ],
-    },
-    (c, { params, query, body }, who) => upload(c, who, params, query, body),
-  )
-
   const either = {
     method: 'post',
     summary: 'Fill a book with codes: a list of your own, or so many generated ones',
@@ -231,43 +174,96 @@ export function codeRoutes(deps: Deps) {
     const { include_codes, ...wanted } = body
     return generate(c, who, { book_id }, { include_codes }, wanted)
   }
-  route(
-    {
-      ...either,
-      path: '/coupons/codes',
-      body: FillBookRequest,
-    },
-    (c, { body: { book_id, ...body } }, who) => fill(c, who, book_id, body),
-  )
 
-  route(
-    { ...either, path: '/books/{book_id}/codes', params, body: FillRequest },
-    (c, { params, body }, who) => fill(c, who, params.book_id, body),
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/books/{book_id}/units',
-      summary: 'Add units to a counter book',
-      needs: writers,
-      scope: 'books',
-      params,
-      body: strict({ count: count(1, maxUnits) }).openapi('AddUnitsRequest'),
-      answers: { 200: UnitsResponse },
-      problems: ['book-not-found', 'book-archived', 'idempotency-key-reused', 'not-in-force'],
-    },
-    async (c, { params, body }, who) => {
-      const keyed = readOnce(c, who, 'units', params.book_id, body)
-      if ('problem' in keyed) return problemResponse(c, keyed)
-      const book = await books.addUnits(
-        ...([params.book_id, body.count, who.actor, keyed.once, requestId(c)] as const),
-      )
-      if ('problem' in book) return problemResponse(c, book)
-      const { total_code_count } = book
-      const counts = { units_added: body.count, total_code_count }
-      return answer(c, 200, { ...params, ...counts }, replayedHeader(book))
-    },
-  )
-  return api
+  return resource(deps, 'Codes')
+    .route(
+      {
+        method: 'post',
+        path: '/books/{book_id}/codes/generate',
+        summary: 'Generate codes: up to 10,000 at once, up to 1,000,000 by a job',
+        description:
+          'Without a pattern: 16 characters of Crockford base 32. All random parts come from the ' +
+          "operating system's cryptographic generator.",
+        needs: writers,
+        scope: 'books',
+        params,
+        query: strict({ include_codes: queryFlag.optional() }),
+        body: GenerateRequest,
+        answers: { 200: GeneratedResponse, 202: JobResponse },
+        problems: [
+          'book-not-found',
+          'book-archived',
+          'wrong-book-kind',
+          'invalid-pattern',
+          'pattern-too-small',
+          'idempotency-key-reused',
+          'not-in-force',
+        ],
+      },
+      (c, { params, query, body }, who) => generate(c, who, params, query, body),
+    )
+    .route(
+      {
+        method: 'post',
+        path: '/books/{book_id}/codes/upload',
+        summary: 'Add up to 10,000 codes of your own',
+        needs: writers,
+        scope: 'books',
+        params,
+        query: strict({
+          on_duplicate: z.enum(['fail', 'skip']).optional().openapi({
+            description: 'What if some exist: refuse all, or skip those',
+            default: 'fail',
+          }),
+        }),
+        body: UploadRequest,
+        bodyLimit: uploadBytes,
+        answers: { 200: UploadedResponse },
+        problems: [
+          'book-not-found',
+          'book-archived',
+          'wrong-book-kind',
+          'codes-exist',
+          'idempotency-key-reused',
+          'not-in-force',
+        ],
+      },
+      (c, { params, query, body }, who) => upload(c, who, params, query, body),
+    )
+    .route(
+      {
+        ...either,
+        path: '/coupons/codes',
+        body: FillBookRequest,
+      },
+      (c, { body: { book_id, ...body } }, who) => fill(c, who, book_id, body),
+    )
+    .route(
+      { ...either, path: '/books/{book_id}/codes', params, body: FillRequest },
+      (c, { params, body }, who) => fill(c, who, params.book_id, body),
+    )
+    .route(
+      {
+        method: 'post',
+        path: '/books/{book_id}/units',
+        summary: 'Add units to a counter book',
+        needs: writers,
+        scope: 'books',
+        params,
+        body: strict({ count: count(1, maxUnits) }).openapi('AddUnitsRequest'),
+        answers: { 200: UnitsResponse },
+        problems: ['book-not-found', 'book-archived', 'idempotency-key-reused', 'not-in-force'],
+      },
+      async (c, { params, body }, who) => {
+        const keyed = readOnce(c, who, 'units', params.book_id, body)
+        if ('problem' in keyed) return problemResponse(c, keyed)
+        const book = await books.addUnits(
+          ...([params.book_id, body.count, who.actor, keyed.once, requestId(c)] as const),
+        )
+        if ('problem' in book) return problemResponse(c, book)
+        const { total_code_count } = book
+        const counts = { units_added: body.count, total_code_count }
+        return answer(c, 200, { ...params, ...counts }, replayedHeader(book))
+      },
+    )
 }

@@ -91,7 +91,6 @@ const wrong = (path: string, message: string): Problem => ({
 /** Coupons for all users of a pool: as many for each, or so many in all. */
 export function distributionRoutes(deps: Deps) {
   const { pools, ops } = deps
-  const { api, route } = resource(deps, 'Pools')
 
   type Asked = {
     pool_id: string
@@ -134,94 +133,94 @@ export function distributionRoutes(deps: Deps) {
     ],
   } as const
 
-  route(
-    {
-      ...distributing,
-      method: 'post',
-      path: '/pools/{pool_id}/distribute',
-      scope: 'assign',
-      summary: 'Give a pool coupons: at once to up to 1,000 users, to more by a job',
-      description:
-        '`equal`: coupons_per_user for each, in full or not at all. `random`: `count` in all; shares of ' +
-        'users below their limit differ by one at most, and chance decides who gets the extra ones. ' +
-        'The plan is drawn once and every share is given once, whatever dies meanwhile.',
-      params: strict({ pool_id: poolId }),
-      body: DistributeRequest,
-    },
-    async (c, { params, body }, who) => {
-      if (body.mode !== 'equal' && body.count === undefined)
-        return problemResponse(c, wrong('count', 'how many in all?'))
-      return distribute(c, who, { ...params, ...body })
-    },
-  )
-
-  route(
-    {
-      ...distributing,
-      method: 'post',
-      path: '/pools/bulk-assign',
-      scope: 'assign',
-      summary: 'The same, as older clients ask for it',
-      body: BulkAssignRequest,
-    },
-    (c, { body: { distribution_mode, ...rest } }, who) =>
-      distribute(c, who, { ...rest, mode: distribution_mode }),
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/distributions/{job_id}/results',
-      summary: 'What each user of a distribution got, or why not',
-      needs: managers,
-      params: strict({ job_id: uuid }),
-      query: strict({
-        limit: page.limit,
-        starting_after: queryCount(0, 999_999_999)
-          .optional()
-          .openapi({ description: '`next_cursor` of the page before' }),
-        short: queryFlag.optional().openapi({ description: 'true: only who got fewer' }),
-      }),
-      answers: { 200: listOf(ResultResponse) },
-      problems: ['job-not-found'],
-    },
-    async (c, { params: { job_id }, query: { limit, starting_after, short } }) => {
-      const rows = await pools.results(job_id, {
-        ...{ limit, short: short === true },
-        ...(starting_after === undefined ? {} : { after: starting_after }),
-      })
-      if ('problem' in rows) return problemResponse(c, rows)
-      const shown = rows.slice(0, limit)
-      const has_more = rows.length > limit
-      const data = shown.map(({ position: _, why, ...row }) => ({
-        ...row,
-        problem: why && { code: why.problem, detail: problemDetail(why) },
-      }))
-      const next_cursor = has_more ? String(shown.at(-1)!.position) : null
-      return answer(c, 200, { data, has_more, next_cursor })
-    },
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/distributions/{job_id}/cancel',
-      scope: 'assign',
-      summary: 'End a distribution at its next chunk; what was given stays',
-      needs: managers,
-      params: strict({ job_id: uuid }),
-      body: strict({ reason: reason.optional() }),
-      bodyOptional: true,
-      answers: { 200: JobResponse },
-      problems: ['job-not-found', 'wrong-job-state'],
-    },
-    async (c, { params: { job_id }, body }, who) => {
-      const found = await pools.job(job_id)
-      if ('problem' in found) return problemResponse(c, found)
-      const by = { actor: who.actor, reason: body.reason ?? 'cancelled by whoever may distribute' }
-      const job = await ops.changeJob(job_id, 'cancelled', by)
-      return 'problem' in job ? problemResponse(c, job) : answer(c, 200, jobView(job))
-    },
-  )
-  return api
+  return resource(deps, 'Pools')
+    .route(
+      {
+        ...distributing,
+        method: 'post',
+        path: '/pools/{pool_id}/distribute',
+        scope: 'assign',
+        summary: 'Give a pool coupons: at once to up to 1,000 users, to more by a job',
+        description:
+          '`equal`: coupons_per_user for each, in full or not at all. `random`: `count` in all; shares of ' +
+          'users below their limit differ by one at most, and chance decides who gets the extra ones. ' +
+          'The plan is drawn once and every share is given once, whatever dies meanwhile.',
+        params: strict({ pool_id: poolId }),
+        body: DistributeRequest,
+      },
+      async (c, { params, body }, who) => {
+        if (body.mode !== 'equal' && body.count === undefined)
+          return problemResponse(c, wrong('count', 'how many in all?'))
+        return distribute(c, who, { ...params, ...body })
+      },
+    )
+    .route(
+      {
+        ...distributing,
+        method: 'post',
+        path: '/pools/bulk-assign',
+        scope: 'assign',
+        summary: 'The same, as older clients ask for it',
+        body: BulkAssignRequest,
+      },
+      (c, { body: { distribution_mode, ...rest } }, who) =>
+        distribute(c, who, { ...rest, mode: distribution_mode }),
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/distributions/{job_id}/results',
+        summary: 'What each user of a distribution got, or why not',
+        needs: managers,
+        params: strict({ job_id: uuid }),
+        query: strict({
+          limit: page.limit,
+          starting_after: queryCount(0, 999_999_999)
+            .optional()
+            .openapi({ description: '`next_cursor` of the page before' }),
+          short: queryFlag.optional().openapi({ description: 'true: only who got fewer' }),
+        }),
+        answers: { 200: listOf(ResultResponse) },
+        problems: ['job-not-found'],
+      },
+      async (c, { params: { job_id }, query: { limit, starting_after, short } }) => {
+        const rows = await pools.results(job_id, {
+          ...{ limit, short: short === true },
+          ...(starting_after === undefined ? {} : { after: starting_after }),
+        })
+        if ('problem' in rows) return problemResponse(c, rows)
+        const shown = rows.slice(0, limit)
+        const has_more = rows.length > limit
+        const data = shown.map(({ position: _, why, ...row }) => ({
+          ...row,
+          problem: why && { code: why.problem, detail: problemDetail(why) },
+        }))
+        const next_cursor = has_more ? String(shown.at(-1)!.position) : null
+        return answer(c, 200, { data, has_more, next_cursor })
+      },
+    )
+    .route(
+      {
+        method: 'post',
+        path: '/distributions/{job_id}/cancel',
+        scope: 'assign',
+        summary: 'End a distribution at its next chunk; what was given stays',
+        needs: managers,
+        params: strict({ job_id: uuid }),
+        body: strict({ reason: reason.optional() }),
+        bodyOptional: true,
+        answers: { 200: JobResponse },
+        problems: ['job-not-found', 'wrong-job-state'],
+      },
+      async (c, { params: { job_id }, body }, who) => {
+        const found = await pools.job(job_id)
+        if ('problem' in found) return problemResponse(c, found)
+        const by = {
+          actor: who.actor,
+          reason: body.reason ?? 'cancelled by whoever may distribute',
+        }
+        const job = await ops.changeJob(job_id, 'cancelled', by)
+        return 'problem' in job ? problemResponse(c, job) : answer(c, 200, jobView(job))
+      },
+    )
 }

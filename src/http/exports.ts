@@ -90,82 +90,80 @@ const unknownState = (what: What): Problem => ({
 /** Whole tables of a book as files, and the reports of its imports. */
 export function exportRoutes(deps: Deps) {
   const { books, durable, exports, imports, log } = deps
-  const { api, route } = resource(deps, 'Files')
 
-  route(
-    {
-      method: 'get',
-      path: '/books/{book_id}/export/{what}',
-      summary: 'Download coupons, assignments, redemptions or facts of a book: CSV or NDJSON',
-      description:
-        'As the book was at one moment, with all that was answered before. In CSV, text that a ' +
-        "spreadsheet would take for a formula has a `'` in front of it; NDJSON has it as it is. A " +
-        'connection that breaks means that the file is not whole. Lock tokens are never in it.',
-      needs: readers,
-      params: strict({ book_id: bookId, what: z.enum(whats) }),
-      query: strict({
-        format: z.enum(formats).optional().openapi({ default: 'csv' }),
-        state: z
-          .string()
-          .max(20)
-          .optional()
-          .openapi({
-            description: `Of coupons and assignments as they are listed; of redemptions: ${files.redemptions.states.join(', ')}; of facts the kind: ${kinds.join(', ')}`,
+  return resource(deps, 'Files')
+    .route(
+      {
+        method: 'get',
+        path: '/books/{book_id}/export/{what}',
+        summary: 'Download coupons, assignments, redemptions or facts of a book: CSV or NDJSON',
+        description:
+          'As the book was at one moment, with all that was answered before. In CSV, text that a ' +
+          "spreadsheet would take for a formula has a `'` in front of it; NDJSON has it as it is. A " +
+          'connection that breaks means that the file is not whole. Lock tokens are never in it.',
+        needs: readers,
+        params: strict({ book_id: bookId, what: z.enum(whats) }),
+        query: strict({
+          format: z.enum(formats).optional().openapi({ default: 'csv' }),
+          state: z
+            .string()
+            .max(20)
+            .optional()
+            .openapi({
+              description: `Of coupons and assignments as they are listed; of redemptions: ${files.redemptions.states.join(', ')}; of facts the kind: ${kinds.join(', ')}`,
+            }),
+          user_id: userId.optional(),
+          from: dateTime.optional().openapi({
+            description: 'When it was assigned, redeemed or happened: from then on',
           }),
-        user_id: userId.optional(),
-        from: dateTime.optional().openapi({
-          description: 'When it was assigned, redeemed or happened: from then on',
+          to: dateTime.optional().openapi({ description: 'and before then' }),
         }),
-        to: dateTime.optional().openapi({ description: 'and before then' }),
-      }),
-      gives: downloadTypes,
-      answers: { 200: null },
-      problems: ['book-not-found', 'transfers-busy'],
-    },
-    async (c, { params: { book_id, what }, query }) => {
-      const { format = 'csv', state, user_id, from, to } = query
-      const allowed: readonly string[] = files[what].states
-      if (state !== undefined && !allowed.includes(state))
-        return problemResponse(c, unknownState(what))
-      const book = await books.get(book_id)
-      if ('problem' in book) return problemResponse(c, book)
-      const level = await durable.barrier([book.shard])
-      if (!level.ok) return problemResponse(c, level)
-      const leave = exports.enter()
-      if (!leave) return problemResponse(c, { ...problem('transfers-busy'), retryAfter: 5 })
-      const day = (time: string | undefined) => (time === undefined ? undefined : new Date(time))
-      const pages = linesOf(deps, what, book, { state, user_id, from: day(from), to: day(to) })
-      const { columns } = files[what]
-      return download(c, log, { format, name: `${what}-${book_id}`, columns, pages, leave })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/imports/{job_id}/report',
-      summary: 'Which rows of a file were not imported, and why: CSV',
-      description: 'By line of the file; kept for 7 days after the end of the job.',
-      needs: readers,
-      params: strict({ job_id: uuid }),
-      gives: ['text/csv'],
-      answers: { 200: null },
-      problems: ['job-not-found', 'report-gone', 'transfers-busy'],
-    },
-    async (c, { params: { job_id } }) => {
-      const found = await imports.ofJob(job_id)
-      if ('problem' in found) return problemResponse(c, found)
-      const leave = exports.enter()
-      if (!leave) return problemResponse(c, { ...problem('transfers-busy'), retryAfter: 5 })
-      const faults = exports.faults(found.import_id)
-      const pages = (async function* () {
-        for await (const { rows } of faults) yield rows.map((row): Line => ({ ...row }))
-      })()
-      const columns = ['line', 'code', 'kind', 'reason']
-      return download(c, log, {
-        ...{ format: 'csv', name: `import-${job_id}`, columns, pages, leave },
-      })
-    },
-  )
-  return api
+        gives: downloadTypes,
+        answers: { 200: null },
+        problems: ['book-not-found', 'transfers-busy'],
+      },
+      async (c, { params: { book_id, what }, query }) => {
+        const { format = 'csv', state, user_id, from, to } = query
+        const allowed: readonly string[] = files[what].states
+        if (state !== undefined && !allowed.includes(state))
+          return problemResponse(c, unknownState(what))
+        const book = await books.get(book_id)
+        if ('problem' in book) return problemResponse(c, book)
+        const level = await durable.barrier([book.shard])
+        if (!level.ok) return problemResponse(c, level)
+        const leave = exports.enter()
+        if (!leave) return problemResponse(c, { ...problem('transfers-busy'), retryAfter: 5 })
+        const day = (time: string | undefined) => (time === undefined ? undefined : new Date(time))
+        const pages = linesOf(deps, what, book, { state, user_id, from: day(from), to: day(to) })
+        const { columns } = files[what]
+        return download(c, log, { format, name: `${what}-${book_id}`, columns, pages, leave })
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/imports/{job_id}/report',
+        summary: 'Which rows of a file were not imported, and why: CSV',
+        description: 'By line of the file; kept for 7 days after the end of the job.',
+        needs: readers,
+        params: strict({ job_id: uuid }),
+        gives: ['text/csv'],
+        answers: { 200: null },
+        problems: ['job-not-found', 'report-gone', 'transfers-busy'],
+      },
+      async (c, { params: { job_id } }) => {
+        const found = await imports.ofJob(job_id)
+        if ('problem' in found) return problemResponse(c, found)
+        const leave = exports.enter()
+        if (!leave) return problemResponse(c, { ...problem('transfers-busy'), retryAfter: 5 })
+        const faults = exports.faults(found.import_id)
+        const pages = (async function* () {
+          for await (const { rows } of faults) yield rows.map((row): Line => ({ ...row }))
+        })()
+        const columns = ['line', 'code', 'kind', 'reason']
+        return download(c, log, {
+          ...{ format: 'csv', name: `import-${job_id}`, columns, pages, leave },
+        })
+      },
+    )
 }

@@ -44,75 +44,69 @@ const ReadinessBody = z
   .openapi('Readiness')
 
 export function healthRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Health')
-
-  route(
-    {
-      method: 'get',
-      path: '/livez',
-      summary: 'Is the process alive? Touches nothing else, so that an outage restarts nobody.',
-      needs: 'nobody',
-      answers: { 200: z.object({ alive: z.boolean() }) },
-    },
-    (c) => answer(c, 200, { alive: true }),
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/health',
-      summary: 'The same as /livez, as clients of the Coupon Book Service ask it',
-      needs: 'nobody',
-      answers: { 200: z.object({ status: z.literal('healthy'), version: z.string() }) },
-    },
-    (c) => answer(c, 200, { status: 'healthy' as const, version: deps.version.version }),
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/readyz',
-      summary: 'Can it vouch for answers now? 503 while it cannot.',
-      needs: 'nobody',
-      answers: { 200: ReadinessBody, 503: ReadinessBody },
-    },
-    async (c) => {
-      const readiness = await deps.readiness()
-      return readiness.ready
-        ? answer(c, 200, readiness)
-        : answer(c, 503, readiness, { 'Retry-After': '1' })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/metrics',
-      summary: 'Numbers for Prometheus. From other machines: for keys and admins only',
-      needs: 'nearby',
-      answers: { 200: null },
-    },
-    async (c) => plainText(c, await deps.metrics(), metricsType),
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/version',
-      summary: 'What is running here?',
-      needs: 'nobody',
-      answers: {
-        200: z
-          .object({
-            name: z.string(),
-            version: z.string(),
-            node: z.string(),
-            commit: z.string().nullable(),
-          })
-          .openapi('Version'),
+  return resource(deps, 'Health')
+    .route(
+      {
+        method: 'get',
+        path: '/livez',
+        summary: 'Is the process alive? Touches nothing else, so that an outage restarts nobody.',
+        needs: 'nobody',
+        answers: { 200: z.object({ alive: z.boolean() }) },
       },
-    },
-    (c) => answer(c, 200, deps.version),
-  )
-  return api
+      (c) => answer(c, 200, { alive: true }),
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/health',
+        summary: 'The same as /livez, as clients of the Coupon Book Service ask it',
+        needs: 'nobody',
+        answers: { 200: z.object({ status: z.literal('healthy'), version: z.string() }) },
+      },
+      (c) => answer(c, 200, { status: 'healthy' as const, version: deps.version.version }),
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/readyz',
+        summary: 'Can it vouch for answers now? 503 while it cannot.',
+        needs: 'nobody',
+        answers: { 200: ReadinessBody, 503: ReadinessBody },
+      },
+      async (c) => {
+        const readiness = await deps.readiness()
+        return readiness.ready
+          ? answer(c, 200, readiness)
+          : answer(c, 503, readiness, { 'Retry-After': '1' })
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/metrics',
+        summary: 'Numbers for Prometheus. From other machines: for keys and admins only',
+        needs: 'nearby',
+        answers: { 200: null },
+      },
+      async (c) => plainText(c, await deps.metrics(), metricsType),
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/version',
+        summary: 'What is running here?',
+        needs: 'nobody',
+        answers: {
+          200: z
+            .object({
+              name: z.string(),
+              version: z.string(),
+              node: z.string(),
+              commit: z.string().nullable(),
+            })
+            .openapi('Version'),
+        },
+      },
+      (c) => answer(c, 200, deps.version),
+    )
 }

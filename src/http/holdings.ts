@@ -18,9 +18,7 @@ const Holdings = z
 
 /** What a user holds: from PostgreSQL, after everything acknowledged before has arrived there. */
 export function holdingRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Coupons')
-
-  route(
+  return resource(deps, 'Coupons').route(
     {
       method: 'get',
       path: '/users/{user_id}/coupons',
@@ -70,5 +68,4 @@ export function holdingRoutes(deps: Deps) {
       })
     },
   )
-  return api
 }

@@ -53,9 +53,7 @@ async function readFile(
 
 /** Files of codes, into a book: taken in while they arrive, imported by a job. */
 export function importRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Files')
-
-  route(
+  return resource(deps, 'Files').route(
     {
       method: 'post',
       path: '/books/{book_id}/imports',
@@ -113,5 +111,4 @@ export function importRoutes(deps: Deps) {
       }
     },
   )
-  return api
 }

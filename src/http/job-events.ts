@@ -47,10 +47,9 @@ function stream(c: Context, first: Job, feed: JobFeed): Response {
 
 /** Jobs as they happen: server-sent events. */
 export function jobEventRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Jobs')
   const { books, jobWatch } = deps
 
-  route(
+  return resource(deps, 'Jobs').route(
     {
       method: 'get',
       path: '/jobs/{job_id}/events',
@@ -79,5 +78,4 @@ export function jobEventRoutes(deps: Deps) {
       return stream(c, job, feed) as Answer<200, null>
     },
   )
-  return api
 }

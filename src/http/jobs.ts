@@ -49,54 +49,7 @@ const why = reason.optional().openapi({ description: 'Why: it stands in the audi
 
 /** Work that outlives its request: what there is of it, how far it is, and its end. */
 export function jobRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Jobs')
   const { books, ops } = deps
-
-  route(
-    {
-      method: 'get',
-      path: '/jobs',
-      summary: 'Jobs, the newest first',
-      needs: whose,
-      query: strict({
-        state: z.enum(jobStates).optional(),
-        kind: z
-          .string()
-          .regex(/^[a-z_]{1,40}$/, 'must be the kind of a job')
-          .optional(),
-        book_id: bookId.optional(),
-        limit: page.limit,
-        starting_after: uuid
-          .optional()
-          .openapi({ description: '`next_cursor` of the page before' }),
-      }),
-      answers: { 200: listOf(JobResponse) },
-      problems: ['invalid-cursor'],
-    },
-    async (c, { query: { starting_after: after, ...filter } }) => {
-      const rows = await books.jobs({ ...filter, after })
-      if ('problem' in rows) return problemResponse(c, rows)
-      const data = rows.slice(0, filter.limit).map(jobView)
-      const has_more = rows.length > filter.limit
-      return answer(c, 200, { data, has_more, next_cursor: has_more ? data.at(-1)!.job_id : null })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/jobs/{job_id}',
-      summary: 'How far a job is, and what came of it',
-      needs: whose,
-      params,
-      answers: { 200: JobResponse },
-      problems: ['job-not-found'],
-    },
-    async (c, { params }) => {
-      const job = await books.job(params.job_id)
-      return 'problem' in job ? problemResponse(c, job) : answer(c, 200, jobView(job))
-    },
-  )
 
   const ending = {
     needs: whose,
@@ -115,31 +68,78 @@ export function jobRoutes(deps: Deps) {
   const description =
     'What it did stays. Jobs that operators asked for, such as a drain, are ended by administrators.'
 
-  route(
-    {
-      ...ending,
-      method: 'post',
-      path: '/jobs/{job_id}/cancel',
-      scope: 'books',
-      summary: `${cancelled}; what it did stays`,
-      description,
-      body: strict({ reason: why }),
-      bodyOptional: true,
-    },
-    (c, { params, body }, who) => cancel(c, params.job_id, who, body.reason),
-  )
-
-  route(
-    {
-      ...ending,
-      method: 'delete',
-      path: '/jobs/{job_id}',
-      scope: 'books',
-      summary: `${cancelled}: the same as cancel`,
-      description,
-      query: strict({ reason: why }),
-    },
-    (c, { params, query }, who) => cancel(c, params.job_id, who, query.reason),
-  )
-  return api
+  return resource(deps, 'Jobs')
+    .route(
+      {
+        method: 'get',
+        path: '/jobs',
+        summary: 'Jobs, the newest first',
+        needs: whose,
+        query: strict({
+          state: z.enum(jobStates).optional(),
+          kind: z
+            .string()
+            .regex(/^[a-z_]{1,40}$/, 'must be the kind of a job')
+            .optional(),
+          book_id: bookId.optional(),
+          limit: page.limit,
+          starting_after: uuid
+            .optional()
+            .openapi({ description: '`next_cursor` of the page before' }),
+        }),
+        answers: { 200: listOf(JobResponse) },
+        problems: ['invalid-cursor'],
+      },
+      async (c, { query: { starting_after: after, ...filter } }) => {
+        const rows = await books.jobs({ ...filter, after })
+        if ('problem' in rows) return problemResponse(c, rows)
+        const data = rows.slice(0, filter.limit).map(jobView)
+        const has_more = rows.length > filter.limit
+        return answer(c, 200, {
+          data,
+          has_more,
+          next_cursor: has_more ? data.at(-1)!.job_id : null,
+        })
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/jobs/{job_id}',
+        summary: 'How far a job is, and what came of it',
+        needs: whose,
+        params,
+        answers: { 200: JobResponse },
+        problems: ['job-not-found'],
+      },
+      async (c, { params }) => {
+        const job = await books.job(params.job_id)
+        return 'problem' in job ? problemResponse(c, job) : answer(c, 200, jobView(job))
+      },
+    )
+    .route(
+      {
+        ...ending,
+        method: 'post',
+        path: '/jobs/{job_id}/cancel',
+        scope: 'books',
+        summary: `${cancelled}; what it did stays`,
+        description,
+        body: strict({ reason: why }),
+        bodyOptional: true,
+      },
+      (c, { params, body }, who) => cancel(c, params.job_id, who, body.reason),
+    )
+    .route(
+      {
+        ...ending,
+        method: 'delete',
+        path: '/jobs/{job_id}',
+        scope: 'books',
+        summary: `${cancelled}: the same as cancel`,
+        description,
+        query: strict({ reason: why }),
+      },
+      (c, { params, query }, who) => cancel(c, params.job_id, who, query.reason),
+    )
 }

@@ -1,12 +1,12 @@
 import type { RouteConfig, z } from '@hono/zod-openapi'
 import { type ProblemCode, problemStatus } from '../problems.ts'
-import type { Answers, RouteSpec } from './route.ts'
+import type { Answers, Method, Needs, RouteAt } from './route.ts'
 
 const bearer = { bearer: [] as string[] }
 const security = { nobody: [], nearby: [bearer, {}], anyone: [bearer] }
 
 /** The OpenAPI operation of a route's declaration. */
-export function operation(spec: RouteSpec, tag: string): RouteConfig {
+export function operation(spec: RouteAt, tag: string): RouteConfig {
   const { params, query, body } = spec
   return {
     method: spec.method,
@@ -43,33 +43,49 @@ function files(types: readonly string[]) {
 }
 
 /** `postCouponsLockByCode`: what generated clients call the function. */
-function operationId({ method, path }: RouteSpec): string {
+function operationId({ method, path }: RouteAt): string {
   const words = path.replaceAll(/\{(.+?)\}/g, 'by $1').split(/[^A-Za-z]+/)
   const capital = (word: string) => word.charAt(0).toUpperCase() + word.slice(1)
   return method + words.filter(Boolean).map(capital).join('')
 }
 
+const ofGuard = [
+  'unauthenticated',
+  'account-inactive',
+  'not-ready',
+  // Of keys that were made for something else, too.
+  'forbidden',
+  'too-many-requests',
+] as const
+/** A write whose COMMIT was not answered. */
+const ofWrite = 'outcome-unknown' as const
+const ofInput = 'invalid-request' as const
+const ofBody = ['malformed-json', 'body-too-large', 'unsupported-media-type'] as const
+const ofAll = 'internal-error' as const
+
 /** Everything a route may refuse with: what it declares, and what its guard and its input imply. */
-export function problemsOf(spec: RouteSpec): ProblemCode[] {
-  const codes = new Set<ProblemCode>(spec.problems)
-  if (spec.needs !== 'nobody') {
-    for (const code of ['unauthenticated', 'account-inactive', 'not-ready'] as const)
-      codes.add(code)
-    // Of keys that were made for something else, too.
-    codes.add('forbidden')
-    codes.add('too-many-requests')
-  }
-  // A write whose COMMIT was not answered.
-  if (spec.needs !== 'nobody' && spec.method !== 'get') codes.add('outcome-unknown')
-  if (spec.params || spec.query || spec.body) codes.add('invalid-request')
-  if (spec.body) {
-    codes.add('malformed-json')
-    codes.add('body-too-large')
-    codes.add('unsupported-media-type')
-  }
-  codes.add('internal-error')
-  return [...codes]
+export function problemsOf(spec: RouteAt): ProblemCode[] {
+  const isGuarded = spec.needs !== 'nobody'
+  const codes: ProblemCode[] = [
+    ...(spec.problems ?? []),
+    ...(isGuarded ? ofGuard : []),
+    ...(isGuarded && spec.method !== 'get' ? [ofWrite] : []),
+    ...(spec.params || spec.query || spec.body ? [ofInput] : []),
+    ...(spec.body ? ofBody : []),
+    ofAll,
+  ]
+  return [...new Set(codes)]
 }
+
+/** The same as a type, of the members of a declaration. */
+export type ProblemsOf<M extends Method, P, Q, B, N extends Needs, C extends ProblemCode> =
+  | C
+  | (N extends 'nobody'
+      ? never
+      : (typeof ofGuard)[number] | (M extends 'get' ? never : typeof ofWrite))
+  | ([P, Q, B] extends [undefined, undefined, undefined] ? never : typeof ofInput)
+  | (B extends undefined ? never : (typeof ofBody)[number])
+  | typeof ofAll
 
 /** Answers and problems as OpenAPI responses. Problems of one status share a response. */
 export function responses(

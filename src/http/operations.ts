@@ -88,9 +88,7 @@ const OperationResponse = z
 
 /** What became of a verb whose answer did not say. */
 export function operationRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Operations')
-
-  route(
+  return resource(deps, 'Operations').route(
     {
       method: 'get',
       path: '/operations/{operation_id}',
@@ -128,7 +126,6 @@ export function operationRoutes(deps: Deps) {
       })
     },
   )
-  return api
 }
 
 const isTheirs = (who: Principal, owner: string) =>

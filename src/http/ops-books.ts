@@ -20,59 +20,47 @@ const Done = z
 const usual = ['coupon-not-found', 'book-archived', 'intake-stopped', 'backlog'] as const
 const unsure = ['outcome-unknown', 'not-ready'] as const
 
+const body = strict({ reason })
+type Body = { reason: string }
+const ofBook = {
+  method: 'post',
+  params: strict({ book_id: bookId }),
+  body,
+  problems: ['book-not-found', 'book-archived'],
+} as const
+type OfBook = { params: { book_id: string }; body: Body }
+const ofCode = {
+  method: 'post',
+  params: strict({ code }),
+  body,
+  answers: { 200: Done, 202: Done },
+  problems: [
+    'coupon-void',
+    'coupon-redeemed',
+    'coupon-in-use',
+    'coupon-locked',
+    ...usual,
+    ...unsure,
+  ],
+} as const
+type OfCode = { params: { code: string }; body: Body }
+
 /** One book or one coupon, as an operator changes it: with a reason, which stands in the audit log. */
 export function opsBookRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Ops')
   const { ops } = deps
 
-  for (const [name, active] of [
-    ['open', true],
-    ['pause', false],
-  ] as const)
-    route(
-      {
-        method: 'post',
-        path: `/ops/books/{book_id}/${name}`,
-        summary: active
-          ? 'Let a book give out coupons'
-          : 'Hold a book: its assignments answer 409 book-inactive',
-        needs: actors,
-        params: strict({ book_id: bookId }),
-        body: strict({ reason }),
-        answers: { 200: Switched },
-        problems: ['book-not-found', 'book-archived'],
-      },
-      async (c, { params, body }, who) => {
-        const done = await ops.setBook(
-          params.book_id,
-          active ? 'active' : 'paused',
-          by(c, who, body.reason),
-        )
-        return 'problem' in done ? problemResponse(c, done) : answer(c, 200, done)
-      },
-    )
-
-  for (const name of ['close', 'archive'] as const)
-    route(
-      {
-        method: 'post',
-        path: `/ops/books/{book_id}/${name}`,
-        summary:
-          name === 'close'
-            ? "End a book's sale now: nothing more is given out, what was given stays usable"
-            : 'End a book for ever: no verb works any more, its history stays readable',
-        needs: name === 'close' ? actors : admins,
-        params: strict({ book_id: bookId }),
-        body: strict({ reason }),
-        answers: { 200: BookResponse },
-        problems: ['book-not-found', 'book-archived'],
-      },
-      async (c, { params, body }, who) => {
-        const book = await ops.endBook(params.book_id, name, by(c, who, body.reason))
-        return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
-      },
-    )
-
+  const set =
+    (state: 'active' | 'paused') =>
+    async (c: Context, { params, body }: OfBook, who: Principal) => {
+      const done = await ops.setBook(params.book_id, state, by(c, who, body.reason))
+      return 'problem' in done ? problemResponse(c, done) : answer(c, 200, done)
+    }
+  const end =
+    (how: 'close' | 'archive') =>
+    async (c: Context, { params, body }: OfBook, who: Principal) => {
+      const book = await ops.endBook(params.book_id, how, by(c, who, body.reason))
+      return 'problem' in book ? problemResponse(c, book) : answer(c, 200, bookView(book))
+    }
   const act = async (
     c: Context,
     who: Principal,
@@ -83,42 +71,82 @@ export function opsBookRoutes(deps: Deps) {
     if ('problem' in done) return refuseEffect(c, deps, done, who)
     return done.durable ? answer(c, 200, done) : answer(c, 202, done)
   }
+  const actOn =
+    (verb: 'release' | 'void') =>
+    (c: Context, { params, body }: OfCode, who: Principal) =>
+      act(c, who, { verb, subject: params.code }, body.reason)
 
-  for (const verb of ['release', 'void'] as const)
-    route(
+  return resource(deps, 'Ops')
+    .route(
+      {
+        ...ofBook,
+        path: '/ops/books/{book_id}/open',
+        summary: 'Let a book give out coupons',
+        needs: actors,
+        answers: { 200: Switched },
+      },
+      set('active'),
+    )
+    .route(
+      {
+        ...ofBook,
+        path: '/ops/books/{book_id}/pause',
+        summary: 'Hold a book: its assignments answer 409 book-inactive',
+        needs: actors,
+        answers: { 200: Switched },
+      },
+      set('paused'),
+    )
+    .route(
+      {
+        ...ofBook,
+        path: '/ops/books/{book_id}/close',
+        summary: "End a book's sale now: nothing more is given out, what was given stays usable",
+        needs: actors,
+        answers: { 200: BookResponse },
+      },
+      end('close'),
+    )
+    .route(
+      {
+        ...ofBook,
+        path: '/ops/books/{book_id}/archive',
+        summary: 'End a book for ever: no verb works any more, its history stays readable',
+        needs: admins,
+        answers: { 200: BookResponse },
+      },
+      end('archive'),
+    )
+    .route(
+      {
+        ...ofCode,
+        path: '/ops/coupons/{code}/release',
+        summary: "Put an assigned coupon back into stock; a counter book's code becomes void",
+        needs: actors,
+      },
+      actOn('release'),
+    )
+    .route(
+      {
+        ...ofCode,
+        path: '/ops/coupons/{code}/void',
+        summary: 'Take a code out of circulation for good, from stock or from its holder',
+        needs: admins,
+      },
+      actOn('void'),
+    )
+    .route(
       {
         method: 'post',
-        path: `/ops/coupons/{code}/${verb}`,
-        summary:
-          verb === 'release'
-            ? "Put an assigned coupon back into stock; a counter book's code becomes void"
-            : 'Take a code out of circulation for good, from stock or from its holder',
-        needs: verb === 'release' ? actors : admins,
-        params: strict({ code }),
-        body: strict({ reason }),
+        path: '/ops/redemptions/{redemption_id}/rollback',
+        summary: 'Undo one redemption, once',
+        needs: actors,
+        params: strict({ redemption_id: uuid }),
+        body,
         answers: { 200: Done, 202: Done },
-        problems: [
-          ...(['coupon-void', 'coupon-redeemed', 'coupon-in-use', 'coupon-locked'] as const),
-          ...usual,
-          ...unsure,
-        ],
+        problems: ['already-rolled-back', 'redemption-not-found', ...usual, ...unsure],
       },
-      (c, { params, body }, who) => act(c, who, { verb, subject: params.code }, body.reason),
+      (c, { params, body }, who) =>
+        act(c, who, { verb: 'rollback', subject: params.redemption_id }, body.reason),
     )
-
-  route(
-    {
-      method: 'post',
-      path: '/ops/redemptions/{redemption_id}/rollback',
-      summary: 'Undo one redemption, once',
-      needs: actors,
-      params: strict({ redemption_id: uuid }),
-      body: strict({ reason }),
-      answers: { 200: Done, 202: Done },
-      problems: ['already-rolled-back', 'redemption-not-found', ...usual, ...unsure],
-    },
-    (c, { params, body }, who) =>
-      act(c, who, { verb: 'rollback', subject: params.redemption_id }, body.reason),
-  )
-  return api
 }

@@ -77,117 +77,110 @@ const CertificateBody = strict({
 
 /** The operators' verbs over HTTP: the same functions as `npm run stampede`. */
 export function opsRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Ops')
   const { ops } = deps
 
-  route(
-    {
-      method: 'get',
-      path: '/ops/status',
-      summary: 'How the installation is: problems first',
-      needs: lookers,
-      answers: { 200: StatusResponse },
-    },
-    async (c) => {
-      // Its dates become text on the way out.
-      return answer(c, 200, (await ops.status()) as unknown as z.input<typeof StatusResponse>)
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/ops/doctor',
-      summary:
-        'Whether the settings of Redis, PostgreSQL and BullMQ keep our promises, each with its remedy',
-      needs: lookers,
-      answers: { 200: z.object({ items: z.array(ChecklistItem) }) },
-    },
-    async (c) => answer(c, 200, { items: await ops.doctor() }),
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/ops/certificates/verify',
-      summary: 'Whether this installation has signed a certificate exactly as it is',
-      needs: lookers,
-      body: CertificateBody,
-      answers: { 200: z.object({ genuine: z.boolean() }) },
-    },
-    async (c, { body }) => answer(c, 200, { genuine: await ops.isGenuine(body) }),
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/ops/intake',
-      summary: 'Stop or open intake of all coupon verbs',
-      needs: actors,
-      body: strict({ state: z.enum(['open', 'stopped']), reason }),
-      answers: { 200: Switched },
-    },
-    async (c, { body }, who) =>
-      answer(c, 200, await ops.setIntake(body.state, by(c, who, body.reason))),
-  )
-
-  route(
-    {
-      method: 'post',
-      path: '/ops/flush',
-      summary: 'Hold the flush or let it run',
-      needs: actors,
-      body: strict({ state: z.enum(['running', 'paused']), reason }),
-      answers: { 200: Switched },
-    },
-    async (c, { body }, who) =>
-      answer(c, 200, await ops.setFlush(body.state, by(c, who, body.reason))),
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/ops/coupons/{code}',
-      summary: 'Every fact of a coupon, and what both stores say of it now',
-      needs: lookers,
-      params: strict({ code }),
-      answers: { 200: loose },
-      problems: ['coupon-not-found', 'not-ready'],
-    },
-    async (c, { params }) => {
-      const found = await ops.timeline(params.code)
-      if (!found) return problemResponse(c, problem('coupon-not-found'))
-      if ('problem' in found) return problemResponse(c, found)
-      return answer(c, 200, { ...found })
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/ops/audit',
-      summary: 'What operators did, and why, the newest first',
-      needs: lookers,
-      query: strict({
-        limit,
-        before: queryCount(1, 999_999_999)
-          .optional()
-          .openapi({ description: '`audit_id` of the last deed of the page before' }),
-      }),
-      answers: { 200: z.object({ deeds: z.array(Deed) }) },
-    },
-    async (c, { query }) => {
-      const deeds = await ops.deeds({
-        limit: query.limit,
-        ...(query.before === undefined ? {} : { before: query.before }),
-      })
-      return answer(c, 200, {
-        deeds: deeds.map(({ at, reason: why, detail, ...deed }) => ({
-          ...{ ...deed, at: at.toISOString() },
-          ...{ reason: why ?? null, detail: detail ?? null },
-        })),
-      })
-    },
-  )
-  return api
+  return resource(deps, 'Ops')
+    .route(
+      {
+        method: 'get',
+        path: '/ops/status',
+        summary: 'How the installation is: problems first',
+        needs: lookers,
+        answers: { 200: StatusResponse },
+      },
+      async (c) => {
+        // Its dates become text on the way out.
+        return answer(c, 200, (await ops.status()) as unknown as z.input<typeof StatusResponse>)
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/ops/doctor',
+        summary:
+          'Whether the settings of Redis, PostgreSQL and BullMQ keep our promises, each with its remedy',
+        needs: lookers,
+        answers: { 200: z.object({ items: z.array(ChecklistItem) }) },
+      },
+      async (c) => answer(c, 200, { items: await ops.doctor() }),
+    )
+    .route(
+      {
+        method: 'post',
+        path: '/ops/certificates/verify',
+        summary: 'Whether this installation has signed a certificate exactly as it is',
+        needs: lookers,
+        body: CertificateBody,
+        answers: { 200: z.object({ genuine: z.boolean() }) },
+      },
+      async (c, { body }) => answer(c, 200, { genuine: await ops.isGenuine(body) }),
+    )
+    .route(
+      {
+        method: 'post',
+        path: '/ops/intake',
+        summary: 'Stop or open intake of all coupon verbs',
+        needs: actors,
+        body: strict({ state: z.enum(['open', 'stopped']), reason }),
+        answers: { 200: Switched },
+      },
+      async (c, { body }, who) =>
+        answer(c, 200, await ops.setIntake(body.state, by(c, who, body.reason))),
+    )
+    .route(
+      {
+        method: 'post',
+        path: '/ops/flush',
+        summary: 'Hold the flush or let it run',
+        needs: actors,
+        body: strict({ state: z.enum(['running', 'paused']), reason }),
+        answers: { 200: Switched },
+      },
+      async (c, { body }, who) =>
+        answer(c, 200, await ops.setFlush(body.state, by(c, who, body.reason))),
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/ops/coupons/{code}',
+        summary: 'Every fact of a coupon, and what both stores say of it now',
+        needs: lookers,
+        params: strict({ code }),
+        answers: { 200: loose },
+        problems: ['coupon-not-found', 'not-ready'],
+      },
+      async (c, { params }) => {
+        const found = await ops.timeline(params.code)
+        if (!found) return problemResponse(c, problem('coupon-not-found'))
+        if ('problem' in found) return problemResponse(c, found)
+        return answer(c, 200, { ...found })
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/ops/audit',
+        summary: 'What operators did, and why, the newest first',
+        needs: lookers,
+        query: strict({
+          limit,
+          before: queryCount(1, 999_999_999)
+            .optional()
+            .openapi({ description: '`audit_id` of the last deed of the page before' }),
+        }),
+        answers: { 200: z.object({ deeds: z.array(Deed) }) },
+      },
+      async (c, { query }) => {
+        const deeds = await ops.deeds({
+          limit: query.limit,
+          ...(query.before === undefined ? {} : { before: query.before }),
+        })
+        return answer(c, 200, {
+          deeds: deeds.map(({ at, reason: why, detail, ...deed }) => ({
+            ...{ ...deed, at: at.toISOString() },
+            ...{ reason: why ?? null, detail: detail ?? null },
+          })),
+        })
+      },
+    )
 }

@@ -1,5 +1,5 @@
 import { z } from '@hono/zod-openapi'
-import { problemCodes } from '../problems.ts'
+import { type ProblemCode, problemCodes } from '../problems.ts'
 
 /** A problem as clients get it (RFC 9457); some bring members of their own, such as `locked_until`. */
 export const ProblemDocument = z
@@ -14,3 +14,6 @@ export const ProblemDocument = z
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
   })
   .openapi('Problem')
+
+/** The document of one of these. */
+export type DocumentOf<C extends ProblemCode> = z.output<typeof ProblemDocument> & { code: C }

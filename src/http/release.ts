@@ -7,10 +7,9 @@ import { code, strict } from './schemas.ts'
 
 /** release: an administrator puts an assigned coupon back into stock. */
 export function releaseRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Coupons')
   const { store, directory } = deps
 
-  route(
+  return resource(deps, 'Coupons').route(
     {
       method: 'post',
       path: '/coupons/release/{code}',
@@ -50,5 +49,4 @@ export function releaseRoutes(deps: Deps) {
       return answerEffect(c, deps, outcome, asked.ask, view)
     },
   )
-  return api
 }

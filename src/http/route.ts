@@ -1,4 +1,5 @@
 import { OpenAPIHono, type z } from '@hono/zod-openapi'
+import type { BlankSchema } from 'hono/types'
 import type { StatusCode } from 'hono/utils/http-status'
 import type { Deps } from '../app.ts'
 import { requests } from '../channels.ts'
@@ -6,12 +7,14 @@ import type { Scope } from '../keys.ts'
 import { type Problem, type ProblemCode, problem } from '../problems.ts'
 import { readBody } from './body.ts'
 import { type Context, type Env, type Principal, type PrincipalKind, requestId } from './context.ts'
-import { operation } from './openapi.ts'
+import type { Asked, Endpoint } from './endpoint.ts'
+import { operation, type ProblemsOf } from './openapi.ts'
 import { isOfThisMachine } from './principal.ts'
 import { type Answer, invalidRequest, problemResponse } from './respond.ts'
 
 type Schema = z.ZodType
 type Out<T> = T extends Schema ? z.output<T> : undefined
+export type Method = 'get' | 'post' | 'put' | 'patch' | 'delete'
 
 /** What a route promises. The OpenAPI document, the guard and the validation all come from it. */
 export type RouteSpec<
@@ -20,10 +23,14 @@ export type RouteSpec<
   B extends Schema | undefined = Schema | undefined,
   A extends Answers = Answers,
   N extends Needs = Needs,
+  M extends Method = Method,
+  Path extends string = string,
+  O extends boolean = boolean,
+  C extends ProblemCode = ProblemCode,
 > = {
-  method: 'get' | 'post' | 'put' | 'patch' | 'delete'
-  /** In OpenAPI's form: /coupons/lock/{code} */
-  path: string
+  method: M
+  /** In OpenAPI's form: /coupons/lock/{code}. Several: the same route under each. */
+  path: Path | readonly Path[]
   summary: string
   description?: string
   /** The verb its answers are counted under in /metrics; without one: the resource. */
@@ -33,7 +40,7 @@ export type RouteSpec<
   query?: Q
   body?: B
   /** An absent body counts as {}, whatever the Content-Type. */
-  bodyOptional?: boolean
+  bodyOptional?: O
   bodyLimit?: number
   /** What an API key must have been made for; left out: `read` of a GET, else a key without scopes. */
   scope?: Scope
@@ -44,8 +51,11 @@ export type RouteSpec<
   /** Media types of an answer that is no JSON. */
   gives?: readonly string[]
   answers: A
-  problems?: readonly ProblemCode[]
+  problems?: readonly C[]
 }
+
+/** The same under one of its paths. */
+export type RouteAt = Omit<RouteSpec, 'path'> & { path: string }
 
 /** Status to schema of the body; null where there is none. */
 export type Answers = { readonly [status: number]: Schema | null }
@@ -76,14 +86,35 @@ const names: Record<PrincipalKind, string> = {
 const operators: readonly PrincipalKind[] = ['admin', 'service']
 const slowMs = 1_000
 
+/** A resource's routes. Each `route` adds one, and its types to what a client may know: `endpoints`. */
+export type Resource<S = unknown> = {
+  /** What serves them. */
+  api: OpenAPIHono<Env>
+  /** Of the types alone: nothing is there at run time. */
+  endpoints?: S
+  route<
+    P extends Schema | undefined = undefined,
+    Q extends Schema | undefined = undefined,
+    B extends Schema | undefined = undefined,
+    const A extends Answers = Answers,
+    const N extends Needs = Needs,
+    M extends Method = Method,
+    Path extends string = string,
+    O extends boolean = false,
+    C extends ProblemCode = never,
+  >(
+    spec: RouteSpec<P, Q, B, A, N, M, Path, O, C>,
+    handler: Handler<P, Q, B, A, N>,
+  ): Resource<S & Endpoint<Path, M, Asked<P, Q, B, O>, A, ProblemsOf<M, P, Q, B, N, C>>>
+}
+
 /**
- * A resource's router and its `route`. Each route is one handler and no middleware: Hono then calls
- * it straight from the router, without the chain of promises that a single `use` would put around
- * every request of the house.
+ * Begins a resource. Each route is one handler and no middleware: Hono then calls it straight from
+ * the router, without the chain of promises that a single `use` would put around every request of
+ * the house. Routes are a chain, because that is how their types add up.
  *
  *   export function couponRoutes(deps: Deps) {
- *     const { api, route } = resource(deps, 'Coupons')
- *     route(
+ *     return resource(deps, 'Coupons').route(
  *       { method: 'post', path: '/coupons/lock/{code}', summary: '...', needs: 'anyone',
  *         params: strict({ code }), body: LockRequest, bodyOptional: true,
  *         answers: { 200: LockedCoupon }, problems: ['coupon-not-found', 'coupon-locked'] },
@@ -94,22 +125,15 @@ const slowMs = 1_000
  *         return answer(c, 200, view)
  *       },
  *     )
- *     return api
  *   }
  */
-export function resource(deps: Deps, tag: string) {
+export function resource(deps: Deps, tag: string): Resource<BlankSchema> {
   const api = new OpenAPIHono<Env>()
 
-  function route<
-    P extends Schema | undefined = undefined,
-    Q extends Schema | undefined = undefined,
-    B extends Schema | undefined = undefined,
-    const A extends Answers = Answers,
-    const N extends Needs = Needs,
-  >(spec: RouteSpec<P, Q, B, A, N>, handler: Handler<P, Q, B, A, N>): void {
+  function register(spec: RouteAt, handler: AnyHandler): void {
     api.openAPIRegistry.registerPath(operation(spec, tag))
     const path = spec.path.replaceAll(/\{(.+?)\}/g, ':$1')
-    const run = runner(deps, spec, handler as unknown as AnyHandler)
+    const run = runner(deps, spec, handler)
     const label = `${spec.method.toUpperCase()} ${spec.path}`
     const meter = deps.meters.meter(spec.verb ?? tag.toLowerCase(), label)
     const handle = async (c: Context): Promise<Response> => {
@@ -137,7 +161,16 @@ export function resource(deps: Deps, tag: string) {
         : handle(c),
     )
   }
-  return { api, route }
+
+  const self: Resource<BlankSchema> = {
+    api,
+    route(spec, handler) {
+      const paths = typeof spec.path === 'string' ? [spec.path] : spec.path
+      for (const path of paths) register({ ...spec, path }, handler as unknown as AnyHandler)
+      return self as never
+    },
+  }
+  return self
 }
 
 /** Once the declaration is checked, the types have done their work. */
@@ -147,11 +180,7 @@ type AnyHandler = (
   who: Principal | undefined,
 ) => Response | Promise<Response>
 
-function runner(
-  deps: Deps,
-  spec: RouteSpec,
-  handler: AnyHandler,
-): (c: Context) => Promise<Response> {
+function runner(deps: Deps, spec: RouteAt, handler: AnyHandler): (c: Context) => Promise<Response> {
   const nearby = spec.needs === 'nearby'
   const allowed = nearby ? operators : typeof spec.needs === 'string' ? null : spec.needs
   const { params, query, body } = spec

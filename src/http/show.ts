@@ -8,10 +8,9 @@ import { code, strict } from './schemas.ts'
 
 /** show: one coupon as Redis has it now. */
 export function showRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Coupons')
   const { store, directory } = deps
 
-  route(
+  return resource(deps, 'Coupons').route(
     {
       method: 'get',
       path: '/coupons/{code}',
@@ -39,5 +38,4 @@ export function showRoutes(deps: Deps) {
       return problemResponse(c, problem('coupon-not-found'))
     },
   )
-  return api
 }

@@ -139,68 +139,66 @@ function totalsView(book_id: string, { complete, happened, refused }: Totals) {
 /** What happened to books over time, and what came of it. */
 export function statsRoutes(deps: Deps) {
   const { books, durable, stats } = deps
-  const { api, route } = resource(deps, 'Statistics')
 
-  route(
-    {
-      method: 'get',
-      path: '/books/{book_id}/stats/timeline',
-      summary: 'What happened to a book, step by step: assigned, locked, redeemed, refused, ...',
-      description,
-      needs: 'anyone',
-      params: strict({ book_id: bookId }),
-      query,
-      answers: { 200: TimelineResponse },
-      problems: ['book-not-found'],
-    },
-    async (c, { params, query }) => {
-      const span = spanOf(query)
-      if ('problem' in span) return problemResponse(c, span)
-      const book = await books.get(params.book_id)
-      if ('problem' in book) return problemResponse(c, book)
-      const level = await durable.barrier([book.shard])
-      if (!level.ok) return problemResponse(c, level)
-      const its = { ...span, book }
-      return answer(c, 200, timelineView(its, await stats.timeline(its)))
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/books/{book_id}/stats/totals',
-      summary: 'What happened to a book since it was made, and how much of it led to a redemption',
-      needs: 'anyone',
-      params: strict({ book_id: bookId }),
-      answers: { 200: TotalsResponse },
-      problems: ['book-not-found'],
-    },
-    async (c, { params }) => {
-      const book = await books.get(params.book_id)
-      if ('problem' in book) return problemResponse(c, book)
-      const level = await durable.barrier([book.shard])
-      if (!level.ok) return problemResponse(c, level)
-      return answer(c, 200, totalsView(book.book_id, await stats.totals(book)))
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/stats/timeline',
-      summary: 'What happened to all books together, step by step',
-      description,
-      needs: ['admin'],
-      query,
-      answers: { 200: TimelineResponse },
-    },
-    async (c, { query }) => {
-      const span = spanOf(query)
-      if ('problem' in span) return problemResponse(c, span)
-      const level = await durable.barrier()
-      if (!level.ok) return problemResponse(c, level)
-      return answer(c, 200, timelineView(span, await stats.timeline(span)))
-    },
-  )
-  return api
+  return resource(deps, 'Statistics')
+    .route(
+      {
+        method: 'get',
+        path: '/books/{book_id}/stats/timeline',
+        summary: 'What happened to a book, step by step: assigned, locked, redeemed, refused, ...',
+        description,
+        needs: 'anyone',
+        params: strict({ book_id: bookId }),
+        query,
+        answers: { 200: TimelineResponse },
+        problems: ['book-not-found'],
+      },
+      async (c, { params, query }) => {
+        const span = spanOf(query)
+        if ('problem' in span) return problemResponse(c, span)
+        const book = await books.get(params.book_id)
+        if ('problem' in book) return problemResponse(c, book)
+        const level = await durable.barrier([book.shard])
+        if (!level.ok) return problemResponse(c, level)
+        const its = { ...span, book }
+        return answer(c, 200, timelineView(its, await stats.timeline(its)))
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/books/{book_id}/stats/totals',
+        summary:
+          'What happened to a book since it was made, and how much of it led to a redemption',
+        needs: 'anyone',
+        params: strict({ book_id: bookId }),
+        answers: { 200: TotalsResponse },
+        problems: ['book-not-found'],
+      },
+      async (c, { params }) => {
+        const book = await books.get(params.book_id)
+        if ('problem' in book) return problemResponse(c, book)
+        const level = await durable.barrier([book.shard])
+        if (!level.ok) return problemResponse(c, level)
+        return answer(c, 200, totalsView(book.book_id, await stats.totals(book)))
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/stats/timeline',
+        summary: 'What happened to all books together, step by step',
+        description,
+        needs: ['admin'],
+        query,
+        answers: { 200: TimelineResponse },
+      },
+      async (c, { query }) => {
+        const span = spanOf(query)
+        if ('problem' in span) return problemResponse(c, span)
+        const level = await durable.barrier()
+        if (!level.ok) return problemResponse(c, level)
+        return answer(c, 200, timelineView(span, await stats.timeline(span)))
+      },
+    )
 }

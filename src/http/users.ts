@@ -30,79 +30,76 @@ const shownTo = (who: Principal, user: User) =>
 /** Accounts by id, as everybody else sees them. An id that is no account's may still hold coupons. */
 export function userRoutes(deps: Deps) {
   const { accounts, ops } = deps
-  const { api, route } = resource(deps, 'Users')
 
-  route(
-    {
-      method: 'post',
-      path: '/users',
-      summary: 'Make an account of role user, with an id of your own if you like',
-      needs: ['admin', 'service'],
-      scope: 'users',
-      body: RegisterUserRequest,
-      answers: { 201: UserResponse },
-      problems: ['email-taken', 'user-exists'],
-    },
-    async (c, { body }, who) => {
-      const made = await ops.createAccount(body, byRequest(c, who))
-      return 'problem' in made ? problemResponse(c, made) : answer(c, 201, userView(made))
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/users/search/by-email',
-      summary: 'Find an account by its whole e-mail address',
-      description: 'Upper and lower case are the same. Only administrators get the whole account.',
-      needs: 'anyone',
-      query: strict({ email }),
-      answers: { 200: Shown },
-      problems: ['user-not-found'],
-    },
-    async (c, { query }, who) => {
-      const user = await accounts.userByEmail(query.email)
-      if (user === undefined) return problemResponse(c, problem('user-not-found'))
-      return answer(c, 200, shownTo(who, user))
-    },
-  )
-
-  route(
-    {
-      method: 'get',
-      path: '/users/{user_id}',
-      summary: 'One account; `me` is whoever asks. Of others users and keys learn the name',
-      needs: 'anyone',
-      params: strict({ user_id: userIdOrMe }),
-      answers: { 200: Shown },
-      problems: ['user-not-found'],
-    },
-    async (c, { params }, who) => {
-      const id = params.user_id === 'me' ? who.id : params.user_id
-      const user = isUuid(id) ? await accounts.userById(id) : undefined
-      if (user === undefined) return problemResponse(c, problem('user-not-found'))
-      return answer(c, 200, shownTo(who, user))
-    },
-  )
-
-  route(
-    {
-      method: 'patch',
-      path: '/users/{user_id}',
-      summary: "Change name or e-mail: one's own, or as an administrator anybody's",
-      needs: accountKinds,
-      params: strict({ user_id: userIdOrMe }),
-      body: ProfileRequest,
-      answers: { 200: UserResponse },
-      problems: ['user-not-found', 'email-taken'],
-    },
-    async (c, { params, body }, who) => {
-      const id = params.user_id === 'me' ? who.id : params.user_id
-      if (who.kind !== 'admin' && id !== who.id) return problemResponse(c, denied(['admin']))
-      if (!isUuid(id)) return problemResponse(c, problem('user-not-found'))
-      const user = await ops.changeAccount(id, body, byRequest(c, who))
-      return 'problem' in user ? problemResponse(c, user) : answer(c, 200, userView(user))
-    },
-  )
-  return api
+  return resource(deps, 'Users')
+    .route(
+      {
+        method: 'post',
+        path: '/users',
+        summary: 'Make an account of role user, with an id of your own if you like',
+        needs: ['admin', 'service'],
+        scope: 'users',
+        body: RegisterUserRequest,
+        answers: { 201: UserResponse },
+        problems: ['email-taken', 'user-exists'],
+      },
+      async (c, { body }, who) => {
+        const made = await ops.createAccount(body, byRequest(c, who))
+        return 'problem' in made ? problemResponse(c, made) : answer(c, 201, userView(made))
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/users/search/by-email',
+        summary: 'Find an account by its whole e-mail address',
+        description:
+          'Upper and lower case are the same. Only administrators get the whole account.',
+        needs: 'anyone',
+        query: strict({ email }),
+        answers: { 200: Shown },
+        problems: ['user-not-found'],
+      },
+      async (c, { query }, who) => {
+        const user = await accounts.userByEmail(query.email)
+        if (user === undefined) return problemResponse(c, problem('user-not-found'))
+        return answer(c, 200, shownTo(who, user))
+      },
+    )
+    .route(
+      {
+        method: 'get',
+        path: '/users/{user_id}',
+        summary: 'One account; `me` is whoever asks. Of others users and keys learn the name',
+        needs: 'anyone',
+        params: strict({ user_id: userIdOrMe }),
+        answers: { 200: Shown },
+        problems: ['user-not-found'],
+      },
+      async (c, { params }, who) => {
+        const id = params.user_id === 'me' ? who.id : params.user_id
+        const user = isUuid(id) ? await accounts.userById(id) : undefined
+        if (user === undefined) return problemResponse(c, problem('user-not-found'))
+        return answer(c, 200, shownTo(who, user))
+      },
+    )
+    .route(
+      {
+        method: 'patch',
+        path: '/users/{user_id}',
+        summary: "Change name or e-mail: one's own, or as an administrator anybody's",
+        needs: accountKinds,
+        params: strict({ user_id: userIdOrMe }),
+        body: ProfileRequest,
+        answers: { 200: UserResponse },
+        problems: ['user-not-found', 'email-taken'],
+      },
+      async (c, { params, body }, who) => {
+        const id = params.user_id === 'me' ? who.id : params.user_id
+        if (who.kind !== 'admin' && id !== who.id) return problemResponse(c, denied(['admin']))
+        if (!isUuid(id)) return problemResponse(c, problem('user-not-found'))
+        const user = await ops.changeAccount(id, body, byRequest(c, who))
+        return 'problem' in user ? problemResponse(c, user) : answer(c, 200, userView(user))
+      },
+    )
 }

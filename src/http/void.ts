@@ -7,10 +7,9 @@ import { code, strict } from './schemas.ts'
 
 /** void: an administrator takes a code out of circulation for good. */
 export function voidRoutes(deps: Deps) {
-  const { api, route } = resource(deps, 'Coupons')
   const { store, directory } = deps
 
-  route(
+  return resource(deps, 'Coupons').route(
     {
       method: 'post',
       path: '/coupons/void/{code}',
@@ -46,5 +45,4 @@ export function voidRoutes(deps: Deps) {
       return answerEffect(c, deps, outcome, asked.ask, view)
     },
   )
-  return api
 }
