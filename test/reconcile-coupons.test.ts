@@ -130,6 +130,19 @@ const coupons: Row[] = [
     ],
   ],
   [
+    'a code was taken from stock, and one that nobody knows put there: there are as many as before',
+    () =>
+      world.redis
+        .multi()
+        .srem(keys.stock(shard, book), stock)
+        .sadd(keys.stock(shard, book), 'MADE-UP')
+        .exec(),
+    () => [
+      { class: 'STOCK_MISMATCH', code: 'MADE-UP', book_id: book },
+      { class: 'UNDERSOLD', code: stock, book_id: book },
+    ],
+  ],
+  [
     'a code that nobody knows is in stock',
     () => world.redis.sadd(keys.stock(shard, book), 'MADE-UP'),
     () => [

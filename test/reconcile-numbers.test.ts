@@ -34,6 +34,19 @@ const numbers: Row[] = [
     () => [{ class: 'COUNTER_MISMATCH', what: matching(/user mallory/), ...sides(1, 0) }],
   ],
   [
+    'a user’s counter was deleted, and another one made up: there are as many as before',
+    () =>
+      world.redis
+        .multi()
+        .hdel(keys.users(shard, book), 'u1')
+        .hset(keys.users(shard, book), 'mallory', 2)
+        .exec(),
+    () => [
+      { class: 'COUNTER_MISMATCH', what: matching(/user u1/), ...sides(0, 2) },
+      { class: 'COUNTER_MISMATCH', what: matching(/user mallory/), ...sides(2, 0) },
+    ],
+  ],
+  [
     'held was changed in Redis',
     () => world.redis.hincrby(keys.book(shard, book), 'held', 2),
     () => [

@@ -23,6 +23,23 @@ describe('reconcile', () => {
 })
 
 describe('reconcile: what it does not call a difference, and what it cannot tell', () => {
+  test('does not go through Redis where both have as many of everything', async () => {
+    const scans = async () => {
+      const stats = await world.redis.info('commandstats')
+      return [...stats.matchAll(/cmdstat_[hs]scan:calls=(\d+)/g)].reduce(
+        (sum, [, n]) => sum + Number(n),
+        0,
+      )
+    }
+    const before = await scans()
+    expect((await look(false)).differences).toEqual([])
+    expect((await look(true)).differences).toEqual([])
+    expect(await scans()).toBe(before)
+    await world.redis.sadd(keys.stock(shard, book), 'MADE-UP')
+    await look(false)
+    expect(await scans()).toBeGreaterThan(before)
+  })
+
   test('a limit that was lowered after the coupons were assigned', async () => {
     await updateBook(world.database, book, { max_assignments_per_user: 1 })
     for (const exact of [true, false]) expect((await look(exact)).differences).toEqual([])

@@ -1,11 +1,10 @@
 import { flushes } from '../channels.ts'
 import { failpoint } from '../failpoint.ts'
-import type { Entry, Fact } from '../journal/entry.ts'
-import { type Database, type Transaction, transaction } from './database.ts'
-import { foldEntries } from './fold.ts'
+import type { Entry } from '../journal/entry.ts'
+import { type Database, transaction } from './database.ts'
 import { applyCarefully } from './park.ts'
 import { moveCheckpoint, type ShardRow } from './shards.ts'
-import { copy, copyText, isDataError, iso, nullable, writeFold } from './write.ts'
+import { isDataError, writeEntries } from './write.ts'
 
 /**
  * Commits a batch of entries: checkpoint, ledger, coupons, redemptions, counters and minutes,
@@ -34,40 +33,16 @@ async function commit(
     await transaction(database, async (tx) => {
       const counts = await moveCheckpoint(tx, row, to)
       failpoint('flush.after-begin')
-      await copyLedger(tx, row.shard, entries)
-      await writeFold(tx, row.shard, foldEntries(entries), counts)
+      await writeEntries(tx, row.shard, entries, counts)
       failpoint('flush.before-commit')
     })
     return 0
   } catch (error) {
     if (!isDataError(error)) throw error
-    // Something in this batch does not fit. One fact at a time, what does not fit is parked.
+    // Something in this batch does not fit: it is looked for, and parked.
     return transaction(database, async (tx) => {
       const counts = await moveCheckpoint(tx, row, to)
       return applyCarefully(tx, row.shard, entries, counts)
     })
   }
-}
-
-const ledgerColumns = `ledger (shard, epoch, n, i, op, kind, book_id, code, user_id, version, at,
-  redemptions, max_redemptions, lock_token, locked_until, redemption_id, context, assigned_at)`
-
-async function copyLedger(tx: Transaction, shard: number, entries: Entry[]): Promise<void> {
-  const lines: string[] = []
-  for (const entry of entries) {
-    const head = `${shard}\t${entry.epoch}\t${entry.n}\t`
-    const what = `\t${entry.op}\t${entry.kind}\t${entry.book}\t`
-    const at = iso(entry.at)
-    for (const fact of entry.facts) lines.push(head + fact.i + what + ledgerTail(fact, at))
-  }
-  await copy(tx, ledgerColumns, lines)
-}
-
-function ledgerTail(fact: Fact, at: string): string {
-  const lockedUntil = fact.lockedUntil ? iso(fact.lockedUntil) : '\\N'
-  return (
-    `${copyText(fact.code)}\t${copyText(fact.user)}\t${fact.version}\t${at}\t` +
-    `${fact.redemptions}\t${fact.max}\t${nullable(fact.lockToken)}\t${lockedUntil}\t` +
-    `${nullable(fact.redemption)}\t${copyText(fact.context)}\t${iso(fact.assignedAt)}`
-  )
 }

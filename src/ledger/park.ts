@@ -3,11 +3,12 @@ import type { Entry, Fact } from '../journal/entry.ts'
 import type { Transaction } from './database.ts'
 import { foldEntries } from './fold.ts'
 import { isCounted } from './minutes.ts'
-import { isDataError, writeFold } from './write.ts'
+import { isDataError, writeEntries, writeFold } from './write.ts'
 
 /**
- * Applies entries one fact at a time. A fact that PostgreSQL or the fold refuses is parked with the
- * reason, and blocks nobody. Returns how many were.
+ * Applies entries some of whose facts do not fit: by halves, in their order, until those facts stand alone.
+ * A fact that PostgreSQL or the fold refuses is parked with the reason, and blocks nobody. Returns how many
+ * were.
  */
 export async function applyCarefully(
   tx: Transaction,
@@ -16,20 +17,43 @@ export async function applyCarefully(
   counts: boolean,
 ): Promise<number> {
   let parked = 0
-  for (const entry of entries)
-    for (const fact of entry.facts) {
-      const recorded = await attempt(tx, () => record(tx, shard, entry, fact))
-      const reason =
-        recorded ??
-        (await attempt(tx, () =>
-          writeFold(tx, shard, foldEntries([{ ...entry, facts: [fact] }]), counts),
-        ))
-      if (!reason) continue
-      parked++
-      await park(tx, shard, entry, fact, reason)
-      failpoint('flush.after-park')
-    }
+  for (const half of halves(entries)) {
+    const refused = await attempt(tx, () => writeEntries(tx, shard, half, counts))
+    if (refused === undefined) continue
+    parked +=
+      half.length === 1 && half[0]!.facts.length === 1
+        ? await applyAlone(tx, shard, half[0]!, counts)
+        : await applyCarefully(tx, shard, half, counts)
+  }
   return parked
+}
+
+/** A single entry is halved by its facts. */
+function halves(entries: Entry[]): Entry[][] {
+  const halved = <T>(all: T[]) => {
+    const middle = Math.ceil(all.length / 2)
+    return [all.slice(0, middle), all.slice(middle)].filter((half) => half.length > 0)
+  }
+  if (entries.length > 1) return halved(entries)
+  const [entry] = entries
+  return halved(entry!.facts).map((facts) => [{ ...entry!, facts }])
+}
+
+/** A fact that does not fit: if the fold alone refuses it, it has its row in the ledger all the same. */
+async function applyAlone(
+  tx: Transaction,
+  shard: number,
+  entry: Entry,
+  counts: boolean,
+): Promise<number> {
+  const [fact] = entry.facts
+  const reason =
+    (await attempt(tx, () => record(tx, shard, entry, fact!))) ??
+    (await attempt(tx, () => writeFold(tx, shard, foldEntries([entry]), counts)))
+  if (!reason) return 0
+  await park(tx, shard, entry, fact!, reason)
+  failpoint('flush.after-park')
+  return 1
 }
 
 /** Brings one fact into the ledger if it is not there; the reason if it does not fit. */

@@ -1,9 +1,9 @@
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { from as copyFrom } from 'pg-copy-streams'
-import type { Context } from '../journal/entry.ts'
+import type { Context, Entry, Fact } from '../journal/entry.ts'
 import type { Transaction } from './database.ts'
-import { type Folded, type Minute, Misfit } from './fold.ts'
+import { type Folded, foldEntries, type Minute, Misfit } from './fold.ts'
 
 export const iso = (ms: number) => new Date(ms).toISOString()
 /** COPY's text format: a backslash introduces an escape, so it has to be one itself. */
@@ -23,6 +23,40 @@ export async function copy(tx: Transaction, table: string, lines: string[]): Pro
   await pipeline(
     Readable.from([`${lines.join('\n')}\n`], { objectMode: false }),
     tx.query(copyFrom(`COPY ${table} FROM STDIN`)),
+  )
+}
+
+/** Writes entries into the ledger, and what they come to; throws as `writeFold` does. */
+export async function writeEntries(
+  tx: Transaction,
+  shard: number,
+  entries: Entry[],
+  counts: boolean,
+): Promise<void> {
+  await copyLedger(tx, shard, entries)
+  await writeFold(tx, shard, foldEntries(entries), counts)
+}
+
+const ledgerColumns = `ledger (shard, epoch, n, i, op, kind, book_id, code, user_id, version, at,
+  redemptions, max_redemptions, lock_token, locked_until, redemption_id, context, assigned_at)`
+
+async function copyLedger(tx: Transaction, shard: number, entries: Entry[]): Promise<void> {
+  const lines: string[] = []
+  for (const entry of entries) {
+    const head = `${shard}\t${entry.epoch}\t${entry.n}\t`
+    const what = `\t${entry.op}\t${entry.kind}\t${entry.book}\t`
+    const at = iso(entry.at)
+    for (const fact of entry.facts) lines.push(head + fact.i + what + ledgerTail(fact, at))
+  }
+  await copy(tx, ledgerColumns, lines)
+}
+
+function ledgerTail(fact: Fact, at: string): string {
+  const lockedUntil = fact.lockedUntil ? iso(fact.lockedUntil) : '\\N'
+  return (
+    `${copyText(fact.code)}\t${copyText(fact.user)}\t${fact.version}\t${at}\t` +
+    `${fact.redemptions}\t${fact.max}\t${nullable(fact.lockToken)}\t${lockedUntil}\t` +
+    `${nullable(fact.redemption)}\t${copyText(fact.context)}\t${iso(fact.assignedAt)}`
   )
 }
 

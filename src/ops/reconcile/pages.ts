@@ -3,37 +3,12 @@ import { redemptionsOf, usersOf } from '../../ledger/state.ts'
 import { keys } from '../../store/keys.ts'
 import { isVoid } from '../../store/record.ts'
 import { overToday } from './caps.ts'
-import { Met } from './digest.ts'
 import { type Lock, liveLock, misguarded, openClock } from './locks.ts'
-import {
-  heldPages,
-  notInStock,
-  notRedemptions,
-  stockPages,
-  withoutCoupon,
-  withoutHolding,
-} from './postgres.ts'
+import { heldPages, stockPages } from './postgres.ts'
 import { enough, perStep, type Run, readAhead, slices } from './settle.ts'
 
-/** Fields that PostgreSQL knows, and how many of them are the same in Redis. */
-class Compared {
-  readonly met = new Met()
-  same = 0
-
-  note({ exact }: Run, field: string, isSame: boolean): void {
-    if (isSame) this.same++
-    // Drained, nobody asks unless the numbers differ: then PostgreSQL is asked for all there are.
-    if (!exact) this.met.add(field)
-  }
-}
-/** Of the hashes that all books of a shard share. */
-export class Shared {
-  readonly coupons = new Compared()
-  readonly redemptions = new Compared()
-}
-
 /** After each step: nothing that waits for its careful look may become too much to be kept. */
-async function relieve(run: Run): Promise<void> {
+export async function relieve(run: Run): Promise<void> {
   await run.suspects.relieve(run)
   await run.users.relieve(run)
   await run.redemptions.relieve(run)
@@ -44,7 +19,6 @@ async function compareHash(
   run: Run,
   key: string,
   pages: AsyncIterable<string[]>,
-  compared: Compared,
   visit: (field: string, value: string, isSame: boolean) => void,
   afterStep: () => Promise<void> = async () => {},
 ): Promise<void> {
@@ -52,9 +26,7 @@ async function compareHash(
   for await (const { fields, values, found } of ahead(run, steps)) {
     for (const [f, field] of fields.entries()) {
       const value = values[f]!
-      const isSame = found[f] === value
-      compared.note(run, field, isSame)
-      visit(field, value, isSame)
+      visit(field, value, found[f] === value)
     }
     await afterStep()
     await relieve(run)
@@ -78,43 +50,14 @@ async function* fetchSteps<T>(
     }
 }
 
-/**
- * Goes through a hash in Redis for fields that PostgreSQL does not know, sentinel aside: it is asked for
- * those alone that were not met. Not at all where nothing is written meanwhile and a hash has no more
- * fields than were found to be the same.
- */
-async function compareRest(
-  run: Run,
-  key: string,
-  { met, same }: Compared,
-  unknown: (fields: string[]) => Promise<string[]>,
-  found: (field: string, value: string) => void,
-  concerns: (value: string) => boolean = () => true,
-): Promise<void> {
-  const { redis, exact } = run
-  if (exact && (await redis.hlen(key)) - (await redis.hexists(key, '')) === same) return
-  let cursor = '0'
-  do {
-    const [next, flat] = await redis.hscan(key, cursor, 'COUNT', perStep)
-    cursor = next
-    const values = new Map<string, string>()
-    for (const [field, value] of slices(flat, 2) as [string, string][])
-      if (field !== '' && concerns(value) && !met.has(field)) values.set(field, value)
-    const fields = [...values.keys()]
-    if (fields.length > 0)
-      for (const field of await unknown(fields)) found(field, values.get(field)!)
-    await relieve(run)
-  } while (cursor !== '0')
-}
-
 /** Compares all coupons and codes of a book, void ones too; what seems to differ becomes a suspect. */
-export async function compareCodes(run: Run, book: Book, shared: Shared) {
-  const { coupons, records } = await compareCoupons(run, book, shared)
+export async function compareCodes(run: Run, book: Book) {
+  const { coupons, records } = await compareCoupons(run, book)
   const codes = book.kind === 'codes' ? await compareStock(run, book) : records
   return { codes, coupons }
 }
 
-async function compareCoupons(run: Run, { shard, book_id }: Book, shared: Shared) {
+async function compareCoupons(run: Run, { shard, book_id }: Book) {
   const digests = run.digests.get(book_id)!
   const clock = await openClock(run)
   let [records, coupons] = [0, 0]
@@ -123,7 +66,6 @@ async function compareCoupons(run: Run, { shard, book_id }: Book, shared: Shared
     run,
     keys.coupons(shard),
     heldPages(run.database, book_id),
-    shared.coupons,
     (code, record, isSame) => {
       records++
       if (!isVoid(record)) coupons++
@@ -150,7 +92,6 @@ async function compareStock(run: Run, { shard, book_id }: Book): Promise<number>
   const suspect = (code: string, digested: boolean) =>
     run.suspects.add({ shard, book: book_id, code, digested })
   const isMixed = (await redis.exists(uses)) === 1
-  const compared = new Compared()
   let codes = 0
   async function* pages() {
     for await (const { count, pairs } of stockPages(database, book_id, exact)) {
@@ -166,58 +107,18 @@ async function compareStock(run: Run, { shard, book_id }: Book): Promise<number>
     const [there, limits] = found
     for (const [c, code] of fields.entries()) {
       const isThere = there[c] === 1
-      compared.note(run, code, isThere)
       if (isThere) digests.addBoth(code, '')
       if (!isThere || (limits[c] ?? '') !== values[c]) suspect(code, isThere)
     }
     await run.suspects.relieve(run)
   }
-  if (!exact || (await redis.scard(stock)) !== compared.same)
-    for await (const some of strays(run, stock, compared)) {
-      for (const code of await notInStock(database, book_id, some)) suspect(code, true)
-      await run.suspects.relieve(run)
-    }
   return codes
 }
 
-/** Members of a set in Redis that were not met. */
-async function* strays({ redis }: Run, key: string, { met }: Compared) {
-  let cursor = '0'
-  do {
-    const [next, members] = await redis.sscan(key, cursor, 'COUNT', perStep)
-    cursor = next
-    const some = members.filter((member) => !met.has(member))
-    if (some.length > 0) yield some
-  } while (cursor !== '0')
-}
-
-/** Looks for coupons and redemptions that Redis alone knows of. */
-export async function compareShared(run: Run, shard: number, shared: Shared): Promise<void> {
-  const { database, book } = run
-  await compareRest(
-    run,
-    keys.coupons(shard),
-    shared.coupons,
-    (codes) => withoutCoupon(database, codes),
-    (code, record) => {
-      const its = record.slice(0, record.indexOf('\t'))
-      run.suspects.add({ shard, book: its, code, digested: true })
-    },
-    (record) => book === undefined || record.startsWith(`${book}\t`),
-  )
-  await compareRest(
-    run,
-    keys.redemptions(shard),
-    shared.redemptions,
-    (ids) => notRedemptions(database, ids),
-    (id) => run.redemptions.add(id, { shard, book: '', id }),
-  )
-}
-
 /** Compares the redemptions of a book. */
-export async function compareRedemptions(run: Run, { shard, book_id }: Book, shared: Shared) {
+export async function compareRedemptions(run: Run, { shard, book_id }: Book) {
   const pages = redemptionsOf(run.database, book_id)
-  await compareHash(run, keys.redemptions(shard), pages, shared.redemptions, (id, _, isSame) => {
+  await compareHash(run, keys.redemptions(shard), pages, (id, _, isSame) => {
     if (!isSame) run.redemptions.add(id, { shard, book: book_id, id })
   })
 }
@@ -234,15 +135,10 @@ export async function compareUsers(run: Run, book: Book): Promise<string[]> {
     over = (await overToday(run, book, over)).slice(0, enough)
     kept = over.length
   }
-  const suspect = (user: string) =>
-    run.users.add(`${book_id} ${user}`, { shard, book: book_id, user })
-  const compared = new Compared()
   const note = (user: string, held: string, isSame: boolean) => {
-    if (!isSame) suspect(user)
+    if (!isSame) run.users.add(`${book_id} ${user}`, { shard, book: book_id, user })
     if (limit !== null && Number(held) > limit) over.push(user)
   }
-  await compareHash(run, key, usersOf(run.database, book_id), compared, note, excuse)
-  const unknown = (users: string[]) => withoutHolding(run.database, book_id, users)
-  await compareRest(run, key, compared, unknown, suspect)
+  await compareHash(run, key, usersOf(run.database, book_id), note, excuse)
   return over
 }

@@ -14,6 +14,7 @@ import {
 } from './counters.ts'
 import { Digests } from './digest.ts'
 import { Doubts } from './doubts.ts'
+import { compareExtraCodes, compareExtraRedemptions, compareExtraUsers } from './extras.ts'
 import {
   beyondCheckpoint,
   compareLedger,
@@ -23,7 +24,7 @@ import {
   readSequence,
 } from './ledger.ts'
 import { compareGuards } from './locks.ts'
-import { compareCodes, compareRedemptions, compareShared, compareUsers, Shared } from './pages.ts'
+import { compareCodes, compareRedemptions, compareUsers } from './pages.ts'
 import { type Difference, Findings, Ripples, type Totals } from './report.ts'
 import { checkService } from './service.ts'
 import { type Look, type Run, type Seen, settle } from './settle.ts'
@@ -93,12 +94,18 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
     : [await compareBooks(run), await readLedger(run, rows)]
   await compareGuards(run, [...run.serving])
   await suspects.settle(run)
+  await compareExtraCodes(run)
+  await suspects.settle(run)
   explainGaps(run, ledger.gaps, suspects.lacking)
   for (const { shard } of rows)
     for (const difference of await beyondCheckpoint(run, shard)) findings.add(difference)
   for (const difference of await parkedFacts(run)) findings.add(difference)
   // Counters last: what follows from a coupon that was named is not named again.
   await run.users.settle(run)
+  await compareExtraUsers(run)
+  await run.users.settle(run)
+  await run.redemptions.settle(run)
+  await compareExtraRedemptions(run)
   await run.redemptions.settle(run)
   const serving = run.books.filter(({ shard }) => run.serving.has(shard))
   const items = serving.map((its) => ({ shard: its.shard, book: its.book_id, its }))
@@ -180,14 +187,12 @@ async function compareBooks(run: Run): Promise<Counted[]> {
   const books: Counted[] = []
   for (const [shard, some] of Map.groupBy(run.books, (book) => book.shard)) {
     if (!run.serving.has(shard)) continue
-    const shared = new Shared()
     for (const book of some) {
-      const counted = await compareCodes(run, book, shared)
+      const counted = await compareCodes(run, book)
       const over = await compareUsers(run, book)
-      await compareRedemptions(run, book, shared)
+      await compareRedemptions(run, book)
       books.push({ book_id: book.book_id, ...counted, over })
     }
-    await compareShared(run, shard, shared)
   }
   return books
 }

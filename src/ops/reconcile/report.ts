@@ -53,6 +53,11 @@ export class Findings {
     if (kept.length < listedMax) kept.push(difference)
   }
 
+  /** Whether anything was found so far. */
+  get any(): boolean {
+    return this.#kept.size > 0
+  }
+
   list(): { differences: Difference[]; more: number; totals: Totals } {
     const differences = shared([...this.#kept.values()].flat(), listedMax)
     const all = Object.values(this.#totals).reduce((sum, some) => sum + some, 0)
