@@ -110,13 +110,13 @@ const stockCount: Count = {
 const usersCount: Count = {
   key: ({ shard, book }) => keys.users(shard, book),
   sql: `WITH ${later('kind, user_id', 'f.book_id = $4')},
-    changed AS (SELECT user_id, ${given} AS more FROM later GROUP BY user_id),
-    holders AS (SELECT user_id, count(*) AS held FROM coupons
-      WHERE book_id = $4 AND user_id <> '' GROUP BY user_id)
-    SELECT (SELECT count(*) FROM holders) - (SELECT
-        count(*) FILTER (WHERE more IS NOT NULL AND coalesce(held, 0) > 0)
-        - count(*) FILTER (WHERE more IS NOT NULL AND coalesce(held, 0) - more > 0)
-      FROM changed FULL JOIN holders USING (user_id)) AS count`,
+    changed AS (SELECT more,
+        (SELECT count(*) FROM coupons k WHERE k.user_id = l.user_id AND k.book_id::text = $4::uuid::text) AS held
+      FROM (SELECT user_id, ${given} AS more FROM later GROUP BY user_id) AS l WHERE user_id <> '')
+    SELECT (SELECT count(*) FROM (SELECT FROM coupons
+        WHERE book_id = $4 AND user_id <> '' GROUP BY user_id) AS holders)
+      - (SELECT count(*) FILTER (WHERE held > 0) - count(*) FILTER (WHERE held - more > 0)
+         FROM changed) AS count`,
 }
 
 /** Those of which Redis may know more. All of them, once anything was found to differ. */

@@ -88,7 +88,7 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
   const rows = all.filter(({ shard }) => !options.book || shard === books[0]!.shard)
   await Promise.all(rows.map(({ shard }) => checkService(run, shard)))
 
-  // During a sale one thing at a time: the other cores are the buyers'.
+  // During a sale one thing after the other: the cores are the buyers'.
   const [counted, ledger] = run.exact
     ? await Promise.all([compareBooks(run), readLedger(run, rows)])
     : [await compareBooks(run), await readLedger(run, rows)]
@@ -188,8 +188,9 @@ async function compareBooks(run: Run): Promise<Counted[]> {
   for (const [shard, some] of Map.groupBy(run.books, (book) => book.shard)) {
     if (!run.serving.has(shard)) continue
     for (const book of some) {
-      const counted = await compareCodes(run, book)
-      const over = await compareUsers(run, book)
+      const [counted, over] = run.exact
+        ? await Promise.all([compareCodes(run, book), compareUsers(run, book)])
+        : [await compareCodes(run, book), await compareUsers(run, book)]
       await compareRedemptions(run, book)
       books.push({ book_id: book.book_id, ...counted, over })
     }
