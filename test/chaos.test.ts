@@ -10,7 +10,7 @@ import { sale } from './chaos/sale.ts'
 import { type Cluster, openCluster } from './chaos/servers.ts'
 
 /** The short form of `npm run chaos`: a few rows, once, with a light load. */
-const short = ['flushall', 'redis-kill-everysec', 'sigterm']
+const short = ['flushall', 'redis-kill-everysec']
 const dir = scratchDir('cluster')
 let cluster: Cluster
 

@@ -132,7 +132,7 @@ const shrinking = { interruptAfterTimeLimit: 240_000, markInterruptAsFailure: tr
 
 const lanes = 12
 /** Sequences of a lane: 300 in all at full length. */
-const numRuns = inject('long') ? 25 : 5
+const numRuns = inject('long') ? 25 : 2
 
 test(`the service does what the model of a book does, in ${lanes * numRuns} random sequences with accidents`, async () => {
   // Each sequence has a book of its own, so that many may run at once; most of their time is waiting.

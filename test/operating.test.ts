@@ -364,6 +364,7 @@ const alarm: Expected = {
   'queues list': sale['queues list']!,
   'queues failed': sale['queues failed']!,
   'verify-certificate': sale['verify-certificate']!,
+  'keys create': [[0], /^sk_\S+\nIt is shown this once\.$/m],
   'accept-loss': [[0], /^PostgreSQL lacks nothing that Redis knows of\.$/m],
   migrate: [[0], /^The schema is up to date\.$/m],
   'rebuild --shard': [[0], /^shard 0: \d+ codes and \d+ coupons in .* epoch \d+$/m],
