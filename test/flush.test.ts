@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import pg from 'pg'
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { JournalForked } from '../src/journal/journal.ts'
 import { keys } from '../src/store/keys.ts'
 import { flusher, flushOnce, squeeze } from '../workers/flush.ts'
@@ -146,6 +147,22 @@ describe('flush', () => {
     await flushOnce(own())
     expect(await parked()).toMatchObject([{ n, i: 0 }])
     expect((await ledger()).map((fact) => fact.code)).toEqual([`ok-${book}`])
+    await world.database.query('DELETE FROM parked_facts')
+  })
+
+  test('finds one among hundreds that does not fit without writing each by itself', async () => {
+    await world.stopWorker()
+    const { code } = (await assign('b')).body.coupons[0]
+    const many = Array.from({ length: 400 }, (_, f) => [assigned(`many-${f}-${book}`), context])
+    many[123] = [assigned(code, 'thief'), context]
+    const n = await forge('assign', many as [string, string][])
+    const asked = vi.spyOn(pg.Client.prototype, 'query')
+    await flushOnce(own())
+    // Fact by fact it would be four statements for each.
+    expect(asked.mock.calls.length).toBeLessThan(300)
+    asked.mockRestore()
+    expect(await parked()).toMatchObject([{ n, i: 123 }])
+    expect(await ledger()).toHaveLength(1 + 400)
     await world.database.query('DELETE FROM parked_facts')
   })
 

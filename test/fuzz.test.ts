@@ -5,7 +5,7 @@ import { fuzzTown } from './fuzz/town.ts'
 const requests = inject('long') ? 20_000 : 2_000
 
 test('every answer to requests made from the OpenAPI document is as it says, and none is 5xx', {
-  timeout: 120_000,
+  timeout: 300_000,
 }, async () => {
   const { asked, byStatus, wrong, rssMb } = await fuzzTown(requests, 1, () => {})
   expect(wrong).toEqual([])

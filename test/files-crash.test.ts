@@ -3,7 +3,7 @@ import { sweepImportsOnce } from '../src/ledger/imports.ts'
 import { killed, openTown, type Town } from './processes.ts'
 import { until } from './world.ts'
 
-/** Worker and API are killed by kill -9 while a file is imported. */
+/** Worker and API are killed by kill -9 while a file is imported or exported. */
 let town: Town
 let api: Awaited<ReturnType<Town['startApi']>>
 beforeAll(async () => {
@@ -40,6 +40,8 @@ const numbers = async (book: string) =>
     )
   ).rows[0]
 
+let whole: string
+
 test('killed in the middle, the next worker ends it: counts exact, stores alike', async () => {
   const book = await makeBook()
   expect(await send(book, 'K', 'on_error=refuse')).toMatchObject({ status: 202 })
@@ -66,6 +68,30 @@ test('killed in the middle, the next worker ends it: counts exact, stores alike'
   })
   expect(code).toBe(0)
   await last.kill()
+  whole = book
+})
+
+test('an API that is killed while it sends a file breaks off; asked again, another one sends all of it', async () => {
+  const other = await town.startApi()
+  const download = (base: string) =>
+    fetch(`${base}/api/v1/books/${whole}/export/coupons`, {
+      headers: { authorization: `Bearer ${town.token}` },
+    })
+  const broken = (await download(other.base)).body!.getReader()
+  await broken.read()
+  await other.kill()
+  const rest = async () => {
+    while (!(await broken.read()).done);
+  }
+  await expect(rest()).rejects.toThrow()
+  const text = await (await download(api.base)).text()
+  const codes = text
+    .trimEnd()
+    .split('\n')
+    .slice(1)
+    .map((line) => line.split(',', 1)[0])
+  expect([codes.length, new Set(codes).size]).toEqual([rows, rows])
+  expect((await town.cli(['reconcile', '--json'])).code).toBe(0)
 })
 
 test('an API that is killed while a file arrives leaves nothing of it', async () => {
