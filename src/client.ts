@@ -27,7 +27,7 @@ export type { Api, Endpoints } from './app.ts'
  * route may give. `parseResponse` of hono/client gives the body alone, and throws refusals.
  */
 export function createClient(base: string, { token }: { token?: string } = {}) {
-  return hc<Api>(`${base}/api/v1`, {
+  return hc<Api>(`${base.replace(/\/+$/, '')}/api/v1`, {
     headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
   })
 }

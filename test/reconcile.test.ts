@@ -40,6 +40,36 @@ describe('reconcile: what it does not call a difference, and what it cannot tell
     expect(await scans()).toBeGreaterThan(before)
   })
 
+  test('sees what one book has too much, though another one of its shard lacks as much', async () => {
+    const { rows } = await sql(
+      "SELECT code FROM coupons WHERE book_id <> $1 AND user_id <> '' LIMIT 1",
+      book,
+    )
+    await world.redis.hset(keys.coupons(shard), 'MADE-UP', await record(held[0]!))
+    await world.redis.hdel(keys.coupons(shard), rows[0].code)
+    for (const exact of [true, false])
+      expect((await look(exact, book)).differences).toMatchObject([{ code: 'MADE-UP' }])
+  })
+
+  test('has a digest of what Redis holds, whatever differs', async () => {
+    const before = await look(true)
+    await world.redis.hset(keys.coupons(shard), stock, (await record(held[0]!)).replace('u0', 'u9'))
+    await world.redis.srem(keys.stock(shard, book), stock)
+    const found = await look(true)
+    await sql(
+      `INSERT INTO coupons SELECT $2, book_id, 'u9', version, redemptions, max_redemptions, lock_token,
+         locked_until, assigned_at, updated_at FROM coupons WHERE code = $1`,
+      held[0],
+      stock,
+    )
+    const same = await look(true)
+    const of = (some: typeof found, store: 'digest_redis' | 'digest_postgres') =>
+      some.books.find(({ book_id }) => book_id === book)![store]
+    expect(of(found, 'digest_postgres')).toBe(of(before, 'digest_postgres'))
+    expect(of(found, 'digest_redis')).toBe(of(same, 'digest_redis'))
+    expect(of(same, 'digest_redis')).toBe(of(same, 'digest_postgres'))
+  })
+
   test('a limit that was lowered after the coupons were assigned', async () => {
     await updateBook(world.database, book, { max_assignments_per_user: 1 })
     for (const exact of [true, false]) expect((await look(exact)).differences).toEqual([])

@@ -93,7 +93,7 @@ async function attempt(tx: Transaction, work: () => Promise<void>): Promise<stri
   } catch (error) {
     // What is wrong with PostgreSQL today is not wrong with the fact.
     if (!isDataError(error)) throw error
-    await tx.query('ROLLBACK TO SAVEPOINT fact')
+    await tx.query('ROLLBACK TO SAVEPOINT fact; RELEASE SAVEPOINT fact')
     return (error as Error).message
   }
 }

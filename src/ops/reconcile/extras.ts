@@ -32,7 +32,7 @@ export async function compareExtraCodes(run: Run): Promise<void> {
         (codes) => withoutCoupon(database, codes),
         (code, record) => {
           const its = record.slice(0, record.indexOf('\t'))
-          run.suspects.add({ shard, book: its, code, digested: true })
+          suspect(run, { shard, book: its }, code)
         },
         (record) => book === undefined || record.startsWith(`${book}\t`),
       )
@@ -74,27 +74,26 @@ const booksByShard = ({ books, serving }: Run) =>
     ({ shard }) => shard,
   )
 
-/** How many there are: keys in Redis, and SQL for those in PostgreSQL after the entry that Redis was at. */
+/** How many there are: a key in Redis, and SQL for those of a book in PostgreSQL after the entry that Redis was at. */
 type Count = {
   key: (home: AtHome) => string
   isSet?: boolean
   sql: string
 }
 
-const ofShard = 'book_id IN (SELECT book_id FROM books WHERE shard = $1)'
 /** Rows of coupons that later facts made, less those that they took away. */
 const made = `coalesce(sum(CASE WHEN kind = 'assign' OR (kind = 'void' AND version = 1) THEN 1
   WHEN kind = 'release' THEN -1 ELSE 0 END), 0)`
 
 const couponsCount: Count = {
   key: ({ shard }) => keys.coupons(shard),
-  sql: `WITH ${later('kind, version', 'true')}
-    SELECT (SELECT count(*) FROM coupons WHERE ${ofShard}) - (SELECT ${made} FROM later) AS count`,
+  sql: `WITH ${later('kind, version', 'f.book_id = $4')}
+    SELECT (SELECT count(*) FROM coupons WHERE book_id = $4) - (SELECT ${made} FROM later) AS count`,
 }
 const redemptionsCount: Count = {
   key: ({ shard }) => keys.redemptions(shard),
-  sql: `WITH ${later('kind', 'true')}
-    SELECT (SELECT count(*) FROM redemptions WHERE ${ofShard})
+  sql: `WITH ${later('kind', 'f.book_id = $4')}
+    SELECT (SELECT count(*) FROM redemptions WHERE book_id = $4)
       - (SELECT count(*) FROM later WHERE kind = 'redeem') AS count`,
 }
 /** While codes are on their way there is no telling how many Redis should have. */
@@ -119,16 +118,22 @@ const usersCount: Count = {
          FROM changed) AS count`,
 }
 
-/** Those of which Redis may know more. All of them, once anything was found to differ. */
+/**
+ * Those of which Redis may know more: whatever something was found of, because what is missing there would
+ * make up for what is too much. What a shard's books share cannot be counted for one of them.
+ */
 async function differing(run: Run, homes: AtHome[], count: Count): Promise<AtHome[]> {
-  if (run.findings.any) return homes
-  const found: AtHome[] = []
-  // A few at a time: what came after Redis was looked at has to be taken off again.
-  for (const some of slices(homes, 20)) {
-    const verdicts = await settle(run, some, countLook(run, count))
-    found.push(...some.filter((home) => !verdicts.get(home)!.equal))
+  const [named, open] = [[] as AtHome[], [] as AtHome[]]
+  for (const home of homes) {
+    const isScanned = run.findings.at(home) || (home.book === '' && run.book !== undefined)
+    ;(isScanned ? named : open).push(home)
   }
-  return found
+  // A few at a time: what came after Redis was looked at has to be taken off again.
+  for (const some of slices(open, 20)) {
+    const verdicts = await settle(run, some, countLook(run, count))
+    named.push(...some.filter((home) => !verdicts.get(home)!.equal))
+  }
+  return named
 }
 
 const countLook = (run: Run, { key, isSet, sql }: Count): Look<AtHome, Equal> => ({
@@ -139,12 +144,25 @@ const countLook = (run: Run, { key, isSet, sql }: Count): Look<AtHome, Equal> =>
     ),
   judge: async ([home], seen, asOf) => {
     const [all, sentinel = 0] = seen.replies as number[]
-    const { book } = home!
-    const values = book === '' ? since(seen, asOf) : [...since(seen, asOf), book]
-    const { rows } = await run.database.query<{ count: number }>(sql, values)
-    return [{ equal: all! - sentinel === Number(rows[0]!.count) }]
+    const { shard, book } = home!
+    const books = book === '' ? run.books.filter((one) => one.shard === shard).map(atHome) : [home!]
+    let count = 0
+    // One after the other: each statement is of the same entry, and none takes longer than a book does.
+    for (const its of books) {
+      const { rows } = await run.database.query<{ count: number }>(sql, [
+        ...since(seen, asOf),
+        its.book,
+      ])
+      count += Number(rows[0]!.count)
+    }
+    return [{ equal: all! - sentinel === count }]
   },
 })
+
+/** Whatever was named already has been looked at, and is in the digests. */
+function suspect(run: Run, { shard, book }: AtHome, code: string): void {
+  if (!run.findings.codes.has(code)) run.suspects.add({ shard, book, code, digested: true })
+}
 
 /** Goes through a hash in Redis for fields that PostgreSQL does not know, sentinel aside. */
 async function scanHash(
@@ -176,7 +194,7 @@ async function scanStock(run: Run, shard: number, book: string): Promise<void> {
     cursor = next
     if (members.length > 0)
       for (const code of await notInStock(run.database, book, members))
-        run.suspects.add({ shard, book, code, digested: true })
+        suspect(run, { shard, book }, code)
     await run.suspects.relieve(run)
   } while (cursor !== '0')
 }

@@ -80,7 +80,8 @@ export async function notInStock(database: Database, book: string, codes: string
 export function withoutHolding(database: Database, book: string, users: string[]) {
   // As text, so that no index of books comes in: without statistics, as after a great sale, PostgreSQL
   // would read all of the book's index for every user.
-  const sql = 'SELECT user_id AS key FROM coupons WHERE user_id = ANY ($1) AND book_id::text = $2'
+  const sql =
+    'SELECT DISTINCT user_id AS key FROM coupons WHERE user_id = ANY ($1) AND book_id::text = $2'
   return unknown(database, sql, users, book)
 }
 

@@ -188,9 +188,8 @@ async function compareBooks(run: Run): Promise<Counted[]> {
   for (const [shard, some] of Map.groupBy(run.books, (book) => book.shard)) {
     if (!run.serving.has(shard)) continue
     for (const book of some) {
-      const [counted, over] = run.exact
-        ? await Promise.all([compareCodes(run, book), compareUsers(run, book)])
-        : [await compareCodes(run, book), await compareUsers(run, book)]
+      const counted = await compareCodes(run, book)
+      const over = await compareUsers(run, book)
       await compareRedemptions(run, book)
       books.push({ book_id: book.book_id, ...counted, over })
     }

@@ -38,13 +38,16 @@ const listedMax = 1_000
 export class Findings {
   readonly #kept = new Map<DifferenceClass, Difference[]>()
   readonly #totals: Totals = {}
+  readonly #homes = new Set<string>()
   /** Codes that were named: their other traces are not new. */
   readonly codes = new Met()
   /** Shards of whose ledger it was said that it lacks facts, or has one twice. */
   readonly ledgers = new Set<number>()
 
   add(difference: Difference): void {
-    const { class: of, shard } = difference
+    const { class: of, shard, book_id } = difference
+    // What is parked changed neither store.
+    if (of !== 'PARKED') this.#homes.add(`${shard} `).add(`${shard} ${book_id}`)
     this.#totals[of] = (this.#totals[of] ?? 0) + 1
     if (of === 'SEQUENCE_GAP' || of === 'DUPLICATE_FACT') this.ledgers.add(shard)
     if (difference.code !== undefined) this.codes.add(difference.code)
@@ -53,9 +56,9 @@ export class Findings {
     if (kept.length < listedMax) kept.push(difference)
   }
 
-  /** Whether anything was found so far. */
-  get any(): boolean {
-    return this.#kept.size > 0
+  /** Whether anything was found so far of a book, or, where it is '', of a shard. */
+  at({ shard, book }: { shard: number; book: string }): boolean {
+    return this.#homes.has(`${shard} ${book}`) || this.#homes.has(`${shard} null`)
   }
 
   list(): { differences: Difference[]; more: number; totals: Totals } {
