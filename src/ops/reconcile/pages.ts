@@ -50,14 +50,8 @@ async function* fetchSteps<T>(
     }
 }
 
-/** Compares all coupons and codes of a book, void ones too; what seems to differ becomes a suspect. */
-export async function compareCodes(run: Run, book: Book) {
-  const { coupons, records } = await compareCoupons(run, book)
-  const codes = book.kind === 'codes' ? await compareStock(run, book) : records
-  return { codes, coupons }
-}
-
-async function compareCoupons(run: Run, { shard, book_id }: Book) {
+/** Compares all coupons of a book, void ones too; what seems to differ becomes a suspect. */
+export async function compareCoupons(run: Run, { shard, book_id }: Book) {
   const digests = run.digests.get(book_id)!
   const clock = await openClock(run)
   let [records, coupons] = [0, 0]
@@ -84,8 +78,8 @@ async function compareCoupons(run: Run, { shard, book_id }: Book) {
   return { coupons, records }
 }
 
-/** How many codes the book has. */
-async function compareStock(run: Run, { shard, book_id }: Book): Promise<number> {
+/** Compares the codes that nobody has; answers how many the book has in all. */
+export async function compareStock(run: Run, { shard, book_id }: Book): Promise<number> {
   const { redis, database, exact } = run
   const digests = run.digests.get(book_id)!
   const [stock, uses] = [keys.stock(shard, book_id), keys.uses(shard, book_id)]

@@ -24,7 +24,7 @@ import {
   readSequence,
 } from './ledger.ts'
 import { compareGuards } from './locks.ts'
-import { compareCodes, compareRedemptions, compareUsers } from './pages.ts'
+import { compareCoupons, compareRedemptions, compareStock, compareUsers } from './pages.ts'
 import { type Difference, Findings, Ripples, type Totals } from './report.ts'
 import { checkService } from './service.ts'
 import { type Look, type Run, type Seen, settle } from './settle.ts'
@@ -188,10 +188,14 @@ async function compareBooks(run: Run): Promise<Counted[]> {
   for (const [shard, some] of Map.groupBy(run.books, (book) => book.shard)) {
     if (!run.serving.has(shard)) continue
     for (const book of some) {
-      const counted = await compareCodes(run, book)
-      const over = await compareUsers(run, book)
+      const { records, coupons } = await compareCoupons(run, book)
+      const stock = () => (book.kind === 'codes' ? compareStock(run, book) : records)
+      // Users after all coupons: what follows from a coupon that was named is not named again.
+      const [codes, over] = run.exact
+        ? await Promise.all([stock(), compareUsers(run, book)])
+        : [await stock(), await compareUsers(run, book)]
       await compareRedemptions(run, book)
-      books.push({ book_id: book.book_id, ...counted, over })
+      books.push({ book_id: book.book_id, codes, coupons, over })
     }
   }
   return books
