@@ -46,7 +46,7 @@ export class Findings {
 
   add(difference: Difference): void {
     const { class: of, shard, book_id } = difference
-    // What is parked changed neither store.
+    // A parked fact says nothing of where the stores differ: whatever it left behind is found for itself.
     if (of !== 'PARKED') this.#homes.add(`${shard} `).add(`${shard} ${book_id}`)
     this.#totals[of] = (this.#totals[of] ?? 0) + 1
     if (of === 'SEQUENCE_GAP' || of === 'DUPLICATE_FACT') this.ledgers.add(shard)
