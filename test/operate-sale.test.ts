@@ -310,7 +310,7 @@ test('over HTTP Redis may be away: what is compared with it is refused, and no b
 describe('simulate', () => {
   test('sends a crowd of buyers, and checks what they were told', async () => {
     const sale = await world.makeBook({ max_assignments_per_user: 2 }, 60)
-    const crowd = ['--book', sale, '--users', '40', '--rate', '50', '--time', '2s']
+    const crowd = ['--book', sale, '--users', '200', '--rate', '50', '--time', '2s']
     const found = await asked('simulate', ...crowd, '--url', world.base)
     expect(found).toMatchObject({ code: 0, verdict: 'equal', arrived: 100, differences: [] })
     expect(found.assigned).toBe(60)
