@@ -1,5 +1,5 @@
-import { Agent } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Pool } from 'undici'
 import { type Answered, type Asked, openDiary } from './history.ts'
 import { makeMind, type Wish } from './mind.ts'
 import { readAnswer, readOperation, send } from './wire.ts'
@@ -36,7 +36,9 @@ export type Load = ReturnType<typeof startLoad>
 export function startLoad(options: LoadOptions) {
   const { bases, perSecond, connections, seed } = options
   const diary = openDiary(options.diary)
-  const agent = new Agent({ keepAlive: true, maxSockets: connections, scheduling: 'lifo' })
+  const pools = bases.map(
+    (base) => new Pool(base, { connections, headersTimeout: 0, bodyTimeout: 0 }),
+  )
   const mind = makeMind(seed, options.books)
   const counts = {
     ...{ asked: 0, done: 0, again: 0, refused: 0, unsent: 0, unknown: 0, skipped: 0 },
@@ -54,7 +56,7 @@ export function startLoad(options: LoadOptions) {
   let stopped = false
 
   async function attempt(wish: Wish): Promise<Answered> {
-    const base = bases[attempts % bases.length]!
+    const pool = pools[attempts % pools.length]!
     const id = `${seed}-${wish.op}-${attempts++}`
     const { path, body, verb, ...rest } = wish
     const token = admins.has(verb) ? options.admin : options.service
@@ -62,7 +64,7 @@ export function startLoad(options: LoadOptions) {
     diary.note(asked)
     diary.write()
     counts.asked++
-    const reply = await send(agent, `${base}/api/v1/${path}`, body, {
+    const reply = await send(pool, `/api/v1/${path}`, body, {
       authorization: `Bearer ${token}`,
       'x-request-id': id,
       durability: wish.level,
@@ -179,7 +181,7 @@ export function startLoad(options: LoadOptions) {
     },
     close(): void {
       diary.close()
-      agent.destroy()
+      for (const pool of pools) void pool.destroy()
     },
   }
 }

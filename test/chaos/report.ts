@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
-import type { Result } from './sale.ts'
+import { holds, type Result } from './sale.ts'
 
 /** One command's runs of one row, as docs/proof.json keeps them. */
 type Proof = {
@@ -37,6 +37,8 @@ type Proof = {
   longest_answer_ms: number
   /** Assignments acknowledged a second before the fault, the slowest run's; null: none got so far. */
   assigned_per_second: number | null
+  /** Runs in which the load held; older ones tell it by their slowest run alone. */
+  held?: number
   /** Everything that contradicted a promise, in whatever run. */
   violations: string[]
 }
@@ -76,6 +78,7 @@ function proofsOf(told: Told[], date: string, commit: string, scale: Scale): Pro
       after_refusal: sum((one) => one.afterRefusal),
       serve_ms: runs.map(({ serveMs }) => serveMs),
       assigned_per_second: paces.length > 0 ? Math.min(...paces) : null,
+      held: paces.filter((pace) => pace >= scale.perSecond * holds).length,
       longest_answer_ms: Math.max(0, ...runs.map(({ longestMs }) => longestMs)),
       violations: runs.flatMap((one) => one.violations),
     }
@@ -87,6 +90,7 @@ const head = [
   ...['twice, `postgres`', 'twice, `redis`', 'Unknown (resolved by key)', 'Operations asked'],
   ...[
     'Serves again: median / max',
+    'At the full load',
     'Assigned/s before, slowest run',
     'Done after a refusal',
     'Failed',
@@ -111,12 +115,17 @@ export function table(proofs: Proof[]): string {
         sum('operations_asked'),
         ms.length > 0 ? times : '-',
       ],
+      all.reduce((total, one) => total + heldIn(one), 0),
       ...[paces.length > 0 ? Math.min(...paces) : '-', sum('after_refusal')],
       all.reduce((total, { failed = [] }) => total + failed.length, 0),
       all.reduce((total, { violations }) => total + violations.length, 0),
     ]
   })
   return [head, head.map(() => '---'), ...lines].map((line) => `| ${line.join(' | ')} |`).join('\n')
+}
+
+function heldIn({ held, runs, rate, assigned_per_second: slowest }: Proof): number {
+  return held ?? ((slowest ?? 0) >= rate * holds ? runs : 0)
 }
 
 function page(proofs: Proof[]): string {
@@ -133,9 +142,10 @@ ${table(proofs)}
 *Done after a refusal*: an attempt hung, its client gave up and asked again, was refused, and then the
 first one happened after all. No promise speaks of it: a refusal is decided anew each time. *Assigned/s*:
 what got through of the rate below in the second and a half before the fault, beside locks, redemptions
-and the crowd itself, all on the same cores. From commit a59fead on the fault waits until the rate holds;
-in the runs before, it came while all processes were cold, and met less. *Failed*: runs that came to no
-reckoning, because something did not serve again in time or the fault could not be made.
+and the crowd itself, all on the same cores. *At the full load*: runs in which that was ${holds * 100} % of the rate
+or more. From commit a59fead on the fault waits until the rate holds or the machine can do no more; in the
+runs before, it came while all processes were cold, and met less. *Failed*: runs that came to no reckoning,
+because something did not serve again in time or the fault could not be made.
 
 ${wrongs(proofs)}
 ${rows.map(([row, all]) => `- **${row}**: ${all.at(-1)!.what} (${commands(all)})`).join('\n')}

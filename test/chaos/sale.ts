@@ -66,7 +66,7 @@ const serveMs = 60_000
 const settleMs = 30_000
 const levelMs = 45_000
 /** Share of the assignments asked for that must get through for the load to count as held. */
-const holds = 0.95
+export const holds = 0.95
 /** Idle share of all cores below which a machine does what it can. */
 const idleMax = 0.05
 

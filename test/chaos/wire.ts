@@ -1,4 +1,4 @@
-import { type Agent, request } from 'node:http'
+import type { Pool } from 'undici'
 import type { Durability } from '../../src/journal/entry.ts'
 import type { Answered, Asked, Told } from './history.ts'
 
@@ -12,53 +12,53 @@ export type Reply =
 export const patienceMs = 6_000
 
 /**
- * `ms`: from when it had a connection. Before that it waits for the crowd's own sockets, of which there are
- * so many and no more, and the service knows nothing of it.
+ * Posts to one API process. `ms`: from when it had a connection. Before that it waits for the crowd's own
+ * sockets, of which there are so many and no more, and the service knows nothing of it.
  */
 export function send(
-  agent: Agent,
-  url: string,
+  pool: Pool,
+  path: string,
   body: object,
   headers: Record<string, string>,
 ): Promise<Reply> {
-  const text = JSON.stringify(body)
   return new Promise((resolve) => {
-    const asked = request(url, {
-      ...{ method: 'POST', agent },
-      headers: {
-        'content-type': 'application/json',
-        'content-length': Buffer.byteLength(text),
-        ...headers,
-      },
-    })
     let begun: number | undefined
     let timer: NodeJS.Timeout | undefined
+    let status = 0
+    let got: Record<string, unknown> = {}
+    const parts: Buffer[] = []
     const ms = () => (begun === undefined ? 0 : Math.round(performance.now() - begun))
     const broken = ({ code, message, syscall }: NodeJS.ErrnoException) => {
       clearTimeout(timer)
       resolve({ is: 'broken', why: code ?? message, sent: syscall !== 'connect', ms: ms() })
     }
-    asked.on('socket', () => {
-      begun = performance.now()
-      timer = setTimeout(() => asked.destroy(new Error('timeout')), patienceMs)
-    })
-    asked.on('response', (response) => {
-      let got = ''
-      response.setEncoding('utf8')
-      response.on('data', (part) => (got += part))
-      response.on('end', () => {
+    const asked = {
+      ...{ method: 'POST', path, body: JSON.stringify(body) },
+      headers: { 'content-type': 'application/json', ...headers },
+    }
+    pool.dispatch(asked, {
+      onRequestStart(controller) {
+        begun = performance.now()
+        timer = setTimeout(() => controller.abort(new Error('timeout')), patienceMs)
+      },
+      onResponseStart(_controller, statusCode, answered) {
+        status = statusCode
+        got = answered
+      },
+      onResponseData(_controller, part) {
+        parts.push(part)
+      },
+      onResponseEnd() {
         clearTimeout(timer)
-        const { statusCode: status = 0, headers } = response
         try {
-          resolve({ is: 'answer', status, headers, body: JSON.parse(got), ms: ms() })
+          const body = JSON.parse(Buffer.concat(parts).toString())
+          resolve({ is: 'answer', status, headers: got, body, ms: ms() })
         } catch {
           broken(new Error(`${status} and no JSON`))
         }
-      })
-      response.on('error', broken)
+      },
+      onResponseError: (_controller, error) => broken(error),
     })
-    asked.on('error', broken)
-    asked.end(text)
   })
 }
 
