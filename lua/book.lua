@@ -1,6 +1,7 @@
-#!lua
+#!lua flags=allow-oom
 --[[
-  book: bring a book's policy into Redis, if it is newer than what is there.
+  book: bring a book's policy into Redis, if it is newer than what is there; into a full one, too:
+  a book that sells too fast must be paused all the same.
 
   KEYS [1] meta [2] book [3] users
 

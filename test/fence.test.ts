@@ -29,7 +29,8 @@ async function makeBook(world: World, client: Client) {
   const book = await world.makeBook({}, ['F-1', 'F-2', 'F-3', 'F-4', 'F-5', 'F-6'])
   const own = { codes: ['F-7'], max_redemptions: 7 }
   await world.call('POST', `books/${book}/codes/upload`, { as: world.admin, body: own })
-  for (const code of ['F-1', 'F-2', 'F-3']) await client.assignCode(code, 'ann')
+  for (const code of ['F-1', 'F-2']) await client.assignCode(code, 'ann')
+  await client.assignCode('F-3', 'ann', { key: 'known' })
   await client.lock('F-2', 'ann')
   const { body } = await client.redeem('F-3', 'ann')
   return { book, redemption: body.redemption_id as string }
@@ -44,6 +45,7 @@ const damages: Record<string, (of: Named) => Promise<unknown>> = {
   'one code of its stock': ({ redis, book }) => redis.spop(keys.stock(0, book)),
   'its users': ({ redis, book }) => redis.del(keys.users(0, book)),
   'its codes’ own limits': ({ redis, book }) => redis.del(keys.uses(0, book)),
+  'the answers under keys': async ({ redis }) => redis.del(await redis.keys('{s0}:keys:*')),
   'the coupons': ({ redis }) => redis.del(keys.coupons(0)),
   'the redemptions': ({ redis }) => redis.del(keys.redemptions(0)),
   'the journal': ({ redis }) => redis.del(keys.journal(0)),

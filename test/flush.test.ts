@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { JournalForked } from '../src/journal/journal.ts'
+import { entryBefore } from '../src/ledger/shards.ts'
 import { keys } from '../src/store/keys.ts'
 import { flusher, flushOnce, squeeze } from '../workers/flush.ts'
 import { Retention } from '../workers/retention.ts'
@@ -185,7 +186,7 @@ describe('flush', () => {
     while ((await flushOnce(roomy)).more);
     const before = await entries()
     expect(before).toBeGreaterThanOrEqual(220)
-    await squeeze(roomy)
+    await squeeze(roomy, 0)
     expect(await entries()).toBeLessThan(before - 100) // Redis trims by the hundred
     for (let i = 0; i < 220; i++) await assign(`v${i}`)
     const tight = flusher(world.house.place, world.database, shard, () => true)
@@ -264,17 +265,43 @@ describe('flush: how much stays in the journal', () => {
   test('the last 200,000 facts stay, older entries may go', () => {
     const retention = new Retention()
     expect(retention.add({ epoch: 1, n: 10 }, 150_000)).toBe('')
-    expect(retention.add({ epoch: 1, n: 20 }, 150_000)).toBe('')
+    expect(retention.add({ epoch: 1, n: 20 }, 300_000)).toBe('')
     // Entries up to 10 are now more than 200,000 facts old.
-    expect(retention.add({ epoch: 1, n: 30 }, 60_000)).toBe('1-10')
-    expect(retention.add({ epoch: 1, n: 40 }, 1)).toBe('')
+    expect(retention.add({ epoch: 1, n: 30 }, 360_000)).toBe('1-10')
+    expect(retention.add({ epoch: 1, n: 40 }, 360_001)).toBe('')
+  })
+
+  test('also where others flush most of them', () => {
+    const retention = new Retention()
+    retention.add({ epoch: 1, n: 10 }, 1_000)
+    expect(retention.add({ epoch: 1, n: 9_000 }, 201_000)).toBe('1-10')
   })
 
   test('the number of an old epoch’s entry never trims a new epoch’s', () => {
     const retention = new Retention()
     retention.add({ epoch: 1, n: 5_000 }, 150_000)
-    retention.add({ epoch: 1, n: 9_000 }, 100_000)
+    retention.add({ epoch: 1, n: 9_000 }, 250_000)
     // Entries 2-11 and later are in the journal and not in the ledger yet.
-    expect(retention.add({ epoch: 2, n: 10 }, 100_000)).toBe('1-5000')
+    expect(retention.add({ epoch: 2, n: 10 }, 350_000)).toBe('1-5000')
+  })
+
+  test('what a process of before has left goes, too', async () => {
+    const entries = () => world.redis.xlen(keys.journal(shard))
+    book = await world.makeBook({}, 400)
+    for (let i = 0; i < 350; i++) await assign(`w${i % 50}`)
+    await world.level()
+    const { rows } = await world.database.query(
+      'SELECT epoch, n FROM ledger ORDER BY epoch DESC, n DESC, i DESC OFFSET 120 LIMIT 1',
+    )
+    expect(await entryBefore(world.database, shard, 120)).toEqual(rows[0])
+    await squeeze(own(), 1_000_000)
+    const before = await entries()
+    await squeeze(own(), 120)
+    const after = await entries()
+    expect(after).toBeLessThan(before - 100) // Redis trims by the hundred
+    expect(after).toBeGreaterThanOrEqual(120)
+    expect(await meta('kept')).toBe(after)
+    await assign('last')
+    await world.level()
   })
 })

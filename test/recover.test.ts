@@ -284,6 +284,36 @@ describe('recover', () => {
     }, 'the policy is in force')
   })
 
+  test('also where the scripts are there already, because another shard got them', async () => {
+    const pause = { as: world.admin, body: { is_active: false } }
+    expect((await world.call('PATCH', `books/${book}`, pause)).status).toBe(200)
+    await world.stopWorker()
+    const { place } = world.house
+    await world.redis.hset(keys.book(shard, book), 'version', 1, 'active', 1)
+    place.shut(shard, 'it was restarted')
+    const whyNot = 'no worker has brought the policies of its books yet'
+    await until(() => place.gates[shard]!.why === whyNot, 'the API has looked')
+    expect((await post('coupons/assign', { book_id: book, user_id: 'u1' })).status).toBe(503)
+    await world.startWorker()
+    await until(async () => {
+      const refused = await post('coupons/assign', { book_id: book, user_id: 'u1' })
+      expect(refused.status).not.toBe(200)
+      return refused.body.code === 'book-inactive'
+    }, 'the policy is in force')
+  })
+
+  test('a book is paused in a Redis that is full', async () => {
+    await world.redis.config('SET', 'maxmemory', '1')
+    expect((await post('coupons/assign', { book_id: book, user_id: 'u1' })).status).toBe(503)
+    await world.redis.config('SET', 'maxmemory', '0')
+    await until(async () => (await world.call('GET', '/readyz')).status === 200, 'it serves')
+    await world.redis.config('SET', 'maxmemory', '1')
+    const pause = { as: world.admin, body: { is_active: false } }
+    const { status, body } = await world.call('PATCH', `books/${book}`, pause)
+    await world.redis.config('SET', 'maxmemory', '0')
+    expect([status, body.is_active]).toEqual([200, false])
+  })
+
   test('brings a policy back that a Redis lost while it served, and no entry with it', async () => {
     const pause = { as: world.admin, body: { is_active: false } }
     expect((await world.call('PATCH', `books/${book}`, pause)).status).toBe(200)

@@ -3,7 +3,7 @@ import { entryId } from '../src/journal/entry.ts'
 import { JournalForked } from '../src/journal/journal.ts'
 import { apply } from '../src/ledger/apply.ts'
 import type { Database } from '../src/ledger/database.ts'
-import { Overtaken, type ShardRow, shardRow } from '../src/ledger/shards.ts'
+import { entryBefore, Overtaken, type ShardRow, shardRow } from '../src/ledger/shards.ts'
 import { readBatch } from '../src/recovery/batch.ts'
 import { behind, isBehind } from '../src/recovery/judge.ts'
 import { keys } from '../src/store/keys.ts'
@@ -82,7 +82,7 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
   if (parked === undefined) return { facts: 0, parked: 0, more: true }
   failpoint('flush.after-commit')
   flusher.factsPerEntry = facts / entries.length
-  const kept = flusher.retention.add({ epoch: row.checkpointEpoch, n }, facts)
+  const kept = flusher.retention.add({ epoch: row.checkpointEpoch, n }, row.facts + facts)
   await announce(place, shard, {
     epoch: row.checkpointEpoch,
     watermark: n,
@@ -94,18 +94,21 @@ export async function flushOnce(flusher: Flusher): Promise<Flushed> {
 }
 
 /**
- * Lets go of all entries that PostgreSQL has, but the last, which proves that both are of one mind: of
- * all of earlier epochs where nothing was flushed in this one.
+ * Lets go of what PostgreSQL has, but of its last `facts` facts, and never of the last entry, which proves
+ * that both are of one mind: of all of earlier epochs where nothing was flushed in this one.
  */
-export async function squeeze({ place, database, shard }: Flusher): Promise<void> {
+export async function squeeze({ place, database, shard }: Flusher, facts: number): Promise<void> {
   const row = await shardRow(database, shard)
   if (row.phase !== 'active') return
+  const last = { epoch: row.checkpointEpoch, n: row.checkpoint }
+  const oldest = facts === 0 ? last : await entryBefore(database, shard, facts)
+  if (!oldest) return
   failpoint('squeeze.after-read')
   await announce(place, shard, {
     epoch: row.checkpointEpoch,
     watermark: row.checkpoint,
     facts: row.facts,
-    trimBelow: entryId({ epoch: row.checkpointEpoch, n: row.checkpoint }),
+    trimBelow: entryId(oldest),
   })
   failpoint('squeeze.after-trim')
 }

@@ -7,6 +7,7 @@ import { keys } from '../src/store/keys.ts'
 import { NotSent, type Place, RedisRefused, ReplyLost } from '../src/store/place.ts'
 import type { Counts, Trigger } from './counts.ts'
 import { type Flusher, flusher, flushOnce, squeeze } from './flush.ts'
+import { factsKept } from './retention.ts'
 
 /** Between two flushes of a busy shard: fewer, larger transactions cost less. */
 const paceMs = 20
@@ -27,6 +28,8 @@ class ShardFlush {
   #busy = false
   /** Entries there were at the last sweep: what is still not flushed now has waited since then. */
   #sweptAt = 0
+  /** What processes of before have left in the journal is looked at once, when nothing else is to do. */
+  #squeezed = false
 
   constructor(flusher: Flusher, log: Logger, counts: Counts) {
     this.#flusher = flusher
@@ -67,12 +70,14 @@ class ShardFlush {
     const { n, watermark, kept } = await this.#lag()
     const waited = this.#sweptAt > watermark
     this.#sweptAt = n
-    const mustShrink = n === watermark && kept > squeezeMin && this.#flusher.tight()
-    if (this.#busy || !(waited || mustShrink)) return
+    const tight = this.#flusher.tight()
+    const mustSqueeze = n === watermark && kept > squeezeMin && (tight || !this.#squeezed)
+    if (this.#busy || !(waited || mustSqueeze)) return
     this.#busy = true
     try {
-      if (mustShrink) await squeeze(this.#flusher)
-      else await this.#flush('sweep')
+      if (!mustSqueeze) return await this.#flush('sweep')
+      await squeeze(this.#flusher, tight ? 0 : factsKept)
+      this.#squeezed = true
     } finally {
       this.#busy = false
     }

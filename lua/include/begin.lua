@@ -3,9 +3,10 @@
 -- (1) Fence. A Redis that is not the one this caller was told of, or that lost anything, must not
 -- decide: epoch and phase as expected, at least as many entries as the caller has seen, as many in
 -- the journal as meta counts and none beyond the last one, sentinels there, stock as large as the
--- book says, and codes' own limits where it says that there are some.
-local meta = redis.call('HMGET', KEYS[1],
-  'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark', 'intake', 'kept')
+-- book says, and codes' own limits and answers under keys where it is said that there are some.
+local function day(k) return 'answers:' .. (string.match(KEYS[k] or '', '%d+$') or '') end
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'phase', 'n', 'facts', 'flushed', 'watermark',
+  'intake', 'kept', day(10), day(11), day(12))
 local n = tonumber(meta[3])
 if meta[1] ~= ARGV[1] or meta[2] ~= 'active' or not n or not (n >= tonumber(ARGV[2])) then
   return 'fenced\tmeta'
@@ -28,6 +29,9 @@ if left ~= (kind == 'counter' and left or redis.call('SCARD', KEYS[6])) then
   return 'fenced\tstock'
 end
 if book[12] == '1' and redis.call('EXISTS', KEYS[9]) == 0 then return 'fenced\tuses' end
+for k = 10, 12 do
+  if meta[k - 1] and redis.call('EXISTS', KEYS[k]) == 0 then return 'fenced\tanswers' end
+end
 
 -- (2) Repeat. This very call ran before and its reply was lost: say the same again.
 local known = redis.call('GET', KEYS[3])

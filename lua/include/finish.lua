@@ -37,6 +37,13 @@ local function reply()
       if effect[i] then
         redis.call('HSET', KEYS[11], key, hashes[i] .. '\t' .. id .. lines[i])
         redis.call('EXPIRE', KEYS[11], 172800)
+        if not meta[10] then
+          -- From now on it is missed where it is gone. What meta says of a day that is over goes.
+          meta[10] = '1'
+          local today = tonumber(string.match(KEYS[11], '%d+$'))
+          redis.call('HSET', KEYS[1], day(11), 1)
+          redis.call('HDEL', KEYS[1], string.format('answers:%d', today - 3))
+        end
       end
     end
     redis.call('SET', KEYS[3], text, 'PX', 120000)

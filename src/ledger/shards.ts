@@ -96,6 +96,20 @@ export async function moveCheckpoint(
   return rows[0].counts
 }
 
+/** The entry behind which the ledger has `facts` facts of a shard; undefined: it has fewer. */
+export async function entryBefore(
+  database: Database,
+  shard: number,
+  facts: number,
+): Promise<{ epoch: number; n: number } | undefined> {
+  const { rows } = await database.query<{ epoch: number; n: number }>(
+    `SELECT epoch, n FROM ledger WHERE shard = $1
+     ORDER BY epoch DESC, n DESC, i DESC OFFSET $2 LIMIT 1`,
+    [shard, facts],
+  )
+  return rows[0]
+}
+
 /** Says that Redis is not to be trusted in `epoch`; whoever was first gives the reason. */
 export async function suspectShard(
   database: Database,

@@ -1,11 +1,12 @@
 import { failpoint } from '../failpoint.ts'
 import type { Database } from '../ledger/database.ts'
-import { shardRow, suspectShard } from '../ledger/shards.ts'
+import { type ShardRow, shardRow, suspectShard } from '../ledger/shards.ts'
 import { keys } from '../store/keys.ts'
 import { scriptNames, scriptSha } from '../store/lua.ts'
-import type { Place } from '../store/place.ts'
+import type { Gate, Place } from '../store/place.ts'
 import type { Fitness } from './fitness.ts'
-import { judge } from './judge.ts'
+import { judge, oldBackup } from './judge.ts'
+import { healPushes } from './push.ts'
 
 /**
  * One look at the checklist, which shuts all gates if it must, and at every shut gate: opens those
@@ -27,27 +28,43 @@ export async function openGatesOnce(
   const shut = allShut()
   if (shut.length === 0) return 0
   const ready = await hasScripts(place)
-  await Promise.all(
-    shut.map(async (gate) => {
-      const verdict = await judge(place, database, gate.shard)
-      if (verdict.is !== 'level') gate.why = verdict.why
-      else if (!ready) gate.why = 'no worker has brought the scripts yet'
-      else place.open(gate.shard, verdict.state)
-      // Only this process may have seen the damage: the workers learn of it through PostgreSQL. A new
-      // life of Redis they see themselves.
-      if (
-        verdict.is === 'lost' &&
-        verdict.cause !== 'restarted' &&
-        verdict.row.phase === 'active' &&
-        !verdict.row.suspect
-      ) {
-        failpoint('suspect.before-postgres')
-        await suspectShard(database, gate.shard, verdict.row.epoch, verdict.why).catch(() => {})
-        failpoint('suspect.after-postgres')
-      }
-    }),
-  )
+  await Promise.all(shut.map((gate) => lookAt(place, database, gate, ready)))
   return shut.filter((gate) => !gate.open).length
+}
+
+/** Opens one gate, or says why not. `ready`: Redis has the scripts. */
+async function lookAt(place: Place, database: Database, gate: Gate, ready: boolean): Promise<void> {
+  const { shard } = gate
+  const verdict = await judge(place, database, shard)
+  if (verdict.is !== 'level') {
+    gate.why = verdict.why
+    // A new life of Redis the workers see themselves.
+    if (verdict.is === 'lost' && verdict.cause !== 'restarted') await suspect(database, verdict)
+    return
+  }
+  // Whether policies are in force stands in PostgreSQL alone, and Redis has not lived anew since it went.
+  if (!verdict.withoutPostgres) {
+    const { damaged, behind, late } = await healPushes(place, database, shard)
+    if (damaged) await suspect(database, { row: verdict.row, why: damaged })
+    gate.why =
+      damaged ??
+      (behind && oldBackup(`Redis knows of ${behind}`)) ??
+      (late ? 'no worker has brought the policies of its books yet' : '')
+    if (gate.why) return
+  }
+  if (ready) place.open(shard, verdict.state)
+  else gate.why = 'no worker has brought the scripts yet'
+}
+
+/** Only this process may have seen the damage: the workers learn of it through PostgreSQL. */
+async function suspect(
+  database: Database,
+  { row, why }: { row: ShardRow; why: string },
+): Promise<void> {
+  if (row.phase !== 'active' || row.suspect) return
+  failpoint('suspect.before-postgres')
+  await suspectShard(database, row.shard, row.epoch, why).catch(() => {})
+  failpoint('suspect.after-postgres')
 }
 
 /** A worker brings the verbs after its own check: opened before, the first call would be refused. */

@@ -41,7 +41,7 @@ export type Cause = (typeof causes)[number]
  * an operator can decide.
  */
 export type Verdict =
-  | { is: 'level'; row: ShardRow; state: ShardState }
+  | { is: 'level'; row: ShardRow; state: ShardState; withoutPostgres?: true }
   | { is: 'lost'; row: ShardRow; cause: Cause; why: string }
   | { is: 'wait'; why: string }
 
@@ -54,7 +54,16 @@ type Eyes = Pick<Place, 'call' | 'gates'>
  */
 export function withoutMemory(redis: Redis, shards: number): Eyes {
   const seen = {
-    ...{ open: false, why: '', epoch: 0, seen: 0, calls: 0, memory: '', suspect: undefined },
+    ...{
+      open: false,
+      pushable: false,
+      why: '',
+      epoch: 0,
+      seen: 0,
+      calls: 0,
+      memory: '',
+      suspect: undefined,
+    },
   }
   return {
     gates: Array.from({ length: shards }, (_, shard) => ({ ...seen, shard })),
@@ -181,13 +190,24 @@ function whatIsLost(
 }
 
 /**
+ * Whether Redis, as lua/check.lua tells it by its run id and the history that it took over, has gone on
+ * since then. One that was promoted and finds no replicas forgets that history (repl-backlog-ttl: after
+ * an hour), and nothing else.
+ */
+export function sameLife(then: string, now: string): boolean {
+  if (then === now) return true
+  const [run, history] = now.split(' ')
+  return then.split(' ')[0] === run && /^0+$/.test(history ?? '')
+}
+
+/**
  * A Redis that was restarted, or was another's replica, may have forgotten its last entries, and what
  * nobody alive has seen nobody misses: the first new ones would take their places. So it serves under a
  * new epoch only.
  */
 function whatLivesAnew({ epoch, memory, memoryEpoch }: ShardRow, state: ShardState) {
   if (memoryEpoch !== epoch || memory === '' || state.memory === '') return undefined
-  if (memory === state.memory) return undefined
+  if (sameLife(memory, state.memory)) return undefined
   return {
     cause: 'restarted',
     why: 'Redis was restarted, or was a replica, since this epoch began',
@@ -238,14 +258,14 @@ async function judgeAlone(place: Eyes, shard: number, why: string): Promise<Verd
     const { suspect } = place.gates[shard]!
     if (suspect || state?.epoch !== epoch || state.phase !== 'active' || !state.whole)
       return { is: 'wait', why: `Redis changed while PostgreSQL is away. ${why}` }
-    if (memory !== state.memory)
+    if (!sameLife(memory, state.memory))
       return { is: 'wait', why: `Redis was restarted while PostgreSQL is away. ${why}` }
     if (state.n < seen)
       return { is: 'wait', why: `Redis lost entries while PostgreSQL is away. ${why}` }
     // Nothing is to be changed in Redis by a row that PostgreSQL did not give.
     const { flushed: facts, intake } = state
     const row = { shard, epoch, phase: 'active', facts, intake } as ShardRow
-    return { is: 'level', row, state }
+    return { is: 'level', row, state, withoutPostgres: true }
   } catch (error) {
     return { is: 'wait', why: explain(error) }
   }

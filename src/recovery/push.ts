@@ -220,18 +220,20 @@ const bookNumbers =
  * may lack some although every entry is there. Books that are behind what PostgreSQL believes, or
  * whose numbers do not add up, are marked to be pushed again, which does no harm to what is there.
  * A book that is gone is damage; one of which Redis knows more than PostgreSQL, which has everything
- * first, means that PostgreSQL is an old one.
+ * first, means that PostgreSQL is an old one. `late`: Redis lacks the newest policy of a book that it had
+ * before, which may be an acknowledged pause.
  */
 export async function healPushes(
   place: Place,
   database: Database,
   shard: number,
-): Promise<{ damaged?: string; behind?: string }> {
+): Promise<{ damaged?: string; behind?: string; late?: boolean }> {
   const { rows } = await database.query<BookNumbers>(
     `SELECT ${bookNumbers} FROM books WHERE shard = $1 AND pushed_version > 0`,
     [shard],
   )
   const numbers = await numbersOf(place, shard, rows)
+  let late = false
   for (const [r, { book_id, kind, pushed, total, newest }] of rows.entries()) {
     const [left, held, gone, version] = numbers[r]!
     if (left == null) return { damaged: `damaged: the book ${book_id} is gone` }
@@ -246,6 +248,7 @@ export async function healPushes(
       if (!now || Number(version) > now.newest || (kind === 'codes' && codes > now.total))
         return { behind: `book ${book_id}, version ${version} with ${codes} codes` }
     }
+    late ||= Number(version) < newest
     if (Number(version) < pushed)
       await database.query(
         'UPDATE books SET pushed_version = $2 WHERE book_id = $1 AND pushed_version = $3',
@@ -258,5 +261,5 @@ export async function healPushes(
         [book_id],
       )
   }
-  return {}
+  return { late }
 }

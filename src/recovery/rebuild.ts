@@ -19,6 +19,9 @@ type Write = (
   ...args: (string | number)[]
 ) => Promise<void>
 
+/** The field by which meta says that there are answers of a day: see lua/include/finish.lua. */
+const answersOfDay = (day: number | '') => `answers:${day}`
+
 /** Members per call: Redis is busy for about a millisecond. */
 const perCall = 1_000
 /** Each call has a second: more of them at once would wait for each other longer than that. */
@@ -72,6 +75,10 @@ export async function rebuild(
   const { shard } = recovery
   const write = writer(place, recovery)
   await clear(place, write, shard)
+  // Of what is gone meta must not say that it is there.
+  const said = await place.redis.hgetall(keys.meta(shard))
+  const days = Object.keys(said).filter((name) => name.startsWith(answersOfDay('')))
+  if (days.length > 0) await write('HDEL', keys.meta(shard), ...days)
   // Put in first: whoever deletes one of these meanwhile takes its sentinel along, and is found out.
   for (const key of [keys.coupons(shard), keys.redemptions(shard)])
     await write('HSET', key, '', recovery.epoch)
@@ -89,6 +96,7 @@ export async function rebuild(
   for await (const answers of answersOf(database, shard)) {
     await writeAll(write, 'HSET', keys.answers(shard, day), answers, 2)
     await write('EXPIRE', keys.answers(shard, day), 2 * 86_400)
+    await write('HSET', keys.meta(shard), answersOfDay(day), 1)
   }
   return sum
 }

@@ -85,7 +85,7 @@ export async function recoverOnce(
         await lookAfter(place, pusher, log, shard, onRecovered).catch((error: Error) => {
           // Another worker was faster, or something broke on the way: the next look begins anew.
           if (error instanceof Overtaken || error instanceof Superseded) return
-          // It may have been opened for the pushes: shut, so that it is looked after once more.
+          // It may have been opened: shut, so that it is looked after once more.
           place.shut(shard, error.message)
           log.warn({ shard, err: error }, 'could not look after a shard')
         })
@@ -131,13 +131,16 @@ async function lookAfter(
   // A Redis that went away meanwhile may come back with less than the verdict was about.
   if (!place.connected || place.connection !== at) return
   if (verdict.is === 'level') {
-    // Open for this worker's pushes only: where Redis was restarted, the API has no verbs yet, and
-    // it must not have them before the policies are those that were acknowledged.
+    // For pushes only: no coupon may move before the policies are those that were acknowledged. The API
+    // looks for itself, because another shard may have got it its scripts.
     const { row, state } = verdict
     if (row.memoryEpoch !== row.epoch && state.memory)
       await learnMemory(database, row, state.memory)
+    place.admit(shard, state)
+    const inForce = await pushPolicies(pusher, shard)
+    // A connection that broke meanwhile has shut it again.
+    if (!inForce || !gate.pushable) return
     place.open(shard, state)
-    if (!(await pushPolicies(pusher, shard))) return
     await loadScripts(place, scriptNames)
     failpoint('recover.after-load-scripts')
   } else {

@@ -51,7 +51,7 @@ async function callShard(
   keyList: string[],
   args: (string | number)[],
 ): Promise<{ ok: true; text: string } | Problem> {
-  if (!place.gates[shard]!.open) return notReady
+  if (!place.gates[shard]!.pushable) return notReady
   try {
     const text = (await place.call(script, keyList, args)) as string
     failpoint('push.after-call')

@@ -19,6 +19,8 @@ export class RedisRefused extends Error {}
 export type Gate = {
   shard: number
   open: boolean
+  /** Shut to coupon verbs, but policies and codes may be brought: a worker does so before it opens. */
+  pushable: boolean
   why: string
   epoch: number
   seen: number
@@ -52,6 +54,7 @@ export class Place {
     this.gates = Array.from({ length: shards }, (_, shard) => ({
       shard,
       open: false,
+      pushable: false,
       why: 'not connected to Redis yet',
       epoch: 0,
       seen: 0,
@@ -87,6 +90,7 @@ export class Place {
   shut(shard: number, why: string): void {
     const gate = this.gates[shard]!
     gate.open = false
+    gate.pushable = false
     gate.why = why
   }
 
@@ -107,11 +111,11 @@ export class Place {
   }
 
   shutAll(why: string): void {
-    for (const gate of this.gates) if (gate.open) this.shut(gate.shard, why)
+    for (const gate of this.gates) if (gate.open || gate.pushable) this.shut(gate.shard, why)
   }
 
-  /** Lets a shard serve: `n` is its last entry in `epoch`, as a check has just read it. */
-  open(shard: number, { epoch, n, calls, memory }: Opened): void {
+  /** Lets policies and codes of a shard be brought: `n` is its last entry in `epoch`, as just read. */
+  admit(shard: number, { epoch, n, calls, memory }: Opened): void {
     const gate = this.gates[shard]!
     if (gate.epoch !== epoch) {
       gate.seen = 0
@@ -121,6 +125,13 @@ export class Place {
     gate.seen = Math.max(gate.seen, n)
     gate.calls = calls
     gate.memory = memory
+    gate.pushable = true
+  }
+
+  /** Lets a shard serve. */
+  open(shard: number, found: Opened): void {
+    this.admit(shard, found)
+    const gate = this.gates[shard]!
     gate.open = true
     gate.why = ''
     const waiting = this.#waiting

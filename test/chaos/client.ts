@@ -62,8 +62,10 @@ export function startLoad(options: LoadOptions) {
     const token = admins.has(verb) ? options.admin : options.service
     const asked: Asked = { is: 'asked', id, verb, ...rest, at: Date.now() }
     diary.note(asked)
-    diary.write()
     counts.asked++
+    // One write for all that are due at once: the first of them to go on makes it.
+    await undefined
+    diary.write()
     const reply = await send(pool, `/api/v1/${path}`, body, {
       authorization: `Bearer ${token}`,
       'x-request-id': id,

@@ -64,13 +64,16 @@ const deletions: [string, (shard: number, book: string) => string][] = [
   ['stock', keys.stock],
   ['users', keys.users],
   ['book', keys.book],
+  ['answers', (shard) => keys.answers(shard, Math.floor(Date.now() / 86_400_000))],
 ]
+/** What coupon records say as well, and what only a reply that is lost at that moment would need. */
+const unmissed = ['lock', 'op']
 
 const isOfBook = new Set(['stock', 'users', 'book'])
 
 const del: Row = {
   name: 'del',
-  what: 'DEL of meta, journal, coupons, redemptions, stock, users, book, one after the other',
+  what: 'DEL of meta, journal, coupons, redemptions, stock, users, book, answers, one after the other; of all lock and op keys',
   mayLose: true,
   async fault({ town, load }) {
     const losses: Loss[] = []
@@ -78,6 +81,10 @@ const del: Row = {
     const { rows } = await town.database.query<{ book: string; shard: number }>(
       "SELECT book_id AS book, shard FROM books WHERE kind = 'codes' ORDER BY shard",
     )
+    for (const name of unmissed) {
+      const found = await town.redis.keys(`{s*}:${name}:*`)
+      if (found.length > 0) await town.redis.del(found)
+    }
     for (const [d, [what, key]] of deletions.entries()) {
       const { book, shard } = rows[d % rows.length]!
       since = Date.now()
