@@ -13,6 +13,7 @@ export const scenarios = [
   'compare',
   'down',
   'distribute',
+  'stats',
 ] as const
 export type Scenario = (typeof scenarios)[number]
 

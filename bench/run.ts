@@ -14,6 +14,7 @@ import { readOptions, type Scenario, usage } from './options.ts'
 import { faultsOf, roundsTable, targetsTable, timesTable } from './report.ts'
 import { restart } from './restart.ts'
 import type { Round } from './round.ts'
+import { stats } from './stats.ts'
 import type { Target } from './targets.ts'
 
 /** `npm run bench`: every scenario on a fresh installation of its own. */
@@ -37,6 +38,7 @@ const scenarios: Record<Scenario, (bench: Bench) => Promise<Report>> = {
   compare,
   down,
   distribute,
+  stats,
 }
 
 /** What both stores and the client do not agree on: none of it may ever be. */
