@@ -83,6 +83,11 @@ export const table = {
     'Current password is wrong',
     'Send the present password as `current_password`.',
   ],
+  'last-admin': [
+    409,
+    'The last administrator',
+    'No other administrator is active. Make or activate another one, then send it again.',
+  ],
   'too-many-requests': [
     429,
     'Too many requests',

@@ -1,4 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { makeApiKey } from '../src/http/tokens.ts'
+import { changeAccount, deleteAccount } from '../src/ops/accounts.ts'
 import { type House, openHouse } from './house.ts'
 
 let house: House
@@ -120,6 +122,62 @@ describe('an administrator', () => {
     expect(await deeds(admin.user_id)).toHaveLength(before)
   })
 
+  test('is left where two demote, deactivate or delete each other at once', async () => {
+    // The first is looked for by its token alone.
+    const ways = [
+      ['PATCH', { role: 'user' }],
+      ['PATCH', { is_active: false }],
+      ['DELETE', undefined],
+    ] as const
+    for (const [method, body] of ways) {
+      await house.database.query("UPDATE users SET role = 'user' WHERE role = 'admin'")
+      const pair = [await house.signUp('admin'), await house.signUp('admin')]
+      const ended = await Promise.all(
+        pair.map(({ token }, i) =>
+          call(method, `${list}/${pair[1 - i]!.user_id}`, { token, ...(body ? { body } : {}) }),
+        ),
+      )
+      const answers = ended.map(said).sort()
+      expect(answers[0]).toMatch(/^20[04] done$/)
+      // Or the other one was asked for once it was an administrator no more.
+      expect(answers[1]).toMatch(/^(409 last-admin|403 forbidden|403 account-inactive|401 .*)$/)
+      const { rows } = await house.database.query(
+        "SELECT user_id FROM users WHERE role = 'admin' AND is_active",
+      )
+      expect(rows).toHaveLength(1)
+    }
+    await house.database.query("UPDATE users SET role = 'admin' WHERE user_id = $1", [
+      admin.user_id,
+    ])
+    await house.database.query(
+      "UPDATE users SET role = 'user' WHERE role = 'admin' AND user_id <> $1",
+      [admin.user_id],
+    )
+  })
+
+  test('who is the last one stays so, however it is asked for', async () => {
+    const by = { actor: 'user:somebody-demoted-meanwhile', request_id: 'r' }
+    const { user_id } = admin
+    const { database } = house
+    for (const change of [{ role: 'operator' } as const, { is_active: false }])
+      expect(await changeAccount({ database }, user_id, change, by)).toMatchObject({
+        problem: 'last-admin',
+      })
+    expect(await deleteAccount({ database }, user_id, by)).toMatchObject({ problem: 'last-admin' })
+    expect((await me(admin.token)).body).toMatchObject({ role: 'admin', is_active: true })
+    // One who is inactive helps nobody; one who is active does.
+    const other = await house.signUp('admin')
+    const active = (is_active: boolean) =>
+      changeAccount({ database }, other.user_id, { is_active }, by)
+    await active(false)
+    const demote = () => changeAccount({ database }, user_id, { role: 'user' }, by)
+    expect(await demote()).toMatchObject({ problem: 'last-admin' })
+    await active(true)
+    expect(await demote()).toMatchObject({ role: 'user' })
+    await changeAccount({ database }, user_id, { role: 'admin' }, by)
+    await deleteAccount({ database }, other.user_id, by)
+  })
+
   test('may change the own name, and say again which role it has', async () => {
     const own = await asAdmin('PATCH', `${list}/${admin.user_id}`, { name: 'Root', role: 'admin' })
     expect(own.body).toMatchObject({ name: 'Root', role: 'admin' })
@@ -179,6 +237,28 @@ describe('POST /users', () => {
     const set = { password: 'battery staple' }
     expect((await asAdmin('PATCH', `${list}/${user_id}`, set)).status).toBe(200)
     expect((await login('ada@x.org', set.password)).status).toBe(200)
+  })
+
+  test('lets a key choose an id or a password, and an administrator both', async () => {
+    const { key, ...stored } = makeApiKey()
+    await house.accounts.createApiKey({
+      ...{ ...stored, name: 'users', scopes: ['users'], created_by: admin.user_id },
+    })
+    const asKey = (body: object) =>
+      call('POST', `${v1}/users`, { token: key, body: { name: 'C', ...body } })
+    const password = 'correct horse'
+    // An id that may hold coupons already, and whose account may be gone.
+    const chosen = { user_id: '33333333-3333-4333-8333-333333333333', email: 'c@x.org' }
+    const both = await asKey({ ...chosen, password })
+    expect(said(both)).toBe('403 forbidden')
+    expect(both.body.detail).toMatch(/user_id and password/)
+    expect(said(await login('c@x.org', password))).toBe('401 invalid-credentials')
+    expect(said(await asKey(chosen))).toBe('201 done')
+    const fresh = await asKey({ email: 'd@x.org', password })
+    expect(said(fresh)).toBe('201 done')
+    expect((await login('d@x.org', password)).body.user.user_id).toBe(fresh.body.user_id)
+    const wanted = { user_id: '44444444-4444-4444-8444-444444444444', email: 'e@x.org', password }
+    expect(said(await asAdmin('POST', `${v1}/users`, { name: 'E', ...wanted }))).toBe('201 done')
   })
 
   test('refuses an id or an address that is taken', async () => {

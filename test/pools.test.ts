@@ -21,7 +21,7 @@ const idsOf = ({ body }: { body: { users: { user_id: string }[] } }) =>
   body.users.map(({ user_id }) => user_id)
 
 describe('a pool', () => {
-  test('is made with its users, shown with their names and e-mails, and deleted', async () => {
+  test('is made with its users, shown with their names, and deleted', async () => {
     const { id } = await world.signUp()
     const body = { name: 'VIP', description: 'The best', user_ids: [id, 'opaque', 'opaque'] }
     const made = await call('POST', 'pools/', body)
@@ -39,8 +39,7 @@ describe('a pool', () => {
     expect(shown).toMatchObject({ ...made.body, has_more: false, next_cursor: null })
     expect(shown.users).toHaveLength(2)
     expect(shown.users).toContainEqual({
-      ...{ user_id: id, name: 'Someone', email: expect.stringMatching(/@example\.com$/) },
-      added_at: expect.any(String),
+      ...{ user_id: id, name: 'Someone', email: null, added_at: expect.any(String) },
     })
     expect(shown.users).toContainEqual({
       ...{ user_id: 'opaque', name: null, email: null, added_at: expect.any(String) },
@@ -184,16 +183,97 @@ describe('users of a pool', () => {
   })
 })
 
-test('what is done to pools stands in the audit log', async () => {
-  const id = await makePool(['a'])
-  await call('POST', `pools/${id}/users`, { user_id: 'b' })
-  await call('DELETE', `pools/${id}`)
+describe('e-mails of users', () => {
+  test('are for administrators: a key that puts an account into a pool does not learn its own', async () => {
+    const { id } = await world.signUp()
+    const pool = await makePool()
+    const added = await call('POST', `pools/${pool}/users`, { user_id: id })
+    const left = await call('DELETE', `pools/${pool}/users/nobody`)
+    for (const { body } of [added, left, await call('GET', `pools/${pool}`)])
+      expect(body.users).toMatchObject([{ user_id: id, name: 'Someone', email: null }])
+    const seen = await world.call('GET', `pools/${pool}`, { as: world.admin })
+    expect(seen.body.users[0].email).toMatch(/@example\.com$/)
+  })
+})
+
+describe('an account that is removed', () => {
+  const remove = (id: string) => world.call('DELETE', `auth/admin/users/${id}`, { as: world.admin })
+
+  test('leaves its pools, on record, and nothing is distributed to it any more', async () => {
+    const { id } = await world.signUp()
+    const pools = [await makePool([id, 'other']), await makePool([id])].sort()
+    await makePool(['other'])
+    expect((await remove(id)).status).toBe(204)
+    for (const pool of pools) {
+      const { body } = await call('GET', `pools/${pool}`)
+      expect(idsOf({ body })).not.toContain(id)
+      expect(body.user_count).toBe(body.users.length)
+    }
+    const { rows } = await world.database.query(
+      "SELECT detail FROM audit_log WHERE action = 'accounts.delete' AND target = $1",
+      [`account:${id}`],
+    )
+    expect(rows[0].detail.before.pools).toEqual(pools)
+  })
+
+  test('does so while others change the same pools', async () => {
+    const people = await Promise.all(Array.from({ length: 6 }, () => world.signUp()))
+    const ids = people.map(({ id }) => id)
+    const pools = await Promise.all([0, 1, 2].map(() => makePool(ids)))
+    const changes = pools.flatMap((pool) => [
+      call('DELETE', `pools/${pool}/users`, { user_ids: ids.slice(0, 3) }),
+      call('POST', `pools/${pool}/users`, { user_ids: ['a', 'b'] }),
+    ])
+    const all = await Promise.all([...ids.map(remove), ...changes])
+    expect(all.filter(({ status }) => status >= 300)).toEqual([])
+    for (const pool of pools)
+      expect((await call('GET', `pools/${pool}`)).body).toMatchObject({
+        ...{ user_count: 2, users: [{ user_id: 'a' }, { user_id: 'b' }] },
+      })
+  })
+})
+
+test('what is done to pools stands in the audit log: who, on which request, before and after', async () => {
+  const many = Array.from({ length: 150 }, (_, u) => `user-${1_000 + u}`)
+  const made = await call('POST', 'pools', { name: 'Told', user_ids: ['a'] })
+  const path = `pools/${made.body.pool_id}`
+  const replies = [
+    made,
+    await call('PATCH', path, { name: 'Retold' }),
+    await call('POST', `${path}/users`, { user_ids: ['a', 'b'] }),
+    await call('POST', `${path}/users`, { user_ids: many }),
+    await call('DELETE', `${path}/users/b`),
+    await call('DELETE', path),
+  ]
   const { rows } = await world.database.query(
-    'SELECT action, detail FROM audit_log WHERE target = $1 ORDER BY audit_id',
-    [`pool:${id}`],
+    'SELECT actor, action, detail FROM audit_log WHERE target = $1 ORDER BY audit_id',
+    [`pool:${made.body.pool_id}`],
   )
-  expect(rows.map(({ action }) => action)).toEqual([
-    ...['pools.create', 'pools.add-users', 'pools.delete'],
+  expect(rows).toMatchObject([
+    {
+      action: 'pools.create',
+      detail: { before: null, after: { name: 'Told', user_count: 1 } },
+    },
+    { action: 'pools.update', detail: { before: { name: 'Told' }, after: { name: 'Retold' } } },
+    {
+      action: 'pools.add-users',
+      detail: { before: { user_count: 1 }, after: { user_count: 2 } },
+    },
+    { action: 'pools.add-users', detail: { after: { user_count: 152 } } },
+    { action: 'pools.remove-users', detail: { after: { user_count: 151 } } },
+    { action: 'pools.delete', detail: { before: { user_count: 151 }, after: null } },
   ])
-  expect(rows[1].detail).toEqual({ users: 1 })
+  const told = rows.map(({ detail }) => detail.added ?? detail.removed)
+  // Those alone who came or went; of many the first hundred, and how many they were.
+  expect(told.slice(0, 3)).toEqual([
+    { count: 1, user_ids: ['a'] },
+    undefined,
+    { count: 1, user_ids: ['b'] },
+  ])
+  expect(told[3]).toEqual({ count: 150, user_ids: many.slice(0, 100) })
+  expect(rows[4].detail.removed).toEqual({ count: 1, user_ids: ['b'] })
+  for (const [i, { actor, detail }] of rows.entries()) {
+    expect(actor).toMatch(/^key:/)
+    expect(detail.request_id).toBe(replies[i]!.headers.get('x-request-id'))
+  }
 })

@@ -6,7 +6,17 @@ import { byRequest } from './context.ts'
 import { reason } from './ops.ts'
 import { answer, noContent, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
-import { email, line, listOf, page, password, queryFlag, strict, uuid } from './schemas.ts'
+import {
+  email,
+  line,
+  listOf,
+  looseFlag,
+  page,
+  password,
+  queryFlag,
+  strict,
+  uuid,
+} from './schemas.ts'
 
 const params = strict({ user_id: uuid })
 const name = line(1, 255)
@@ -24,7 +34,7 @@ const ChangeAccountRequest = strict({
   name,
   email,
   role,
-  is_active: z.boolean(),
+  is_active: looseFlag,
   password: password(8, 100),
   reason,
 })
@@ -105,7 +115,7 @@ export function adminUserRoutes(deps: Deps) {
         params,
         body: ChangeAccountRequest,
         answers: { 200: UserResponse },
-        problems: ['user-not-found', 'email-taken', 'own-account'],
+        problems: ['user-not-found', 'email-taken', 'own-account', 'last-admin'],
       },
       async (c, { params, body: { reason: why, ...change } }, who) => {
         const user = await ops.changeAccount(params.user_id, change, byRequest(c, who, why))
@@ -119,11 +129,12 @@ export function adminUserRoutes(deps: Deps) {
         method: 'delete',
         path: '/auth/admin/users/{user_id}',
         summary: 'Remove an account for good; coupons it holds stay with its id',
+        description: 'It leaves its pools, so that nothing is distributed to it any more.',
         needs: ['admin'],
         params,
         query: strict({ reason: reason.optional() }),
         answers: { 204: null },
-        problems: ['user-not-found', 'own-account'],
+        problems: ['user-not-found', 'own-account', 'last-admin'],
       },
       async (c, { params, query }, who) => {
         const gone = await ops.deleteAccount(params.user_id, byRequest(c, who, query.reason))

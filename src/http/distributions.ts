@@ -3,7 +3,7 @@ import type { Deps } from '../app.ts'
 import type { Result } from '../ledger/distribution-results.ts'
 import type { Job } from '../ledger/jobs.ts'
 import { type Problem, problemDetail } from '../problems.ts'
-import { type Context, type Principal, requestId } from './context.ts'
+import { byRequest, type Context, type Principal, requestId } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import { JobResponse, jobView } from './jobs.ts'
 import { reason } from './ops.ts'
@@ -215,11 +215,8 @@ export function distributionRoutes(deps: Deps) {
       async (c, { params: { job_id }, body }, who) => {
         const found = await pools.job(job_id)
         if ('problem' in found) return problemResponse(c, found)
-        const by = {
-          actor: who.actor,
-          reason: body.reason ?? 'cancelled by whoever may distribute',
-        }
-        const job = await ops.changeJob(job_id, 'cancelled', by)
+        const why = body.reason ?? 'cancelled by whoever may distribute'
+        const job = await ops.changeJob(job_id, 'cancelled', byRequest(c, who, why))
         return 'problem' in job ? problemResponse(c, job) : answer(c, 200, jobView(job))
       },
     )

@@ -5,7 +5,7 @@ import { ndjsonReader } from '../files/ndjson.ts'
 import { UnusableFile } from '../files/row.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Stage } from '../recovery/imports.ts'
-import type { Context } from './context.ts'
+import { type Context, requestId } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import { JobResponse, jobView } from './jobs.ts'
 import { takeTime } from './listener.ts'
@@ -97,7 +97,8 @@ export function importRoutes(deps: Deps) {
       const { format, on_duplicate = 'fail', on_error = 'refuse' } = query
       const keyed = readOnce(c, who, 'import', params.book_id, query)
       if ('problem' in keyed) return problemResponse(c, keyed)
-      const wanted = { ...keyed, ...params, on_duplicate, on_error, created_by: who.actor }
+      const by = { created_by: who.actor, request_id: requestId(c) }
+      const wanted = { ...keyed, ...params, on_duplicate, on_error, ...by }
       const done = takeTime(c)
       try {
         const made = await deps.imports.take(wanted, (stage) => readFile(c, format, stage))

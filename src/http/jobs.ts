@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import { type Job, jobStates } from '../ledger/jobs.ts'
-import type { Context, Principal } from './context.ts'
+import { byRequest, type Context, type Principal } from './context.ts'
 import { reason } from './ops.ts'
 import { answer, problemResponse } from './respond.ts'
 import { denied, resource } from './route.ts'
@@ -61,7 +61,7 @@ export function jobRoutes(deps: Deps) {
     const job = await books.job(id)
     if ('problem' in job) return problemResponse(c, job)
     if (who.kind !== 'admin' && ops.isOperators(job)) return problemResponse(c, denied(['admin']))
-    const done = await ops.changeJob(id, 'cancelled', { actor: who.actor, reason })
+    const done = await ops.changeJob(id, 'cancelled', byRequest(c, who, reason))
     return 'problem' in done ? problemResponse(c, done) : answer(c, 200, jobView(done))
   }
   const cancelled = 'End a job that is queued or running, or put aside one that failed'

@@ -52,7 +52,7 @@ const MemberResponse = z
   .object({
     user_id: z.string(),
     name: z.string().nullable().openapi({ description: 'null: no account has this id' }),
-    email: z.string().nullable(),
+    email: z.string().nullable().openapi({ description: 'null to keys, too' }),
     added_at: instant,
   })
   .openapi('PoolMember')
@@ -82,15 +82,20 @@ export function idOf(cursor: string): string | null {
   return cursorOf(id) === cursor && userId.safeParse(id).success ? id : null
 }
 
-/** `members`: one more than `limit` where there are more. */
+/**
+ * `members`: one more than `limit` where there are more. `withEmails`: for administrators, who may see
+ * any account; a key could put any id into a pool to learn its address.
+ */
 export function poolDetail(
   pool: Pool,
   members: Member[],
   limit: number,
+  withEmails: boolean,
 ): z.infer<typeof PoolDetailResponse> {
-  const users = members
-    .slice(0, limit)
-    .map(({ added_at, ...member }) => ({ ...member, added_at: added_at.toISOString() }))
+  const users = members.slice(0, limit).map(({ user_id, name, email, added_at }) => ({
+    ...{ user_id, name, email: withEmails ? email : null },
+    added_at: added_at.toISOString(),
+  }))
   const has_more = members.length > limit
   const next_cursor = has_more ? cursorOf(users.at(-1)!.user_id) : null
   return { ...poolView(pool), users, has_more, next_cursor }

@@ -2,7 +2,7 @@ import type { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
 import type { Pool } from '../ledger/pools.ts'
 import { problem } from '../problems.ts'
-import type { Context, Principal } from './context.ts'
+import { byRequest, type Context, type Principal } from './context.ts'
 import { readOnce, replayedHeader } from './effect.ts'
 import {
   ChangePoolRequest,
@@ -25,19 +25,13 @@ const params = strict({ pool_id: poolId })
 const managers = ['admin', 'service'] as const
 const firstPage = 100
 
-/** For the audit log. */
-const deedOf = (who: Principal, action: string, id: string, detail?: Record<string, unknown>) => ({
-  ...{ actor: who.actor, action, target: `pool:${id}` },
-  ...(detail ? { detail } : {}),
-})
-
 /** Pools of users: made, read, changed, filled and deleted. */
 export function poolRoutes(deps: Deps) {
   const { pools } = deps
 
-  async function detail(c: Context, pool: Pool, limit = firstPage, after?: string) {
+  async function detail(c: Context, who: Principal, pool: Pool, limit = firstPage, after?: string) {
     const members = await pools.members(pool.pool_id, { limit, after })
-    return answer(c, 200, poolDetail(pool, members, limit))
+    return answer(c, 200, poolDetail(pool, members, limit, who.kind === 'admin'))
   }
 
   async function change(
@@ -47,9 +41,8 @@ export function poolRoutes(deps: Deps) {
     pool_id: string,
     users: string[],
   ) {
-    const deed = deedOf(who, `pools.${how}-users`, pool_id, { users: users.length })
-    const pool = await pools.changeUsers(pool_id, how, users, deed)
-    return 'problem' in pool ? problemResponse(c, pool) : detail(c, pool)
+    const pool = await pools.changeUsers(pool_id, how, users, byRequest(c, who))
+    return 'problem' in pool ? problemResponse(c, pool) : detail(c, who, pool)
   }
   const members = {
     needs: managers,
@@ -79,9 +72,7 @@ export function poolRoutes(deps: Deps) {
         if ('problem' in keyed) return problemResponse(c, keyed)
         const { name, description = null, user_ids: users = [] } = body
         const made = { ...keyed, name, description, users, created_by: who.id }
-        const pool = await pools.create(made, ({ pool_id, user_count }) =>
-          deedOf(who, 'pools.create', pool_id, { name, users: user_count }),
-        )
+        const pool = await pools.create(made, byRequest(c, who))
         if ('problem' in pool) return problemResponse(c, pool)
         const headers = { Location: `/api/v1/pools/${pool.pool_id}`, ...replayedHeader(pool) }
         return answer(c, 201, poolView(pool), headers)
@@ -120,12 +111,12 @@ export function poolRoutes(deps: Deps) {
         answers: { 200: PoolDetailResponse },
         problems: ['pool-not-found', 'invalid-cursor'],
       },
-      async (c, { params, query: { limit, starting_after } }) => {
+      async (c, { params, query: { limit, starting_after } }, who) => {
         const pool = await pools.get(params.pool_id)
         if ('problem' in pool) return problemResponse(c, pool)
         const after = starting_after === undefined ? undefined : idOf(starting_after)
         if (after === null) return problemResponse(c, problem('invalid-cursor'))
-        return detail(c, pool, limit, after)
+        return detail(c, who, pool, limit, after)
       },
     )
     .route(
@@ -141,8 +132,7 @@ export function poolRoutes(deps: Deps) {
         problems: ['pool-not-found', 'pool-name-taken'],
       },
       async (c, { params: { pool_id }, body }, who) => {
-        const deed = deedOf(who, 'pools.update', pool_id, body)
-        const pool = await pools.update(pool_id, body, deed)
+        const pool = await pools.update(pool_id, body, byRequest(c, who))
         return 'problem' in pool ? problemResponse(c, pool) : answer(c, 200, poolView(pool))
       },
     )
@@ -158,7 +148,7 @@ export function poolRoutes(deps: Deps) {
         problems: ['pool-not-found'],
       },
       async (c, { params: { pool_id } }, who) => {
-        const refused = await pools.remove(pool_id, deedOf(who, 'pools.delete', pool_id))
+        const refused = await pools.remove(pool_id, byRequest(c, who))
         return refused ? problemResponse(c, refused) : noContent(c)
       },
     )

@@ -37,6 +37,9 @@ export function userRoutes(deps: Deps) {
         method: 'post',
         path: '/users',
         summary: 'Make an account of role user, with an id of your own if you like',
+        description:
+          'An API key chooses `user_id` or `password`, not both: 403. An id may hold coupons already, ' +
+          'and only an administrator gives somebody the means to use them.',
         needs: ['admin', 'service'],
         scope: 'users',
         body: RegisterUserRequest,
@@ -44,6 +47,10 @@ export function userRoutes(deps: Deps) {
         problems: ['email-taken', 'user-exists'],
       },
       async (c, { body }, who) => {
+        // Whoever could sign in under an id that it chose could use the coupons of that id.
+        const needs = 'an administrator to choose both user_id and password'
+        if (who.kind !== 'admin' && body.user_id !== undefined && body.password !== undefined)
+          return problemResponse(c, problem('forbidden', { needs }))
         const made = await ops.createAccount(body, byRequest(c, who))
         return 'problem' in made ? problemResponse(c, made) : answer(c, 201, userView(made))
       },

@@ -58,10 +58,10 @@ export async function createDistribution(
     })
     await tx.query('INSERT INTO distributions (job_id) VALUES ($1)', [job.job_id])
     await remember(tx, once, { job })
-    const { pool_id, mode, amount } = input
+    const { pool_id, mode, amount, request_id } = input
     await audit(tx, {
-      ...{ actor: created_by, action: 'pools.distribute', target: `pool:${pool_id}` },
-      detail: { job_id: job.job_id, book_id, mode, amount },
+      ...{ actor: created_by, action: 'pools.distribute', target: `pool:${pool_id}`, request_id },
+      ...{ before: null, after: { job_id: job.job_id, book_id, mode, amount, users } },
     })
     return job
   })

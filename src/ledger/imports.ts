@@ -77,6 +77,7 @@ export async function closeImport(
   database: Database,
   importId: number,
   created_by: string,
+  request_id: string,
   once: Once | undefined,
 ): Promise<Job> {
   return transaction(database, async (tx) => {
@@ -91,7 +92,8 @@ export async function closeImport(
     const job = await createJob(tx, { kind: 'import', book_id, total, input, created_by })
     const source = 'import'
     const { job_id } = job
-    await openLoad(tx, { book_id, job_id, source, total, max_redemptions: null, created_by })
+    const load = { book_id, job_id, source, total, max_redemptions: null, created_by, request_id }
+    await openLoad(tx, load)
     await tx.query('UPDATE imports SET job_id = $2 WHERE import_id = $1', [importId, job_id])
     await remember(tx, once, { job })
     return job

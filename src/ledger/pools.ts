@@ -15,8 +15,15 @@ export type PoolChange = Partial<Pick<Pool, 'name' | 'description' | 'is_active'
 /** name and e-mail are those of the account; null: the id is a service's own word for its user. */
 export type Member = { user_id: string; name: string | null; email: string | null; added_at: Date }
 
+/** Who changes a pool, and on which request: for the audit log. */
+type By = Pick<Deed, 'actor' | 'request_id'>
+
 /** So many users a pool may have. */
 export const poolUsersMax = 1_000_000
+
+/** So many users of one deed stand in the audit log by their ids; how many there were stands there too. */
+const toldMax = 100
+const told = (users: string[]) => ({ count: users.length, user_ids: users.slice(0, toldMax) })
 
 class Full extends Error {}
 
@@ -31,23 +38,24 @@ async function refusing<T>(work: Promise<T>): Promise<T | Problem> {
   }
 }
 
-/** `deedOf`: what the audit log is to say of it. */
 export async function createPool(
   database: Database,
   wanted: NewPool,
-  deedOf: (pool: Pool) => Deed,
+  by: By,
 ): Promise<Pool | Problem> {
   const id = randomUUID()
   const write = async (tx: Transaction) => {
     // First: a repeat that comes at the same time must not be told that the name is taken.
     await remember(tx, wanted.once, { pool_id: id })
-    const { rows } = await tx.query<Pool>(
-      `INSERT INTO pools (pool_id, name, description, created_by) VALUES ($1, $2, $3, $4)
-       RETURNING *`,
+    await tx.query(
+      `INSERT INTO pools (pool_id, name, description, created_by) VALUES ($1, $2, $3, $4)`,
       [id, wanted.name, wanted.description, wanted.created_by],
     )
-    const pool = await addTo(tx, rows[0]!, wanted.users)
-    await audit(tx, deedOf(pool))
+    const { pool, users } = await addTo(tx, id, wanted.users)
+    await audit(tx, {
+      ...{ ...by, action: 'pools.create', target: `pool:${id}`, detail: { added: told(users) } },
+      ...{ before: null, after: pool },
+    })
     return pool
   }
   return refusing(transaction(database, write))
@@ -83,19 +91,20 @@ export async function updatePool(
   database: Database,
   id: string,
   change: PoolChange,
-  deed: Deed,
+  by: By,
 ): Promise<Pool | Problem> {
   const write = async (tx: Transaction) => {
-    const old = await getPool(tx, id, 'FOR UPDATE')
-    if (!old) return problem('pool-not-found')
-    const { name, description, is_active } = { ...old, ...change }
+    const before = await getPool(tx, id, 'FOR UPDATE')
+    if (!before) return problem('pool-not-found')
+    const { name, description, is_active } = { ...before, ...change }
     const { rows } = await tx.query<Pool>(
       `UPDATE pools SET name = $2, description = $3, is_active = $4, updated_at = now()
        WHERE pool_id = $1 RETURNING *`,
       [id, name, description, is_active],
     )
-    await audit(tx, deed)
-    return rows[0]!
+    const after = rows[0]!
+    await audit(tx, { ...by, action: 'pools.update', target: `pool:${id}`, before, after })
+    return after
   }
   return refusing(transaction(database, write))
 }
@@ -104,34 +113,55 @@ export async function updatePool(
 export async function deletePool(
   database: Database,
   id: string,
-  deed: Deed,
+  by: By,
 ): Promise<Problem | undefined> {
   return transaction(database, async (tx) => {
-    const { rowCount } = await tx.query('DELETE FROM pools WHERE pool_id = $1', [id])
-    if (rowCount === 0) return problem('pool-not-found')
-    await audit(tx, deed)
+    const { rows } = await tx.query<Pool>('DELETE FROM pools WHERE pool_id = $1 RETURNING *', [id])
+    const before = rows[0]
+    if (!before) return problem('pool-not-found')
+    const deed = { action: 'pools.delete', target: `pool:${id}`, before, after: null }
+    await audit(tx, { ...by, ...deed })
     return undefined
   })
 }
 
+/** A pool as it is now, and whom of those that were named it took. */
+type Changed = { pool: Pool; users: string[] }
+type OfUser = { user_id: string }
+
 /** Adds those that are not in it yet. */
-async function addTo(tx: Transaction, { pool_id }: Pool, users: string[]): Promise<Pool> {
-  const { rowCount } = await tx.query(
+async function addTo(tx: Transaction, id: string, named: string[]): Promise<Changed> {
+  const { rows } = await tx.query<OfUser>(
     `INSERT INTO pool_users (pool_id, user_id) SELECT $1, unnest($2::text[])
-     ON CONFLICT DO NOTHING`,
-    [pool_id, users],
+     ON CONFLICT DO NOTHING RETURNING user_id`,
+    [id, named],
   )
-  const pool = await countIn(tx, pool_id, rowCount ?? 0)
+  const pool = await countIn(tx, id, rows.length)
   if (pool.user_count > poolUsersMax) throw new Full()
-  return pool
+  return { pool, users: rows.map(({ user_id }) => user_id) }
 }
 
-async function removeFrom(tx: Transaction, { pool_id }: Pool, users: string[]): Promise<Pool> {
-  const { rowCount } = await tx.query(
-    'DELETE FROM pool_users WHERE pool_id = $1 AND user_id = ANY($2::text[])',
-    [pool_id, users],
+async function removeFrom(tx: Transaction, id: string, named: string[]): Promise<Changed> {
+  const { rows } = await tx.query<OfUser>(
+    'DELETE FROM pool_users WHERE pool_id = $1 AND user_id = ANY($2::text[]) RETURNING user_id',
+    [id, named],
   )
-  return countIn(tx, pool_id, -(rowCount ?? 0))
+  const pool = await countIn(tx, id, -rows.length)
+  return { pool, users: rows.map(({ user_id }) => user_id) }
+}
+
+/** Takes a user out of all pools; which they were. */
+export async function leavePools(tx: Transaction, user: string): Promise<string[]> {
+  // The pools' rows first and in one order, as whoever else changes their users locks them.
+  const { rows } = await tx.query<{ pool_id: string }>(
+    `SELECT pool_id FROM pools p WHERE EXISTS
+       (SELECT FROM pool_users u WHERE u.pool_id = p.pool_id AND u.user_id = $1)
+     ORDER BY pool_id FOR UPDATE`,
+    [user],
+  )
+  const left = rows.map(({ pool_id }) => pool_id)
+  for (const id of left) await removeFrom(tx, id, [user])
+  return left
 }
 
 /** The pool's row is locked by whoever changes its users: two at once would wait in a circle. */
@@ -150,15 +180,18 @@ export async function changeUsers(
   database: Database,
   id: string,
   how: 'add' | 'remove',
-  users: string[],
-  deed: Deed,
+  named: string[],
+  by: By,
 ): Promise<Pool | Problem> {
   const write = async (tx: Transaction) => {
-    const pool = await getPool(tx, id, 'FOR UPDATE')
-    if (!pool) return problem('pool-not-found')
-    const changed = await (how === 'add' ? addTo : removeFrom)(tx, pool, users)
-    await audit(tx, deed)
-    return changed
+    const before = await getPool(tx, id, 'FOR UPDATE')
+    if (!before) return problem('pool-not-found')
+    const { pool, users } = await (how === 'add' ? addTo : removeFrom)(tx, id, named)
+    await audit(tx, {
+      ...{ ...by, action: `pools.${how}-users`, target: `pool:${id}`, before, after: pool },
+      detail: { [how === 'add' ? 'added' : 'removed']: told(users) },
+    })
+    return pool
   }
   return refusing(transaction(database, write))
 }

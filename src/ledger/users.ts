@@ -3,6 +3,7 @@ import { type User, userOf } from './accounts.ts'
 import { type Database, isUniqueViolation, type Transaction } from './database.ts'
 import { and, asc, drizzle, eq, sql } from './drizzle.ts'
 import { hashPassword } from './passwords.ts'
+import { leavePools } from './pools.ts'
 import { users } from './schema.ts'
 
 /** What may be changed of an account; what is left out stays. */
@@ -71,8 +72,25 @@ export async function changeUser(
   }
 }
 
-/** Removes an account. Coupons that it holds stay with its id: the ledger knows users by that alone. */
-export async function deleteUser(tx: Transaction, id: string): Promise<User | Problem> {
+/**
+ * Removes an account, from its pools too; gives it as it was. Coupons that it holds stay with its id:
+ * the ledger knows users by that alone.
+ */
+export async function deleteUser(
+  tx: Transaction,
+  id: string,
+): Promise<(User & { pools: string[] }) | Problem> {
   const [gone] = await drizzle(tx).delete(users).where(eq(users.user_id, id)).returning()
-  return gone ? userOf(gone) : problem('user-not-found')
+  return gone ? { ...userOf(gone), pools: await leavePools(tx, id) } : problem('user-not-found')
+}
+
+/**
+ * The administrators who are active, and stay so until the transaction is over. To be called first, for
+ * all that may make one fewer lock them in this order: two who lock each other would wait for ever.
+ */
+export async function keepAdmins(tx: Transaction): Promise<string[]> {
+  const { rows } = await tx.query<{ user_id: string }>(
+    `SELECT user_id FROM users WHERE role = 'admin' AND is_active ORDER BY user_id FOR UPDATE`,
+  )
+  return rows.map(({ user_id }) => user_id)
 }

@@ -1,7 +1,7 @@
 import { createUser, type NewUser, type User } from '../ledger/accounts.ts'
 import { audit } from '../ledger/audit.ts'
 import { type Transaction, unlessRefused } from '../ledger/database.ts'
-import { changeUser, deleteUser, type UserChange } from '../ledger/users.ts'
+import { changeUser, deleteUser, keepAdmins, type UserChange } from '../ledger/users.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Ops } from './ops.ts'
 
@@ -21,7 +21,10 @@ export async function createAccount(
   })
 }
 
-/** Changes an account. Nobody locks themselves out: another administrator has to do that. */
+/**
+ * Changes an account. Nobody locks themselves out: another administrator has to do that, and two who do
+ * it to each other at once leave one.
+ */
 export async function changeAccount(
   where: Where,
   id: string,
@@ -29,11 +32,15 @@ export async function changeAccount(
   by: Who,
 ): Promise<User | Problem> {
   return recorded(where, by, 'accounts.change', async (tx) => {
+    const mayEnd = change.role !== undefined || change.is_active !== undefined
+    const admins = mayEnd ? await keepAdmins(tx) : []
     const changed = await changeUser(tx, id, change)
     if ('problem' in changed) return changed
     const { before, after } = changed
     const isOwn = by.actor === actorOf(id)
     if (isOwn && (before.role !== after.role || !after.is_active)) return problem('own-account')
+    const isAdmin = after.role === 'admin' && after.is_active
+    if (!isAdmin && isLast(admins, id)) return problem('last-admin')
     const password = change.password === undefined ? {} : { password: 'changed' }
     return { id, before, after: { ...after, ...password }, made: after }
   })
@@ -43,12 +50,14 @@ export async function changeAccount(
 export async function deleteAccount(where: Where, id: string, by: Who): Promise<User | Problem> {
   if (by.actor === actorOf(id)) return problem('own-account')
   return recorded(where, by, 'accounts.delete', async (tx) => {
+    if (isLast(await keepAdmins(tx), id)) return problem('last-admin')
     const before = await deleteUser(tx, id)
     return 'problem' in before ? before : { id, before, made: before }
   })
 }
 
 const actorOf = (id: string) => `user:${id}`
+const isLast = (admins: string[], id: string) => admins.length === 1 && admins[0] === id
 
 type Done = { id: string; before?: object; after?: object; made: User }
 

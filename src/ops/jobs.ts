@@ -45,7 +45,9 @@ export async function requestJob({ database }: Ops, asked: Asked): Promise<Job |
     const { kind, by } = asked
     const row = { kind, book_id: book ?? null, total: 0, input: asked, created_by: by.actor }
     const job = await createJob(tx, row)
-    await audit(tx, { ...by, action: `${kind}.request`, target: `job:${job.job_id}` })
+    const { by: _, ...after } = asked
+    const deed = { action: `${kind}.request`, target: `job:${job.job_id}`, before: null, after }
+    await audit(tx, { ...by, ...deed })
     return job
   })
 }
@@ -104,7 +106,9 @@ export async function changeJob(
         [jobId, job.total],
       )
     const action = wanted === 'cancelled' ? 'jobs.cancel' : 'jobs.retry'
-    await audit(tx, { ...by, action, target: `job:${jobId}` })
+    const told = ({ kind, state, total, done }: Job) => ({ kind, state, total, done })
+    const deed = { action, target: `job:${jobId}`, before: told(old), after: told(job) }
+    await audit(tx, { ...by, ...deed })
     return job
   })
 }

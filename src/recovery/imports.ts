@@ -37,15 +37,14 @@ export type Imports = ReturnType<typeof openImports>
 /** Files of codes, as routes bring them: into PostgreSQL while they arrive, and then a job's business. */
 export function openImports(
   database: Database,
+/** `request_id`: of the request that brings it, for the audit log. */
+type Asked = NewImport & { created_by: string; request_id: string; once: Once | undefined }
   { enqueue }: Pick<Queues, 'enqueue'>,
   { fillable }: Pick<Books, 'fillable'>,
 ) {
   let underway = 0
 
-  async function take(
-    wanted: NewImport & { created_by: string; once: Once | undefined },
-    read: ReadFile,
-  ): Promise<{ job: Job } | Problem> {
+  async function take(wanted: Asked, read: ReadFile): Promise<{ job: Job } | Problem> {
     const book = await fillable(wanted.book_id)
     if ('problem' in book) return book
     if (underway >= uploadsMax) return { ...problem('transfers-busy'), retryAfter: 5 }
@@ -54,6 +53,7 @@ export function openImports(
       const importId = await openImport(database, wanted)
       const { stage, finish } = openStage(database, importId)
       try {
+    const { created_by, request_id, once } = wanted
         const refusal = await read(stage)
         await finish()
         if (refusal) {
@@ -61,7 +61,7 @@ export function openImports(
           return refusal
         }
         failpoint('import.before-close')
-        const job = await closeImport(database, importId, wanted.created_by, wanted.once)
+        const job = await closeImport(database, importId, created_by, request_id, once)
         failpoint('jobs.before-enqueue')
         await enqueue(job.job_id)
         return { job }
@@ -77,7 +77,7 @@ export function openImports(
 
   return {
     /** Takes a file in; a repeat under its Idempotency-Key is answered with the first job, unread. */
-    take(wanted: NewImport & { created_by: string; once: Once | undefined }, read: ReadFile) {
+    take(wanted: Asked, read: ReadFile) {
       const again = async ({ job }: Made) => ({ job: job! })
       return createOnce(database, wanted.once, () => take(wanted, read), again)
     },

@@ -109,8 +109,8 @@ export function openPools(
 
   return {
     get,
-    create(wanted: NewPool, deedOf: Parameters<typeof createPool>[2]) {
-      const make = () => createPool(database, wanted, deedOf)
+    create(wanted: NewPool, by: Parameters<typeof createPool>[2]) {
+      const make = () => createPool(database, wanted, by)
       return createOnce(database, wanted.once, make, ({ pool_id }) => get(pool_id!))
     },
     list: bound(listPools),
