@@ -47,6 +47,7 @@ type Settings = Pick<
   | 'LIMIT_REDIS_URL'
   | 'LIMIT_LOGIN_ACCOUNT'
   | 'LIMIT_LOGIN_ADDRESS'
+  | 'LIMIT_REGISTER_ADDRESS'
   | 'LIMIT_CODE_USER'
   | 'LIMIT_CODE_ADDRESS'
   | 'LIMIT_CODE_KEY'
@@ -57,6 +58,7 @@ type Settings = Pick<
 const guardRules = (settings: Settings) => ({
   loginAccount: readRule('login-account', settings.LIMIT_LOGIN_ACCOUNT),
   loginAddress: readRule('login-address', settings.LIMIT_LOGIN_ADDRESS),
+  registerAddress: readRule('register-address', settings.LIMIT_REGISTER_ADDRESS),
   codeUser: readRule('code-user', settings.LIMIT_CODE_USER),
   codeAddress: readRule('code-address', settings.LIMIT_CODE_ADDRESS),
   codeKey: readRule('code-key', settings.LIMIT_CODE_KEY),
@@ -87,7 +89,12 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   const tokens = createTokens(settings.JWT_SECRET, Date.now, settings.JWT_SECRET_PREVIOUS)
   const meters = openMeters()
   const addressOf = createAddressOf(listed(settings.TRUSTED_PROXIES))
-  const limits = openLimits(settings.LIMIT_REDIS_URL ?? settings.REDIS_URL)
+  const limits = openLimits(settings.LIMIT_REDIS_URL ?? settings.REDIS_URL, (why) =>
+    log.warn(
+      `failed logins and guesses are counted by each process for itself, because Redis says ${why}: ` +
+        'name the user `limit` of docs/redis-acl.md by LIMIT_REDIS_URL',
+    ),
+  )
   const guard = openGuard(limits.counter, guardRules(settings), addressOf, Date.now, (proxy) =>
     log.warn(
       `X-Forwarded-For came from ${proxy}, which TRUSTED_PROXIES does not name: its clients count as one`,

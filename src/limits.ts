@@ -22,8 +22,11 @@ export function readRule(name: string, text: string): Rule {
 /** Redis that is slower than this counts as away. */
 const patienceMs = 500
 
-/** `url` left out: every process for itself, as in tests that have no Redis. */
-export function openLimits(url: string | undefined) {
+/**
+ * `url` left out: every process for itself, as in tests that have no Redis. `warn`: told if Redis is
+ * there and its user may not count, for then nobody would notice that it never does.
+ */
+export function openLimits(url: string | undefined, warn: (why: string) => void = () => {}) {
   const redis =
     url === undefined
       ? undefined
@@ -39,8 +42,15 @@ export function openLimits(url: string | undefined) {
           disableClientInfo: true,
           protocol: 2,
         })
-  // Nobody waits for it: while it is away the insurance below counts.
-  redis?.on('error', () => {})
+  if (redis) {
+    // Nobody waits for it: while it is away the insurance below counts.
+    redis.on('error', () => {})
+    redis.once('ready', () =>
+      redis.pttl('limit:').catch((error: Error) => {
+        if (error.message.startsWith('NOPERM')) warn(error.message)
+      }),
+    )
+  }
 
   return {
     counter(rule: Rule): Counter {

@@ -49,7 +49,8 @@ export const variables = {
     schema: z.string().min(32, 'must have at least 32 characters: try `openssl rand -hex 32`'),
   },
   LIMIT_REDIS_URL: {
-    about: 'Redis that counts failed logins and guessed codes. Left out: the same as REDIS_URL.',
+    about:
+      'Redis that counts failed logins and guessed codes. Left out: REDIS_URL, if its user may do that.',
     secret: true,
     schema: url('redis', 'rediss').optional(),
   },
@@ -60,6 +61,10 @@ export const variables = {
   LIMIT_LOGIN_ADDRESS: {
     about: 'Failed logins and registrations from an address, per seconds.',
     schema: rate.default('30/600'),
+  },
+  LIMIT_REGISTER_ADDRESS: {
+    about: 'Registrations from an address, per seconds, those that succeed too.',
+    schema: rate.default('100/600'),
   },
   LIMIT_CODE_USER: {
     about: 'Unknown or foreign codes that a user may name, per seconds.',

@@ -134,6 +134,21 @@ describe('a key', () => {
     expect((await world.call('GET', 'books', { headers })).status).toBe(429)
   })
 
+  test('has a limit of a single route, which leaves the others of its scope alone', async () => {
+    const route = 'POST /coupons/lock/{code}'
+    const { key } = await makeKey({ limits: { lock: 1_000, routes: { [route]: 2 } } })
+    const ask = (path: string) =>
+      world.call('POST', path, { as: key, body: { user_id: 'somebody' } })
+    const locks = await Promise.all([1, 2, 3].map((n) => ask(`coupons/lock/NONE-${n}`)))
+    expect(locks.map(({ status }) => status).sort()).toEqual([404, 404, 429])
+    const refused = locks.find(({ status }) => status === 429)!
+    expect(refused.headers.get('ratelimit-policy')).toBe(`"key ${route}";q=2;w=1`)
+    const unlocks = await Promise.all([1, 2, 3].map((n) => ask(`coupons/unlock/NONE-${n}`)))
+    expect(unlocks.map(({ status }) => status)).toEqual([404, 404, 404])
+    const { body } = await world.call('GET', 'api-keys?limit=1000', { as: world.admin })
+    expect(body.data.at(-1).limits).toEqual({ lock: 1_000, routes: { [route]: 2 } })
+  })
+
   test('says when it was last used', async () => {
     const { key, key_id } = await makeKey()
     const its = async () => {
@@ -152,6 +167,8 @@ describe('a key', () => {
     [{ scopes: ['everything'] }, 'scopes[0]'],
     [{ limits: { all: 0 } }, 'limits.all'],
     [{ limits: { everything: 5 } }, 'limits.everything'],
+    [{ limits: { routes: { 'POST /coupons/steal': 5 } } }, 'limits.routes'],
+    [{ limits: { routes: { 'GET /books': 0 } } }, 'limits.routes.GET /books'],
   ])('with %j is none', async (more, path) => {
     const body = { name: 'x', ...more }
     const refused = await world.call('POST', 'api-keys', { as: world.admin, body })

@@ -71,6 +71,7 @@ const loose = (name: string) => readRule(name, '1000000/600')
 const looseRules = {
   loginAccount: loose('login-account'),
   loginAddress: loose('login-address'),
+  registerAddress: loose('register-address'),
   codeUser: loose('code-user'),
   codeAddress: loose('code-address'),
   codeKey: loose('code-key'),

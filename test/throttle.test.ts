@@ -10,7 +10,12 @@ import { openWorld, until, type World } from './world.ts'
 /** Requests come from this machine, which is everybody's proxy here: each names its own address. */
 let world: World
 beforeAll(async () => {
-  world = await openWorld({ limits: { TRUSTED_PROXIES: '127.0.0.0/8', LIMIT_CODE_KEY: '20/60' } })
+  world = await openWorld({
+    limits: {
+      ...{ TRUSTED_PROXIES: '127.0.0.0/8', LIMIT_CODE_KEY: '20/60' },
+      LIMIT_REGISTER_ADDRESS: '12/600',
+    },
+  })
 })
 afterAll(() => world.close())
 
@@ -78,6 +83,28 @@ describe('logins', () => {
     const tried = all.filter(({ status }) => status === 401).length
     expect(tried).toBeGreaterThanOrEqual(30)
     expect(tried).toBeLessThanOrEqual(33)
+  })
+
+  test('are not kept waiting by whoever makes accounts: an address may make so many', async () => {
+    const address = freshAddress()
+    const make = (i: number) =>
+      world.call('POST', 'auth/register', {
+        body: { name: 'x', email: `many-${i}@example.com`, password: 'correct horse' },
+        headers: from(address),
+      })
+    const all = await Promise.all(Array.from({ length: 30 }, (_, i) => make(i)))
+    const made = all.filter(({ status }) => status === 201).length
+    // Those that were under way when the limit was reached slip through.
+    expect(made).toBeGreaterThanOrEqual(12)
+    expect(made).toBeLessThanOrEqual(15)
+    const refused = await make(30)
+    expect(said(refused)).toBe('429 too-many-requests')
+    expect(refused.headers.get('ratelimit-policy')).toBe('"register-address";q=12;w=600')
+    // Accounts that are there sign in from it, and others are made elsewhere.
+    expect(said(await logIn('many-0@example.com', 'wrong', address))).toBe(
+      '401 invalid-credentials',
+    )
+    await register()
   })
 
   test('that succeed cost nothing', async () => {
@@ -172,6 +199,24 @@ describe('guesses', () => {
     expect(admin.map(({ status }) => status)).toEqual(Array(12).fill(404))
   })
 
+  test.each([
+    ['viewer', 'GET', 'ops/coupons/CODE', undefined],
+    ['operator', 'POST', 'ops/coupons/CODE/release', { reason: 'a test' }],
+  ] as const)(
+    'of the role %s, by %s %s, are counted as a user’s',
+    async (role, method, path, body) => {
+      const { token } = await world.signUp(role)
+      const headers = from(freshAddress())
+      const all = await times(11, (i) =>
+        world.call(method, path.replace('CODE', `GUESS-${i}`), { as: token, headers, body }),
+      )
+      expect(all.map(said)).toEqual([
+        ...Array(10).fill('404 coupon-not-found'),
+        '429 too-many-requests',
+      ])
+    },
+  )
+
   test('an IPv6 client cannot leave its limit within its /64', async () => {
     const users = await Promise.all(Array.from({ length: 4 }, () => world.signUp()))
     const all = await times(31, (i) =>
@@ -208,6 +253,26 @@ describe('counters', () => {
       a.close()
       b.close()
       wire.close()
+    }
+  })
+
+  test('say so, once, where their Redis is there and its user may not count', async () => {
+    const rules = ['reset', 'on', '>secret', '-@all', '+ping', '+info', '+pttl', '~{s0}:*']
+    await world.redis.call('ACL', 'SETUSER', 'api-alone', ...rules, '+client|setname')
+    const told: string[] = []
+    const url = new URL(world.redisServer.url)
+    Object.assign(url, { username: 'api-alone', password: 'secret' })
+    const counter = openLimits(url.href, (why) => told.push(why))
+    const allowed = openLimits(world.redisServer.url, (why) => told.push(`wrongly: ${why}`))
+    try {
+      await until(() => told.length > 0, 'it says so')
+      const one = counter.counter({ name: 'test', points: 3, seconds: 60 })
+      expect((await one.add('key')).count).toBe(1)
+      expect((await one.add('key')).count).toBe(2)
+      expect(told).toEqual([expect.stringMatching(/^NOPERM .*key/)])
+    } finally {
+      counter.close()
+      allowed.close()
     }
   })
 })

@@ -14,13 +14,22 @@ const keyId = z
   .regex(/^[0-9a-f]{16}$/, 'must be 16 hexadecimal digits')
   .openapi({ example: '5f0c2b9e41d7a683' })
 
-const limits = strict(
-  Object.fromEntries(
-    [...scopes, 'all' as const].map((name) => [name, count(1, 1_000_000).optional()]),
-  ) as Record<Scope | 'all', z.ZodOptional<z.ZodNumber>>,
-).openapi({
+const perSecond = count(1, 1_000_000)
+const limits = strict({
+  ...(Object.fromEntries(
+    [...scopes, 'all' as const].map((name) => [name, perSecond.optional()]),
+  ) as Record<Scope | 'all', z.ZodOptional<z.ZodNumber>>),
+  routes: z
+    .record(z.string().max(100), perSecond)
+    .optional()
+    .openapi({
+      description:
+        'Of single routes, by method and path below /api/v1: `{"POST /coupons/assign": 50}`. Each path of a ' +
+        'route that has two is one of its own',
+    }),
+}).openapi({
   description:
-    'Requests a second, by scope and of `all` together, of each API process. null: no limit',
+    'Requests a second, by scope, by route and of `all` together, of each API process. null: no limit',
 })
 
 const ApiKeyResponse = z
@@ -54,7 +63,7 @@ const view = (key: ApiKey) => ({
 
 /** Keys of services, which may act for any user: made, listed and ended by administrators. */
 export function apiKeyRoutes(deps: Deps) {
-  const { accounts, principals, ops } = deps
+  const { accounts, principals, ops, meters } = deps
 
   return resource(deps, 'API keys')
     .route(
@@ -72,6 +81,15 @@ export function apiKeyRoutes(deps: Deps) {
         answers: { 201: NewApiKeyResponse },
       },
       async (c, { body }, who) => {
+        const named = Object.keys(body.limits?.routes ?? {})
+        // What is misspelt would be no limit at all.
+        const errors = named.flatMap((route) =>
+          meters.knows(route)
+            ? []
+            : [{ path: 'limits.routes', message: `there is no route ${JSON.stringify(route)}` }],
+        )
+        if (errors.length > 0)
+          return problemResponse(c, { ok: false, problem: 'invalid-request', errors })
         const { key_id, key, secret_hash } = makeApiKey()
         const { reason: why, ...wanted } = body
         const made = await ops.createKey({ key_id, secret_hash, ...wanted }, byRequest(c, who, why))

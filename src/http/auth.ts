@@ -80,7 +80,7 @@ export function authRoutes(deps: Deps) {
       },
       async (c, { body }) => {
         // Whoever tries many addresses wants to know which are registered.
-        const user = await guard.logIn(c, body.email, () => accounts.createUser(body), isTaken)
+        const user = await guard.register(c, body.email, () => accounts.createUser(body), isTaken)
         if ('problem' in user) return problemResponse(c, user)
         return answer(c, 201, await signedIn(user))
       },

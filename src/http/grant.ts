@@ -39,30 +39,35 @@ class Pace {
 export class Grant {
   readonly #scopes: ReadonlySet<Scope> | null
   readonly #all: Pace | undefined
-  readonly #each: ReadonlyMap<Scope, Pace>
+  readonly #each: ReadonlyMap<string, Pace>
+  readonly #routes: ReadonlyMap<string, Pace>
 
   constructor({ scopes: named, limits }: Granted, now: () => number) {
     this.#scopes = named && new Set(named)
-    const { all, ...each } = limits ?? {}
+    const { all, routes = {}, ...each } = limits ?? {}
+    type PerSecond = { readonly [its: string]: number | undefined }
+    const paces = (of: PerSecond, name: (its: string) => string) =>
+      new Map(Object.entries(of).map(([its, most]) => [its, new Pace(name(its), most!, now)]))
     this.#all = all === undefined ? undefined : new Pace('key', all, now)
-    this.#each = new Map(
-      Object.entries(each).map(([scope, perSecond]) => [
-        scope as Scope,
-        new Pace(`key-${scope}`, perSecond!, now),
-      ]),
-    )
+    this.#each = paces(each, (scope) => `key-${scope}`)
+    this.#routes = paces(routes, (route) => `key ${route}`)
   }
 
-  /** What its bearer hears instead of a route's answer. A route without a scope is for whole keys. */
-  refusal(scope: Scope | undefined): Problem | undefined {
+  /**
+   * What its bearer hears instead of a route's answer. A route without a scope is for whole keys.
+   * `route`: what /metrics calls it.
+   */
+  refusal(scope: Scope | undefined, route: string): Problem | undefined {
     if (this.#scopes !== null && (scope === undefined || !this.#scopes.has(scope))) {
       const needs =
         scope === undefined ? 'an API key without scopes' : `an API key for \`${scope}\``
       return problem('forbidden', { needs })
     }
-    const refused = this.#all?.refusal()
-    if (refused !== undefined || scope === undefined) return refused
-    return this.#each.get(scope)?.refusal()
+    return (
+      this.#all?.refusal() ??
+      (scope && this.#each.get(scope)?.refusal()) ??
+      this.#routes.get(route)?.refusal()
+    )
   }
 }
 

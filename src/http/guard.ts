@@ -8,7 +8,7 @@ import { problemResponse } from './respond.ts'
 
 /** docs/security.md says what each of them counts. */
 export type GuardRules = Record<
-  'loginAccount' | 'loginAddress' | 'codeUser' | 'codeAddress' | 'codeKey',
+  'loginAccount' | 'loginAddress' | 'registerAddress' | 'codeUser' | 'codeAddress' | 'codeKey',
   Rule
 >
 export type Guard = ReturnType<typeof openGuard>
@@ -29,6 +29,7 @@ export function openGuard(
   /** An account at an address: whether it failed there at all. */
   const pair = limit({ ...rules.loginAccount, name: 'login-pair', points: 1 })
   const login = limit(rules.loginAddress)
+  const registrations = limit(rules.registerAddress)
   const [user, address, key] = [rules.codeUser, rules.codeAddress, rules.codeKey].map(limit) as [
     Limit,
     Limit,
@@ -52,37 +53,60 @@ export function openGuard(
     warn(peer)
   }
 
+  /**
+   * Lets somebody prove who `name` is by a password. An account that had too many failures, from
+   * wherever they came, has one more for each address: nobody can lock its owner out from elsewhere.
+   */
+  async function logIn<T extends object>(
+    c: Context,
+    name: string,
+    attempt: () => Promise<T | Problem>,
+    isFailure: (refused: Problem) => boolean,
+  ): Promise<T | Problem> {
+    const from = groupOf(c)
+    const who = digest(name)
+    const both = `${who} ${from}`
+    const refusal = () =>
+      login.refusal(from) ?? (pair.refusal(both) ? account.refusal(who) : undefined)
+    const refused = refusal()
+    if (refused) return refused
+    await logins.enter(from)
+    try {
+      const meanwhile = refusal()
+      if (meanwhile) return meanwhile
+      const result = await attempt()
+      if ('problem' in result && isFailure(result as Problem)) {
+        lookForProxy(c)
+        await Promise.all([login.spend(from), account.spend(who), pair.spend(both)])
+      }
+      return result
+    } finally {
+      logins.leave(from)
+    }
+  }
+
   return {
+    logIn,
+
     /**
-     * Lets somebody prove who `name` is by a password. An account that had too many failures, from
-     * wherever they came, has one more for each address: nobody can lock its owner out from elsewhere.
+     * The same for whoever makes an account of their own. One that succeeds counts as well: it costs a
+     * hash, for which logins wait.
      */
-    async logIn<T extends object>(
+    register<T extends object>(
       c: Context,
       name: string,
       attempt: () => Promise<T | Problem>,
       isFailure: (refused: Problem) => boolean,
     ): Promise<T | Problem> {
       const from = groupOf(c)
-      const who = digest(name)
-      const both = `${who} ${from}`
-      const refusal = () =>
-        login.refusal(from) ?? (pair.refusal(both) ? account.refusal(who) : undefined)
-      const refused = refusal()
-      if (refused) return refused
-      await logins.enter(from)
-      try {
-        const meanwhile = refusal()
-        if (meanwhile) return meanwhile
-        const result = await attempt()
-        if ('problem' in result && isFailure(result as Problem)) {
-          lookForProxy(c)
-          await Promise.all([login.spend(from), account.spend(who), pair.spend(both)])
-        }
-        return result
-      } finally {
-        logins.leave(from)
+      const counted = async () => {
+        const refused = registrations.refusal(from)
+        if (refused) return refused
+        lookForProxy(c)
+        await registrations.spend(from)
+        return attempt()
       }
+      return logIn(c, name, counted, isFailure)
     },
 
     /** Answers a request that names a code, which may be a guess: an unknown code counts as one. */

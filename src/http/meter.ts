@@ -35,6 +35,8 @@ export function openMeters() {
       meters.push(meter)
       return meter
     },
+    /** Whether there is a route that is called so. */
+    knows: (name: string) => meters.some(({ route }) => route === name),
     samples(): Samples {
       const answers = new Map<string, Map<string, number>>()
       for (const { verb, outcomes } of meters) {

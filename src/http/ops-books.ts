@@ -31,6 +31,7 @@ const ofBook = {
 type OfBook = { params: { book_id: string }; body: Body }
 const ofCode = {
   method: 'post',
+  guesses: true,
   params: strict({ code }),
   body,
   answers: { 200: Done, 202: Done },

@@ -147,6 +147,7 @@ export function opsRoutes(deps: Deps) {
         needs: lookers,
         params: strict({ code }),
         answers: { 200: loose },
+        guesses: true,
         problems: ['coupon-not-found', 'not-ready'],
       },
       async (c, { params }) => {

@@ -133,8 +133,8 @@ export function resource(deps: Deps, tag: string): Resource<BlankSchema> {
   function register(spec: RouteAt, handler: AnyHandler): void {
     api.openAPIRegistry.registerPath(operation(spec, tag))
     const path = spec.path.replaceAll(/\{(.+?)\}/g, ':$1')
-    const run = runner(deps, spec, handler)
     const label = `${spec.method.toUpperCase()} ${spec.path}`
+    const run = runner(deps, spec, label, handler)
     const meter = deps.meters.meter(spec.verb ?? tag.toLowerCase(), label)
     const handle = async (c: Context): Promise<Response> => {
       const started = performance.now()
@@ -180,7 +180,12 @@ type AnyHandler = (
   who: Principal | undefined,
 ) => Response | Promise<Response>
 
-function runner(deps: Deps, spec: RouteAt, handler: AnyHandler): (c: Context) => Promise<Response> {
+function runner(
+  deps: Deps,
+  spec: RouteAt,
+  label: string,
+  handler: AnyHandler,
+): (c: Context) => Promise<Response> {
   const nearby = spec.needs === 'nearby'
   const allowed = nearby ? operators : typeof spec.needs === 'string' ? null : spec.needs
   const { params, query, body } = spec
@@ -197,7 +202,7 @@ function runner(deps: Deps, spec: RouteAt, handler: AnyHandler): (c: Context) =>
       if ('problem' in known) return problemResponse(c, known)
       if (allowed !== null && !allowed.includes(known.kind))
         return problemResponse(c, denied(allowed))
-      const refused = known.grant?.refusal(scope)
+      const refused = known.grant?.refusal(scope, label)
       if (refused !== undefined) return problemResponse(c, refused)
       who = known
     }
