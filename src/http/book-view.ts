@@ -1,6 +1,16 @@
 import { z } from '@hono/zod-openapi'
 import type { Book } from '../ledger/books.ts'
-import { bookId, count, dateTime, instant, line, metadata, prose, userId } from './schemas.ts'
+import {
+  bookId,
+  count,
+  dateTime,
+  instant,
+  line,
+  looseFlag,
+  metadata,
+  prose,
+  userId,
+} from './schemas.ts'
 
 const limit = count(1).nullable()
 const unlimited = 'null: no limit'
@@ -13,16 +23,16 @@ const policy = {
   expiration_date: dateTime
     .nullable()
     .openapi({ description: 'From then on its coupons are expired' }),
-  allow_multi_redemption: z
-    .boolean()
-    .openapi({ description: 'Left out: true unless max_redemptions is 1' }),
+  allow_multi_redemption: looseFlag.openapi({
+    description: 'Left out: true unless max_redemptions is 1',
+  }),
   max_redemptions: limit.openapi({ description: `Per code. ${unlimited}` }),
   max_redemptions_per_user: limit.openapi({ description: `Per user and code. ${unlimited}` }),
   max_assignments_per_user: limit.openapi({ description: `Coupons a user may hold. ${unlimited}` }),
   code_pattern: line(0, 50)
     .nullable()
     .openapi({ description: 'Used by generate', example: 'SUMMER-{}' }),
-  is_active: z.boolean().openapi({
+  is_active: looseFlag.openapi({
     description:
       'false: assignments are refused, holders may still redeem. Setting it opens a drained book again',
   }),

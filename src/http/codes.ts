@@ -6,7 +6,7 @@ import { readOnce, replayedHeader } from './effect.ts'
 import { JobResponse, jobView } from './jobs.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
-import { bookId, count, line, newCode, queryFlag, strict } from './schemas.ts'
+import { bookId, count, line, looseFlag, newCode, queryFlag, strict } from './schemas.ts'
 
 const params = strict({ book_id: bookId })
 const writers = ['admin', 'service'] as const
@@ -66,10 +66,7 @@ const UploadedResponse = GeneratedResponse.extend({
 }).openapi('UploadedCodes')
 
 /** A list or a number: which of the two it is, the body says. */
-const fillShapes = [
-  uploadShape,
-  { ...generateShape, include_codes: z.boolean().optional() },
-] as const
+const fillShapes = [uploadShape, { ...generateShape, include_codes: looseFlag.optional() }] as const
 const FillRequest = z.union([strict(fillShapes[0]), strict(fillShapes[1])])
 const FillBookRequest = z.union([
   strict({ book_id: bookId, ...fillShapes[0] }),

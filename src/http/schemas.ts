@@ -147,7 +147,7 @@ export const queryFlag = z
 export const looseFlag = z
   .union([z.boolean(), z.enum([...yes, ...no]), z.literal([0, 1])], 'must be true or false')
   .transform((value) => value === true || value === 1 || yes.some((word) => word === value))
-  .openapi({ type: 'boolean' })
+  .openapi({ type: ['boolean', 'string', 'integer'], enum: [true, false, ...yes, ...no, 1, 0] })
 
 /** How lists are read: by cursor, or by `skip` as older clients do. */
 export const page = {
