@@ -1,5 +1,13 @@
-import { describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { usual } from '../src/http/book-view.ts'
+import { type Book, createBook } from '../src/ledger/books.ts'
+import { type Database, openDatabase } from '../src/ledger/database.ts'
+import { createDistribution, openShares, takeDistribution } from '../src/ledger/distributions.ts'
+import { createPool, type Pool } from '../src/ledger/pools.ts'
+import { makePlan } from '../src/recovery/plan.ts'
 import { dealt, shareMax, shuffled } from '../src/shares.ts'
+import type { BookPlace } from '../src/store/store.ts'
+import { makeDatabase } from './house.ts'
 
 /** How far counts are from equal ones: for 10 users, 45 or more comes about once in a million times. */
 const far = 45
@@ -40,38 +48,62 @@ describe('dealt', () => {
   })
 })
 
-describe('the extra ones', () => {
-  /** Who of 10 users got more than one, in 1,000 distributions of 13 coupons. */
-  function drawn(draw: (users: number[]) => number[]): number[] {
-    const counts = new Array<number>(10).fill(0)
-    for (let run = 0; run < 1_000; run++) {
-      const users = draw([...counts.keys()])
-      const shares = dealt(
-        users.map(() => 5),
-        13,
-      )
-      for (const [u, share] of shares.entries()) if (share > 1) counts[users[u]!]!++
+describe('the extra ones of a plan', () => {
+  let made: Awaited<ReturnType<typeof makeDatabase>>
+  let database: Database
+  let pool: Pool
+  const users = Array.from({ length: 10 }, (_, u) => `user-${u}`)
+  let place: BookPlace
+  beforeAll(async () => {
+    made = await makeDatabase()
+    database = openDatabase(made.url, 2, 'test')
+    const policy = { ...usual, name: 'A book', owner_id: 'o', created_by: 'test' }
+    const book = (await createBook(database, policy, [0])) as Book
+    place = { shard: 0, book: book.book_id }
+    const wanted = { name: 'Ten', description: null, created_by: 'test', users }
+    pool = (await createPool(database, wanted, { actor: 'test' })) as Pool
+  })
+  afterAll(async () => {
+    await database?.end()
+    await made?.drop()
+  })
+
+  const runs = 400
+  /** Who of 10 users got more than one, in as many distributions of 13 coupons, as production plans them. */
+  async function drawn(): Promise<number[]> {
+    const counts = new Map(users.map((user) => [user, 0]))
+    for (let run = 0; run < runs; run++) {
+      const { job_id } = await createDistribution(database, {
+        ...{ pool_id: pool.pool_id, book_id: place.book, users: users.length, mode: 'random' },
+        ...{ amount: 13, all: false, request_id: 'r', created_by: 'test' },
+      })
+      const its = (await takeDistribution(database, job_id))!
+      const store = { heldBy: () => Promise.reject(new Error('the book has no limit')) }
+      expect(await makePlan({ database, store }, its, place)).toBe(true)
+      const { shares } = await openShares(database, job_id, -1, users.length)
+      expect(shares.map(({ share }) => share)).toEqual([2, 2, 2, 1, 1, 1, 1, 1, 1, 1])
+      for (const { user } of shares.slice(0, 3)) counts.set(user, counts.get(user)! + 1)
     }
-    return counts
+    return [...counts.values()]
   }
   // 3 of 10 at once, without putting back: (10 - 1) / (10 - 3).
   const factor = 9 / 7
 
-  test('go to everybody equally often', () => {
-    const counts = drawn(shuffled)
-    expect(counts.reduce((sum, count) => sum + count, 0)).toBe(3_000)
+  test('go to everybody equally often', async () => {
+    const counts = await drawn()
+    expect(counts.reduce((sum, count) => sum + count, 0)).toBe(3 * runs)
     expect(chiSquare(counts, factor)).toBeLessThan(far)
   })
 
-  test('would be found out if they went to the first ones, or by a crooked shuffle', () => {
-    expect(
-      chiSquare(
-        drawn((users) => users),
-        factor,
-      ),
-    ).toBeGreaterThan(far)
-    const crooked = (users: number[]) => users.toSorted(() => Math.random() - 0.5)
-    expect(chiSquare(drawn(crooked), factor)).toBeGreaterThan(far)
+  test.each([
+    ['went to the first ones', () => users],
+    // It leaves most of them near where they were.
+    ['came of a crooked shuffle', () => users.toSorted(() => Math.random() - 0.5)],
+  ])('would be found out if they %s', (_, order) => {
+    const counts = new Map(users.map((user) => [user, 0]))
+    for (let run = 0; run < 1_000; run++)
+      for (const user of order().slice(0, 3)) counts.set(user, counts.get(user)! + 1)
+    expect(chiSquare([...counts.values()], factor)).toBeGreaterThan(far)
   })
 })
 

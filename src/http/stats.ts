@@ -35,7 +35,8 @@ const Counted = z.object({
   voided: z.number(),
   refused: z.record(z.string(), z.number()).openapi({
     description:
-      'Refused verbs, by the `code` of the problem. Approximate: counted in memory and written once a second',
+      'Refused verbs of clients, by the `code` of the problem; what a distribution is refused stands in ' +
+      'its results alone. Approximate: counted in memory and written once a second',
   }),
 })
 const complete = z.boolean().openapi({
