@@ -4,7 +4,7 @@ import { getBook } from '../ledger/books.ts'
 import { openDatabase } from '../ledger/database.ts'
 import { actOnCoupon, type Wanted } from '../ops/coupon.ts'
 import { type Timeline, type TimelineFact, timeline } from '../ops/timeline.ts'
-import { problemDocument } from '../problems.ts'
+import { type Problem, problemDocument } from '../problems.ts'
 import { reason } from './arguments.ts'
 import { actor, stores, withOps } from './ops.ts'
 import { say } from './say.ts'
@@ -27,7 +27,10 @@ export function couponVerbs(program: Command): void {
       .argument(argument)
       .requiredOption('--reason <text>', 'why: it stands in the audit log', reason)
       .addHelpText('before', `Example:\n  $ npm run stampede -- coupon ${name} ${example}\n`)
-      .addHelpText('after', '\nEnds with 4 if it is done in Redis and the ledger is late.')
+      .addHelpText(
+        'after',
+        '\nEnds with 4 if it is done in Redis and the ledger is late, with 1 if it did not happen.',
+      )
       .action(async (subject: string, options: Asked, command: Command) =>
         (await destroys(name, subject, options))
           ? show(subject, options, command, unchanged[name])
@@ -69,13 +72,20 @@ async function act(
     const where = { redisUrl, database, managed: REDIS_MANAGED === '1' }
     const wanted = { verb: name, subject }
     const done = await actOnCoupon(where, wanted, { actor, reason: why })
-    if ('problem' in done) throw new Error(problemDocument(done, '', '').title)
+    if ('problem' in done) throw new Error(refusal(name, done))
     if (!done.durable) process.exitCode = 4
     const late = done.durable ? 'in the ledger' : 'in Redis, the ledger is late'
     say(command, `${name} of ${done.code}: entry ${done.entry}, ${late}`, done)
   } finally {
     await database.end()
   }
+}
+
+/** What Redis lost looks like anything that was done, so whoever did it must hear more than a title. */
+function refusal(name: Wanted['verb'], refused: Problem): string {
+  if (refused.problem === 'not-durable')
+    return `Redis lost the ${name} before the ledger had it: it did not happen. Do it again.`
+  return problemDocument(refused, '', '').title
 }
 
 type Asked = { reason: string; yes?: boolean }

@@ -18,7 +18,7 @@ const Done = z
 
 /** What any of the three may answer besides its own refusals. */
 const usual = ['coupon-not-found', 'book-archived', 'intake-stopped', 'backlog'] as const
-const unsure = ['outcome-unknown', 'not-ready'] as const
+const unsure = ['outcome-unknown', 'not-durable', 'not-ready'] as const
 
 const body = strict({ reason })
 type Body = { reason: string }

@@ -3,11 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { failpoint } from '../failpoint.ts'
 import type { Context } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
-import { confirmFacts } from '../ledger/confirm.ts'
+import { confirmFacts, type Standing } from '../ledger/confirm.ts'
 import type { Database } from '../ledger/database.ts'
 import { installationId, shardRows } from '../ledger/shards.ts'
 import { openLog } from '../log.ts'
-import type { Problem } from '../problems.ts'
+import { type Problem, problem } from '../problems.ts'
 import { type Directory, openDirectory } from '../recovery/directory.ts'
 import { openFitness } from '../recovery/fitness.ts'
 import { openGatesOnce } from '../recovery/gate.ts'
@@ -89,13 +89,20 @@ export async function doOnCoupon(
   failpoint('coupon.after-redis')
   const entry = `${fact.shard}/${fact.epoch}-${fact.n}/${fact.i}`
   await audit(database, { ...deed, action: `coupon.${verb}`, detail: { entry } })
-  return { code, entry, durable: await isDurable(database, fact, waitMs) }
+  const standing = await standingOf(database, fact, waitMs)
+  if (standing === 'absent') {
+    // The row above says that it was done in Redis, which has forgotten it since.
+    await audit(database, { ...deed, action: `coupon.${verb}.lost`, detail: { entry } })
+    return problem('not-durable')
+  }
+  return { code, entry, durable: standing === 'held' }
 }
 
-async function isDurable(database: Database, fact: FactId, waitMs: number): Promise<boolean> {
+/** Where the fact stands once the ledger has passed its place; `open`: it has not within `waitMs`. */
+async function standingOf(database: Database, fact: FactId, waitMs: number): Promise<Standing> {
   for (const until = performance.now() + waitMs; performance.now() < until; await sleep(pollMs)) {
     const [standing] = await confirmFacts(database, fact.shard, [fact])
-    if (standing === 'held') return true
+    if (standing && standing !== 'open') return standing
   }
-  return false
+  return 'open'
 }
