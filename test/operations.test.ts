@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { operationUrl } from '../src/http/operations.ts'
+import { discardParked, parkedFacts } from '../src/ops/parked.ts'
 import { keys } from '../src/store/keys.ts'
 import { type Place, ReplyLost } from '../src/store/place.ts'
 import { callScript, digest } from './script.ts'
@@ -59,7 +60,7 @@ describe('operations', () => {
     expect(told.body.facts[0].entry).toMatch(/^0\/\d+-\d+\/0$/)
   })
 
-  test('what is parked is not called durable, although its row is in the ledger', async () => {
+  test('what is parked is not called durable, although its row is in the ledger, nor what was given up', async () => {
     await world.stopWorker()
     const level = { durability: 'postgres', 'idempotency-key': 'once' }
     const late = await assign(level)
@@ -78,6 +79,14 @@ describe('operations', () => {
     expect(rows).toEqual([{ code, parked: 1 }])
     expect((await get(url)).body.state).toBe('pending')
     expect((await assign(level)).status).toBe(202)
+    const ops = { redis: world.redis, database: world.database }
+    const [parked] = await parkedFacts(ops, 2)
+    expect(await discardParked(ops, parked!.name, { actor: 'test', reason: 'a test' })).toBe(true)
+    // Its row is there as before, and no coupon rests on it: that is an answer for good.
+    expect((await get(url)).body).toMatchObject({ state: 'absent', facts: [] })
+    const again = await assign(level)
+    expect([again.status, again.body.code]).toEqual([503, 'not-durable'])
+    expect((await get(again.body.operation)).body.state).toBe('absent')
   })
 
   test('an unknown outcome that happened becomes durable, with what its answer would have held', async () => {

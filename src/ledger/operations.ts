@@ -1,4 +1,5 @@
 import type { FactKind } from '../journal/entry.ts'
+import { counts } from './aside.ts'
 import type { Database } from './database.ts'
 
 /**
@@ -44,24 +45,27 @@ const columns = `kind, epoch, n, i, code, book_id, user_id, at, redemptions, max
   lock_token, locked_until, redemption_id, context->>'actor' AS actor,
   context->>'request_id' AS request`
 
-/** What the ledger holds of this request: all of it or nothing, because a call is one entry. */
+/**
+ * What the ledger holds of this request: all of it or nothing, because a call is one entry. But for what
+ * somebody gave up: that may have its row, and is in no coupon.
+ */
 export async function operationFacts(
   database: Database,
   { shard, epoch, n, i, op, at, request }: Operation,
 ): Promise<OperationFact[]> {
   if (i !== undefined) {
-    const { rows } = await database.query<OperationFact>(
-      `SELECT ${columns} FROM ledger
+    const { rows } = await database.query<OperationFact & { counts: boolean }>(
+      `SELECT ${columns}, ${counts('ledger')} AS counts FROM ledger
        WHERE shard = $1 AND epoch = $2 AND n = $3 AND op = $4 ORDER BY i`,
       [shard, epoch, n, op],
     )
     const first = rows.find((fact) => fact.i === i)
-    return first ? rows.filter((fact) => fact.request === first.request) : []
+    return first ? rows.filter((fact) => fact.counts && fact.request === first.request) : []
   }
   const { rows } = await database.query<OperationFact>(
     `SELECT ${columns} FROM ledger
      WHERE shard = $1 AND (epoch, n) > ($2, $3) AND op = $4 AND at BETWEEN $5 AND $6
-       AND context->>'request_id' = $7 ORDER BY n, i`,
+       AND context->>'request_id' = $7 AND ${counts('ledger')} ORDER BY n, i`,
     [shard, epoch, n, op, new Date(at - windowMs), new Date(at + windowMs), request],
   )
   return rows
