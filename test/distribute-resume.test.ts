@@ -4,6 +4,7 @@ import { getJob, type JobState } from '../src/ledger/jobs.ts'
 import { changeJob } from '../src/ops/jobs.ts'
 import { reconcile } from '../src/ops/reconcile/reconcile.ts'
 import type { Distributor } from '../src/recovery/distribute.ts'
+import { keyPrefix } from '../src/recovery/hand-out.ts'
 import { keys } from '../src/store/keys.ts'
 import { distributeOnce, settleEndedOnce } from '../workers/distribute.ts'
 import { openWorld, until, type World } from './world.ts'
@@ -165,7 +166,11 @@ test('nobody gets a second share where the script has forgotten the first', asyn
   // As if two days had passed: keys are kept no longer.
   for (const { shard } of world.house.place.gates) {
     const days = [-1, 0, 1].map((day) => Math.floor(Date.now() / 86_400_000) + day)
-    await world.redis.del(...days.map((day) => keys.answers(shard, day)))
+    for (const day of days) {
+      const known = await world.redis.hkeys(keys.answers(shard, day))
+      const shares = known.filter((key) => key.startsWith(keyPrefix(jobId)))
+      if (shares.length > 0) await world.redis.hdel(keys.answers(shard, day), ...shares)
+    }
   }
   await world.database.query(
     `UPDATE distributions SET asked_at = asked_at - interval '50 minutes' WHERE job_id = $1`,

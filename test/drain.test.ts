@@ -6,9 +6,10 @@ import { scratchDir } from '../src/embedded/leftovers.ts'
 import { updateBook } from '../src/ledger/books.ts'
 import { openDatabase } from '../src/ledger/database.ts'
 import { type Certificate, isGenuine, signCertificate } from '../src/ops/certificate.ts'
-import { setBook, setIntake } from '../src/ops/control.ts'
+import { setBook, setFlush, setIntake } from '../src/ops/control.ts'
 import { drain } from '../src/ops/drain.ts'
 import type { Ops } from '../src/ops/ops.ts'
+import { reconcile } from '../src/ops/reconcile/reconcile.ts'
 import { keys } from '../src/store/keys.ts'
 import { stampede } from './stampede.ts'
 import { openWorld, until, type World } from './world.ts'
@@ -166,7 +167,10 @@ describe('drain', () => {
     const drained = await drain(ops, { book, timeoutMs: 20_000, by })
     over = true
     await Promise.all(neighbours)
-    expect(drained).toMatchObject({ state: 'drained', certificate: { book, verdict: 'equal' } })
+    expect(drained).toMatchObject({
+      state: 'drained',
+      certificate: { book, verdict: 'equal', compared: 'live', waiting_jobs: [] },
+    })
     const { lock_token } = locked
     const refused = await Promise.all([
       post('coupons/assign', { book_id: book, user_id: 'x' }),
@@ -204,6 +208,64 @@ describe('drain', () => {
     expect(await drain(ops, { book: crypto.randomUUID(), timeoutMs: 1, by })).toMatchObject({
       problem: 'book-not-found',
     })
+  })
+
+  test('lets a distribution wait that it stops in the middle of, and names it', {
+    timeout: 60_000,
+  }, async () => {
+    const users = 1_500
+    const each = 16
+    const large = await world.makeBook({ kind: 'counter', units: users * each })
+    const user_ids = Array.from({ length: users }, (_, u) => `user-${u}`)
+    const pool = (await post('pools', { name: 'Everybody', user_ids })).body.pool_id
+    // With the flush held, its run stands still once it is four chunks of six ahead of the ledger.
+    await setFlush(ops, 'paused', by)
+    const wanted = { book_id: large, mode: 'equal', coupons_per_user: each }
+    const { job_id } = (await post(`pools/${pool}/distribute`, wanted)).body
+    const counted = 'SELECT shard FROM books WHERE book_id = $1'
+    const [{ shard }] = (await world.database.query(counted, [large])).rows
+    const held = async () => Number(await world.redis.hget(keys.book(shard, large), 'held'))
+    await until(async () => (await held()) > 0, 'it has begun')
+    const draining = drain(ops, { timeoutMs: 30_000, by })
+    const stopped = async () => (await world.redis.hget(keys.meta(shard), 'intake')) === 'stopped'
+    await until(stopped, 'intake is stopped')
+    await setFlush(ops, 'running', by)
+    const drained = await draining
+    const given = await held()
+    expect(given).toBeLessThan(users * each)
+    expect(drained).toMatchObject({
+      state: 'drained',
+      certificate: { verdict: 'equal', compared: 'exact', waiting_jobs: [job_id] },
+    })
+    const { certificate } = drained as { certificate: Certificate }
+    expect(await isGenuine(world.database, certificate)).toBe(true)
+    const job = async () => (await world.call('GET', `jobs/${job_id}`, { as: world.service })).body
+    // What it had given is written down, and no sweep has it begin again.
+    await sleep(2_500)
+    expect(await job()).toMatchObject({ state: 'queued', done: given / each })
+    expect(await ends(certificate)).toEqual(certificate.shards.map(({ entry }) => entry))
+    await setIntake(ops, 'open', by)
+    await until(async () => (await job()).finished_at !== null, 'the distribution is over', 30_000)
+    expect(await job()).toMatchObject({ state: 'done', result: { total_assigned: users * each } })
+    const { rows } = await world.database.query(
+      `SELECT count(*)::int AS users, min(coupons) AS least, max(coupons) AS most FROM (
+         SELECT count(*)::int AS coupons FROM ledger WHERE book_id = $1 GROUP BY user_id) AS each`,
+      [large],
+    )
+    expect(rows).toEqual([{ users, least: each, most: each }])
+    expect((await reconcile(ops, { exact: false })).verdict).toBe('equal')
+  })
+
+  test('waits for a replay that somebody asked for: it changes what is compared', async () => {
+    const { rows } = await world.database.query(
+      `INSERT INTO jobs (job_id, kind, total, input, created_by)
+       VALUES (gen_random_uuid(), 'replay', 0, '{}', 'a test') RETURNING job_id`,
+    )
+    const [{ job_id }] = rows
+    const waits = await drain(ops, { timeoutMs: 1_500, by })
+    await world.database.query("UPDATE jobs SET state = 'cancelled' WHERE job_id = $1", [job_id])
+    expect(waits).toEqual({ state: 'timed-out', waits: [`job ${job_id} (replay) is queued`] })
+    await setIntake(ops, 'open', by)
   })
 
   test('attests nothing where somebody resumed while it compared', async () => {
@@ -277,7 +339,9 @@ describe('drain', () => {
     expect([drained.code, drained.out]).toEqual([
       3,
       expect.stringMatching(
-        new RegExp(`, different\n.*\n! STATE_MISMATCH ${code} coupons differs from `),
+        new RegExp(
+          `, different\n.*\ncompared while other books went on.*\n! STATE_MISMATCH ${code} coupons differs from `,
+        ),
       ),
     ])
     const verified = await stampede(world, 'verify-certificate', file, '--json')

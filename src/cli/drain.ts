@@ -107,6 +107,10 @@ async function run(options: Options, command: Command): Promise<void> {
     [
       `drained at ${certificate.at}: ${certificate.books.length} books, ${coupons} coupons, ${certificate.verdict}`,
       `no fact${certificate.book ? ' of this book' : ''} has an entry beyond ${ends.join(' ')}`,
+      certificate.compared === 'exact'
+        ? 'compared exactly: nothing moved meanwhile'
+        : 'compared while other books went on: what seemed to differ was looked at until it was so',
+      ...certificate.waiting_jobs!.map((job) => `job ${job} (distribute) waits for \`resume\``),
       ...differences.slice(0, 20).map(line),
       ...(differences.length > 20 ? [`! and ${differences.length - 20 + more} more`] : []),
       ...(lost ? [`! ${options.certificate} could not be written: ${lost}. Keep this line:`] : []),

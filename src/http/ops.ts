@@ -72,6 +72,8 @@ const CertificateBody = strict({
     .array(strict({ book_id: z.string().max(100), codes: z.int(), coupons: z.int(), digest }))
     .max(100_000),
   parked_facts: z.int(),
+  compared: z.enum(['exact', 'live']).optional(),
+  waiting_jobs: z.array(z.string().max(100)).max(100_000).optional(),
   signature: z.string().max(200),
 }).openapi('Certificate')
 

@@ -166,7 +166,7 @@ export async function settle(
 
 /**
  * Says that shares are about to be asked for, by entries that come after `n` in `epoch` unless some
- * came before. False: the job is cancelled, or another run's.
+ * came before. False: the job is cancelled, stepped aside, or another run's.
  */
 export async function claim(
   database: Database,
@@ -210,11 +210,13 @@ export async function openShares(
   }
 }
 
-/** How a run ended: with everything settled, or why it cannot go on. `over`: the job had ended before. */
+/** How a run ended: with everything settled, or why it cannot go on. `over`: the job is not its any more. */
+export type Ended = 'done' | 'over' | { failed: string }
+
 export async function endDistribution(
   database: Database,
   run: Distribution,
-  how: 'done' | 'over' | { failed: string },
+  how: Ended,
 ): Promise<void> {
   await transaction(database, async (tx) => {
     const now = await stillOurs(
@@ -237,6 +239,37 @@ export async function endDistribution(
       users,
     ])
   })
+}
+
+/** Of a book and its shard, by PostgreSQL's word: Redis hears of it within a second. */
+const stopped = `(b.intake = 'stopped' OR s.intake = 'stopped')`
+
+/** Whether it has to wait for intake, and nobody is at work on it. */
+export async function waitsForIntake(database: Database, jobId: string): Promise<boolean> {
+  const { rowCount } = await database.query(
+    `SELECT FROM jobs JOIN books b USING (book_id) JOIN shards s USING (shard)
+     WHERE job_id = $1 AND state = 'queued' AND ${stopped}`,
+    [jobId],
+  )
+  return rowCount === 1
+}
+
+/**
+ * Lets go of a job that meets stopped intake, so that a drain finds nothing under way: it is queued again
+ * until somebody resumes. False: intake is open, or another run has the job.
+ */
+export async function stepAside(
+  database: Database,
+  { job_id, runner }: Distribution,
+): Promise<boolean> {
+  const { rowCount } = await database.query(
+    `UPDATE jobs j SET state = 'queued', updated_at = now()
+     FROM distributions d, books b JOIN shards s USING (shard)
+     WHERE j.job_id = $1 AND j.state = 'running' AND d.job_id = j.job_id AND d.runner = $2
+       AND b.book_id = j.book_id AND ${stopped}`,
+    [job_id, runner],
+  )
+  return rowCount === 1
 }
 
 /** After this nothing is on its way any more: what a later run has to look through begins with itself. */

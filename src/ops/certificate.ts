@@ -14,6 +14,13 @@ export type Attested = {
   shards: { shard: number; epoch: number; entry: number; facts: number }[]
   books: { book_id: string; codes: number; coupons: number; digest: string }[]
   parked_facts: number
+  /**
+   * `exact`: nothing moved while both stores were compared. `live`: of one book, while others went on, so
+   * what seemed to differ was looked at until it was so or not. Certificates of before 2026-11-30 do not say.
+   */
+  compared?: 'exact' | 'live'
+  /** Distributions that wait for somebody to resume: none of their shares was on its way. */
+  waiting_jobs?: string[]
   verdict: 'equal' | 'different'
 }
 

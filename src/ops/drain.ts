@@ -7,7 +7,7 @@ import type { Problem } from '../problems.ts'
 import { keys } from '../store/keys.ts'
 import { type Attested, type Certificate, signCertificate } from './certificate.ts'
 import { type By, setBook, setIntake } from './control.ts'
-import { operatorJobs } from './jobs.ts'
+import type { Asked } from './jobs.ts'
 import type { Ops } from './ops.ts'
 import {
   type Reconciliation,
@@ -41,7 +41,7 @@ type Options = {
 /**
  * Ends the sale and proves it: stops intake, of everything or of one book, waits until the ledger has all
  * of it, Redis has all books and loads, and no job is under way, compares both stores, and signs what it
- * found. Stops nothing but intake, deletes nothing; `resume` undoes it. Intake stays stopped after a
+ * found. Distributions wait for intake themselves: those the certificate names. Stops nothing but intake, deletes nothing; `resume` undoes it. Intake stays stopped after a
  * time-out too.
  */
 export async function drain(ops: Ops, options: Options): Promise<Drained | Problem> {
@@ -51,7 +51,7 @@ export async function drain(ops: Ops, options: Options): Promise<Drained | Probl
   const waited = await untilLevel(ops, options)
   if ('state' in waited) return waited
   const ends = await endsOf(ops, waited.last?.shard)
-  // Other books of the shards go on where one alone is drained.
+  // Other books of the shard go on where one alone is drained, and with them all that the shard counts.
   const reconciliation = await reconcile(ops, {
     ...(book ? { book } : {}),
     exact: !book,
@@ -130,6 +130,7 @@ async function moved(
     why.push('codes or units were added while both stores were compared')
   if (book && (await lastOf(ops, book))?.version !== last!.version)
     why.push('the book was changed while both stores were compared')
+  why.push(...(await openJobs(ops, book)))
   if (book) return why
   why.push(...(await notStopped(ops)), ...(await notLevel(ops)))
   const text = (all: Attested['shards']) =>
@@ -161,13 +162,30 @@ export async function notLevel({ redis, database }: Ops): Promise<string[]> {
   return waits
 }
 
+/** Operators' jobs that change neither store: a drain, or an exact comparison, may be one itself. */
+const lookers = ['drain', 'reconcile', 'warm'] satisfies Asked['kind'][]
+
+/**
+ * Jobs that change what is compared: also replays and rebuilds, which name no book. A distribution that is
+ * queued while intake is stopped waits for it, and what Redis does not take in cannot follow.
+ */
 export async function openJobs({ database }: Ops, book: string | undefined): Promise<string[]> {
   const { rows } = await database.query<{ job_id: string; kind: string; state: string }>(
     `SELECT job_id, kind, state FROM jobs WHERE state IN ('queued', 'running')
-       AND ($1::uuid IS NULL OR book_id = $1) AND kind <> ALL ($2)`,
-    [book ?? null, operatorJobs], // a drain may be one itself
+       AND ($1::uuid IS NULL OR book_id IS NULL OR book_id = $1)
+       AND kind <> ALL ($2) AND (kind, state) <> ('distribute', 'queued')`,
+    [book ?? null, lookers],
   )
   return rows.map(({ job_id, kind, state }) => `job ${job_id} (${kind}) is ${state}`)
+}
+
+async function waitingJobs({ database }: Ops, book: string | undefined): Promise<string[]> {
+  const { rows } = await database.query<{ job_id: string }>(
+    `SELECT job_id FROM jobs WHERE kind = 'distribute' AND state IN ('queued', 'running')
+       AND ($1::uuid IS NULL OR book_id = $1) ORDER BY created_at, job_id`,
+    [book ?? null],
+  )
+  return rows.map(({ job_id }) => job_id)
 }
 
 /** Policies and loads on their way to Redis stand in no journal: a comparison would call them lost. */
@@ -224,11 +242,12 @@ async function endsOf({ database }: Ops, shard: number | undefined): Promise<Att
 }
 
 async function attest(
-  { database }: Ops,
+  ops: Ops,
   book: string | undefined,
   shards: Attested['shards'],
-  { books, verdict, at }: Reconciliation,
+  { books, verdict, at, exact }: Reconciliation,
 ): Promise<Certificate> {
+  const { database } = ops
   const parked = await database.query<{ n: number }>('SELECT count(*)::int AS n FROM parked_facts')
   return signCertificate(database, {
     ...{ installation: await installationId(database), at, book: book ?? null, shards, verdict },
@@ -236,5 +255,7 @@ async function attest(
       ...{ book_id, codes, coupons, digest: digest_postgres },
     })),
     parked_facts: parked.rows[0]!.n,
+    compared: exact ? 'exact' : 'live',
+    waiting_jobs: await waitingJobs(ops, book),
   })
 }

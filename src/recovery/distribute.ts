@@ -7,11 +7,14 @@ import { givenUnseen } from '../ledger/distribution-results.ts'
 import {
   claim,
   type Distribution,
+  type Ended,
   endDistribution,
   forgetAsked,
   openShares,
   settle,
+  stepAside,
   takeDistribution,
+  waitsForIntake,
 } from '../ledger/distributions.ts'
 import { startJob } from '../ledger/jobs.ts'
 import { Overtaken, shardRow } from '../ledger/shards.ts'
@@ -45,24 +48,26 @@ const lookMs = 25
  * Nobody gets a second share, wherever a run is killed. Each share is asked for under a key of its own,
  * by which the script knows it for a day; and before a run asks anybody it reads off the ledger what
  * earlier ones have given. A result is written once the ledger has its facts, by the latest run alone.
- * Throws Interrupted, and whatever the stores throw, where another run has to go on.
+ * Throws Interrupted, and whatever the stores throw, where another run has to go on. While intake is
+ * stopped the job waits as a row, with nothing of it under way: else no drain would come to its end.
  */
 export async function distribute(distributor: Distributor, jobId: string): Promise<void> {
   const { database } = distributor
+  if (await waitsForIntake(database, jobId)) return
   if (!(await startJob(database, jobId))) return
+  const run = (await takeDistribution(database, jobId))!
   try {
-    const run = (await takeDistribution(database, jobId))!
     const shop = await shopOf(distributor, run)
     if (!run.planned_at && !(await makePlan(distributor, run, shop.book)))
       return await endDistribution(database, run, { failed: 'pool-empty: its users are gone' })
     await writeUnseen(distributor, run, shop)
-    const closed = await handOutAll(distributor, run, shop)
+    const ended = await handOutAll(distributor, run, shop)
     failpoint('distribute.before-end')
-    const failed = closed && `${closed.problem}: ${problemTitle(closed.problem)}`
-    await endDistribution(database, run, failed ? { failed } : 'done')
+    await endDistribution(database, run, ended)
   } catch (error) {
     // Another run has taken over and does the rest.
-    if (!(error instanceof Overtaken)) throw error
+    if (error instanceof Overtaken) return
+    if (!(error instanceof Interrupted && (await stepAside(database, run)))) throw error
   }
 }
 
@@ -103,29 +108,28 @@ async function writeUnseen(distributor: Distributor, run: Distribution, shop: Sh
   await forgetAsked(database, run)
 }
 
-/** Asks for all open shares, a few chunks ahead of the ledger; says what keeps the rest from being given. */
-async function handOutAll(
-  distributor: Distributor,
-  run: Distribution,
-  shop: Shop,
-): Promise<Problem | undefined> {
+/** Asks for all open shares, a few chunks ahead of the ledger, as long as the job is this run's. */
+async function handOutAll(distributor: Distributor, run: Distribution, shop: Shop): Promise<Ended> {
   const { database, store } = distributor
   const gate = store.place.gates[shop.book.shard]!
   const size = Math.max(1, Math.min(usersPerChunk, Math.floor(factsPerChunk / run.largest)))
   const underWay = new Set<Promise<void>>()
   let failure: unknown
-  let closed: Problem | undefined
+  let ended: Ended = 'done'
   try {
-    for (let after: number | null = -1; after !== null && !failure && !closed; ) {
+    for (let after: number | null = -1; after !== null && !failure && ended === 'done'; ) {
       const page = await openShares(database, run.job_id, after, size)
       after = page.next
       if (page.shares.length === 0) continue
       const begun = performance.now()
-      if (!(await claim(database, run, { epoch: gate.epoch, n: gate.seen }))) break
+      if (!(await claim(database, run, { epoch: gate.epoch, n: gate.seen }))) {
+        ended = 'over'
+        break
+      }
       failpoint('distribute.after-claim')
       const asked = await askShares(shop, run, page.shares, begun)
       failpoint('distribute.after-ask')
-      closed = asked.closed
+      if (asked.closed) ended = { failed: whyClosed(asked.closed) }
       failure = asked.failure && new Interrupted(asked.failure)
       const writing = writeResults(distributor, run, shop, asked)
         .catch((error) => {
@@ -139,8 +143,10 @@ async function handOutAll(
     await Promise.all(underWay)
   }
   if (failure) throw failure
-  return closed
+  return ended
 }
+
+const whyClosed = ({ problem }: Problem) => `${problem}: ${problemTitle(problem)}`
 
 async function writeResults(
   { database }: Distributor,
