@@ -80,14 +80,21 @@ async function retry(names: string[], options: { reason: string }, command: Comm
   )
   const left = retried.filter(({ applied }) => !applied)
   if (left.length > 0) process.exitCode = 3
-  const lines = left.map(({ name, reason }) => `! ${name}: ${reason}`)
-  say(
-    command,
-    [`${retried.length - left.length} fit now, ${left.length} do not`, ...lines].join('\n'),
-    {
-      retried,
-    },
+  const anew = new Set(
+    retried.filter(({ rebuilds }) => rebuilds).map(({ name }) => name.split('/')[0]!),
   )
+  const lines = [
+    `${retried.length - left.length} fit now, ${left.length} do not`,
+    ...left.map(({ name, reason }) => `! ${name}: ${reason}`),
+    ...[...anew].map(
+      (shard) =>
+        `shard ${shard}: Redis was made anew without what fits now, so a worker makes it anew once more`,
+    ),
+    ...(left.length < retried.length
+      ? ['compare both stores once workers are done: `stampede reconcile`']
+      : []),
+  ]
+  say(command, lines.join('\n'), { retried })
 }
 
 async function discard(

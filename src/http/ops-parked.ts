@@ -79,7 +79,15 @@ export function opsParkedRoutes(deps: Deps) {
         answers: {
           200: z.object({
             retried: z.array(
-              z.object({ name: z.string(), applied: z.boolean(), reason: z.string().nullable() }),
+              z.object({
+                name: z.string(),
+                applied: z.boolean(),
+                reason: z.string().nullable(),
+                rebuilds: z.boolean().openapi({
+                  description:
+                    'true: Redis had been made anew without the fact, so its shard is made anew once more',
+                }),
+              }),
             ),
             more: z.boolean(),
           }),

@@ -1,7 +1,7 @@
 import { failpoint } from '../failpoint.ts'
 import type { Entry, Fact } from '../journal/entry.ts'
 import { audit } from '../ledger/audit.ts'
-import { transaction } from '../ledger/database.ts'
+import { type Transaction, transaction } from '../ledger/database.ts'
 import { applyAgain } from '../ledger/park.ts'
 import type { By } from './control.ts'
 import type { Ops } from './ops.ts'
@@ -55,7 +55,8 @@ export async function parkedFact({ database }: Ops, name: string) {
   return { name, reason, parked_at, ...withoutToken(fact) }
 }
 
-export type Retried = { name: string; applied: boolean; reason: string | null }
+/** `rebuilds`: its shard is made anew in Redis once more, which was made anew without the fact. */
+export type Retried = { name: string; applied: boolean; reason: string | null; rebuilds: boolean }
 
 /** `more`: the last one is followed by others, which were not tried. */
 export type Page = { retried: Retried[]; more: boolean }
@@ -90,7 +91,14 @@ export async function retryAllParked(ops: Ops, by: By, limit = 1_000): Promise<R
   }
 }
 
-/** Tries these parked facts once more: what fits now is parked no longer. */
+/** A recovery rebuilds where its cause begins so: see src/recovery/recover.ts. */
+const cause = 'damaged: Redis was made anew without a fact that was parked, and fits now'
+
+/**
+ * Tries these parked facts once more: what fits now is parked no longer. Where Redis was made anew from a
+ * ledger that lacked the fact, Redis knows nothing of it, and would give its code to somebody else: so its
+ * shard is made anew once more.
+ */
 export async function retryParked(ops: Ops, names: readonly string[], by: By): Promise<Retried[]> {
   const retried: Retried[] = []
   for (const name of names) {
@@ -98,12 +106,15 @@ export async function retryParked(ops: Ops, names: readonly string[], by: By): P
     if (!place) throw new Error(`${name} is no name of a fact: they look like 3/1-345/0`)
     retried.push(
       await transaction(ops.database, async (tx) => {
+        // First, as every flush does: the other way round the two could wait for each other.
+        await tx.query('SELECT FROM shards WHERE shard = $1 FOR UPDATE', [place[0]])
         const { rows } = await tx.query<Row & { fact: Stored }>(
           `SELECT * FROM parked_facts WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4
            FOR UPDATE`,
           place,
         )
-        if (!rows[0]) return { name, applied: false, reason: 'no fact of that name is parked' }
+        const none = 'no fact of that name is parked'
+        if (!rows[0]) return { name, applied: false, reason: none, rebuilds: false }
         const { fact, ...entry } = rows[0].fact
         const reason = await applyAgain(tx, place[0]!, { ...entry, facts: [fact] }, fact)
         failpoint('parked.after-apply')
@@ -112,13 +123,25 @@ export async function retryParked(ops: Ops, names: readonly string[], by: By): P
             `DELETE FROM parked_facts WHERE shard = $1 AND epoch = $2 AND n = $3 AND i = $4`,
             place,
           )
-        const detail = { reason: reason ?? null }
+        const rebuilds = !reason && (await suspectRebuilt(tx, place))
+        const detail = { reason: reason ?? null, rebuilds }
         await audit(tx, { ...by, action: 'parked.retry', target: `fact:${name}`, detail })
-        return { name, applied: !reason, reason: reason ?? null }
+        return { name, applied: !reason, ...detail }
       }),
     )
   }
   return retried
+}
+
+/** Has a fact's shard made anew if a recovery has done, or may have done so since the fact's epoch. */
+async function suspectRebuilt(tx: Transaction, [shard, epoch]: number[]): Promise<boolean> {
+  const { rowCount } = await tx.query(
+    `UPDATE shards s SET suspect = $3 WHERE shard = $1 AND EXISTS (
+       SELECT FROM recoveries r WHERE r.shard = s.shard AND r.epoch > $2
+         AND (r.rebuilt OR r.ended_at IS NULL))`,
+    [shard, epoch, cause],
+  )
+  return rowCount === 1
 }
 
 /** Gives a parked fact up; false: none of that name is parked. What it was stays in the audit log. */
