@@ -360,6 +360,7 @@ const alarm: Expected = {
   'coupon show': [[0], / assign +somebody .*\n.* void .*\nredis {5}VOID\npostgres {2}VOID/],
   replay: sale.replay!,
   'parked list': [[3], /^0\/9-9\/0 {2}assign PARKED of pat, .*: a test$/m],
+  'parked retry': sale['parked retry']!,
   'jobs list --state failed': [[0], / reconcile failed .* disk full$/m],
   'queues list': sale['queues list']!,
   'queues failed': sale['queues failed']!,

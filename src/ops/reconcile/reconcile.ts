@@ -70,9 +70,8 @@ export type Options = {
  * compared quickly, page by page; what seems to differ, which under load means little, is then looked at
  * carefully (`settle`), so that what is reported is so. Memory stays bounded where nothing is as it should
  * be: what waits for its careful look does not wait once there are 20,000 of it, and of what was found a
- * thousand differences are kept, the rest is counted. Gaps of the ledger and parked facts alone are all
- * kept. Changes nothing but
- * the note of what the last comparison of everything came to, which /metrics tells, and keeps Redis busy
+ * thousand differences are kept, the rest is counted. Parked facts are all kept, and of the ledger's gaps
+ * the first thousand of each 50,000 facts. Changes nothing but the note of what the last comparison of everything came to, which /metrics tells, and keeps Redis busy
  * for less than a millisecond or two at a time.
  *
  * Works with up to four connections of the pool at once. Throws Unsettled where the ledger does not
