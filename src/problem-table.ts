@@ -78,15 +78,15 @@ export const table = {
     'Your own account',
     'Nobody changes their own role, or deactivates or deletes their own account: ask another administrator.',
   ],
-  'wrong-password': [
-    400,
-    'Current password is wrong',
-    'Send the present password as `current_password`.',
-  ],
   'last-admin': [
     409,
     'The last administrator',
     'No other administrator is active. Make or activate another one, then send it again.',
+  ],
+  'wrong-password': [
+    400,
+    'Current password is wrong',
+    'Send the present password as `current_password`.',
   ],
   'too-many-requests': [
     429,

@@ -147,9 +147,9 @@ export function opsRoutes(deps: Deps) {
         path: '/ops/coupons/{code}',
         summary: 'Every fact of a coupon, and what both stores say of it now',
         needs: lookers,
+        guesses: true,
         params: strict({ code }),
         answers: { 200: loose },
-        guesses: true,
         problems: ['coupon-not-found', 'not-ready'],
       },
       async (c, { params }) => {

@@ -90,7 +90,7 @@ export async function closeImport(
     const { book_id, rows: total, bad, on_duplicate, on_error } = rows[0]
     const input = { on_duplicate, on_error, rows: total + bad }
     const job = await createJob(tx, { kind: 'import', book_id, total, input, created_by })
-    const source = 'import'
+    const source = 'import' as const
     const { job_id } = job
     const load = { book_id, job_id, source, total, max_redemptions: null, created_by, request_id }
     await openLoad(tx, load)

@@ -33,12 +33,12 @@ export type Stage = {
 export type ReadFile = (stage: Stage) => Promise<Problem | undefined>
 
 export type Imports = ReturnType<typeof openImports>
+/** `request_id`: of the request that brings it, for the audit log. */
+type Asked = NewImport & { created_by: string; request_id: string; once: Once | undefined }
 
 /** Files of codes, as routes bring them: into PostgreSQL while they arrive, and then a job's business. */
 export function openImports(
   database: Database,
-/** `request_id`: of the request that brings it, for the audit log. */
-type Asked = NewImport & { created_by: string; request_id: string; once: Once | undefined }
   { enqueue }: Pick<Queues, 'enqueue'>,
   { fillable }: Pick<Books, 'fillable'>,
 ) {
@@ -49,11 +49,11 @@ type Asked = NewImport & { created_by: string; request_id: string; once: Once | 
     if ('problem' in book) return book
     if (underway >= uploadsMax) return { ...problem('transfers-busy'), retryAfter: 5 }
     underway += 1
+    const { created_by, request_id, once } = wanted
     try {
       const importId = await openImport(database, wanted)
       const { stage, finish } = openStage(database, importId)
       try {
-    const { created_by, request_id, once } = wanted
         const refusal = await read(stage)
         await finish()
         if (refusal) {
