@@ -139,7 +139,7 @@ export async function openHouse(settings: Settings, queues: Queues, log: Logger)
   }
 
   const books = openBooks({ database, store }, queues)
-  const exports = openExports(settings.DATABASE_URL)
+  const exports = openExports(settings.DATABASE_URL, database)
   let board: ReturnType<Deps['board']> | undefined
   const deps: Deps = {
     accounts,

@@ -124,6 +124,10 @@ describe('what a book holds', () => {
     const history = (await get(`books/${id}/redemption-history`)).data
     expect(history[0].rolled_back_at).toBeNull()
     expect(history[1].rolled_back_at).toMatch(/Z$/)
+    const other = await world.makeBook()
+    const cursor = `starting_after=${history[0].redemption_id}`
+    expect((await get(`books/${id}/redemption-history?${cursor}`)).data).toEqual([history[1]])
+    expect((await get(`books/${other}/redemption-history?${cursor}`)).code).toBe('invalid-cursor')
     expect(await get(`books/${id}/stats`)).toMatchObject({ available: 2, redeemed: 0, assigned: 2 })
   })
 

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { parse } from 'csv-parse/sync'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { openFiles } from './files.ts'
@@ -8,7 +9,8 @@ let files: ReturnType<typeof openFiles>
 let book: string
 let lockToken: string
 beforeAll(async () => {
-  world = await openWorld()
+  // On one shard a fact of one book might be taken for one of another.
+  world = await openWorld({ shards: 1 })
   files = openFiles(world)
   book = await world.makeBook({ max_redemptions: 2 })
   const csv = 'code,note\n=cmd,"=HYPERLINK(1)"\n+A,+1\n-B,-1\n@C,@x\nD,plain\nE,\nF,\nG,\n'
@@ -136,6 +138,64 @@ describe('an export', () => {
         expect((await of(what, `format=${format}`)).text).not.toContain(lockToken)
   })
 
+  test.each(['coupons', 'assignments', 'redemptions', 'facts'])(
+    'of %s goes on behind any line',
+    async (what) => {
+      const all = (await of(what, 'format=ndjson')).text.split('\n').slice(0, -1)
+      for (const [i, line] of all.entries()) {
+        const last = Object.values(JSON.parse(line))[0] as string
+        const { text } = await of(what, `format=ndjson&after=${encodeURIComponent(last)}`)
+        expect(text.split('\n').slice(0, -1)).toEqual(all.slice(i + 1))
+      }
+      // Appended to what is there already, it must not have the names of the columns again.
+      const first = Object.values(JSON.parse(all[0]!))[0] as string
+      const [, , ...lines] = (await of(what)).text.split('\n')
+      expect((await of(what, `after=${encodeURIComponent(first)}`)).text.split('\n')).toEqual(lines)
+    },
+  )
+
+  test('goes on behind nothing that is not of the book', async () => {
+    const fact = (await ndjson('facts'))[0].fact as string
+    const [shard, rest] = fact.split('/', 2)
+    const other = await world.makeBook({}, ['OTHER-1'])
+    const as = world.service
+    const body = { user_id: 'ben' }
+    await world.call('POST', 'coupons/assign/OTHER-1', { as, body })
+    const used = (await world.call('POST', 'coupons/redeem/OTHER-1', { as, body })).body
+    const { text: theirs } = await files.download(`books/${other}/export/facts?format=ndjson`)
+    for (const [what, after] of [
+      ['coupons', 'two%20words'],
+      ['coupons', 'NOBODYS'],
+      ['coupons', 'OTHER-1'],
+      ['assignments', 'OTHER-1'],
+      ['facts', 'D'],
+      ['facts', `${Number(shard) + 1}/${rest}/0`],
+      ['facts', `${shard}/${rest}/999999999`],
+      ['facts', JSON.parse(theirs.split('\n')[0]!).fact],
+      ['redemptions', 'D'],
+      ['redemptions', '00000000-0000-4000-8000-000000000000'],
+      ['redemptions', used.redemption_id],
+    ] as const) {
+      const { status, text } = await of(what, `after=${encodeURIComponent(after)}`)
+      expect([status, JSON.parse(text).errors?.[0].path], `${what} ${after}`).toEqual([
+        422,
+        'after',
+      ])
+    }
+  })
+
+  test('of a counter book goes on behind a code that somebody has', async () => {
+    const units = await world.makeBook({ kind: 'counter', units: 3 })
+    const body = { book_id: units, user_id: 'dan', count: 3 }
+    await world.call('POST', 'coupons/assign', { as: world.service, body })
+    const of = (query: string) =>
+      files.download(`books/${units}/export/coupons?format=ndjson&${query}`)
+    const lines = (await of('')).text.split('\n')
+    const rest = await of(`after=${JSON.parse(lines[0]!).code}`)
+    expect(rest.text.split('\n')).toEqual(lines.slice(1))
+    expect((await of('after=D')).status).toBe(422)
+  })
+
   test('has nothing of other books, and 404 for one that does not exist', async () => {
     const empty = await world.makeBook()
     const path = (id: string) => `books/${id}/export/coupons`
@@ -162,9 +222,9 @@ describe('a large export', () => {
     )
     return rows[0].count as number
   }
-  const begin = async (signal?: AbortSignal) => {
+  const begin = async (signal?: AbortSignal, token = world.admin) => {
     const response = await fetch(`${world.base}/api/v1/books/${large}/export/coupons`, {
-      headers: { authorization: `Bearer ${world.admin}` },
+      headers: { authorization: `Bearer ${token}` },
       signal,
     })
     return { response, reader: response.body?.getReader() }
@@ -178,6 +238,9 @@ describe('a large export', () => {
     const refused = await begin()
     expect(refused.response.status).toBe(503)
     expect(refused.response.headers.get('retry-after')).toBe('5')
+    // Whether it is a line of the book is not asked on the connections that are taken.
+    const asked = await files.download(`books/${large}/export/coupons?after=NOBODYS`)
+    expect(asked.status).toBe(422)
     // Nobody reads: what is sent is what fits into buffers, and the rest waits in PostgreSQL.
     await until(async () => (await busy()) === 3, 'they wait')
     gone.abort()
@@ -207,6 +270,21 @@ describe('a large export', () => {
     await expect(rest()).rejects.toThrow()
     vi.restoreAllMocks()
     expect((await files.download(`books/${large}/export/coupons`)).status).toBe(200)
+  })
+
+  test('is broken off once its client is let in no more', async () => {
+    vi.spyOn(world.house.deps.log, 'warn').mockImplementation(() => {})
+    const { id, token } = await world.signUp('admin')
+    const { reader } = await begin(undefined, token)
+    await reader!.read()
+    await world.database.query('UPDATE users SET is_active = false WHERE user_id = $1', [id])
+    await sleep(1_100)
+    const rest = async () => {
+      while (!(await reader!.read()).done) {}
+    }
+    await expect(rest()).rejects.toThrow()
+    vi.restoreAllMocks()
+    await until(async () => (await busy()) === 0, 'its cursor is closed')
   })
 
   test('is a problem document where PostgreSQL is away before it begins', async () => {

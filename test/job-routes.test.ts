@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { ofJson } from '../src/http/headers.ts'
+import { makeApiKey } from '../src/http/tokens.ts'
 import { transaction } from '../src/ledger/database.ts'
 import { openJobWatch } from '../src/ledger/job-watch.ts'
 import { createJob, finishJob, getJob, progressJob, startJob } from '../src/ledger/jobs.ts'
@@ -110,13 +112,14 @@ describe('cancelling a job', () => {
 function listen(jobId: string, headers: Record<string, string> = {}) {
   const abort = new AbortController()
   const events: { event: string; data: Record<string, unknown>; id: string }[] = []
-  const heard = { text: '', over: false, status: 0, type: '' as string | null }
+  const heard = { text: '', over: false, status: 0, type: '' as string | null, headers: {} }
   const done = (async () => {
     const response = await fetch(`${world.base}/api/v1/jobs/${jobId}/events`, {
       headers: { authorization: `Bearer ${world.service}`, ...headers },
       signal: abort.signal,
     })
     Object.assign(heard, { status: response.status, type: response.headers.get('content-type') })
+    heard.headers = Object.fromEntries(response.headers)
     let rest = ''
     for await (const chunk of response.body ?? []) {
       const text = new TextDecoder().decode(chunk)
@@ -142,6 +145,8 @@ describe('the events of a job', () => {
     const { events, heard, done } = listen(job_id)
     await until(() => events.length === 1, 'it is told at once')
     expect(heard).toMatchObject({ status: 200, type: 'text/event-stream' })
+    const safe = Object.entries(ofJson).map(([name, value]) => [name.toLowerCase(), value])
+    expect(heard.headers).toMatchObject(Object.fromEntries(safe))
     expect(events[0]).toMatchObject({
       event: 'job',
       data: { job_id, state: 'queued', progress: 0 },
@@ -168,6 +173,38 @@ describe('the events of a job', () => {
     const late = listen(job_id)
     await late.done
     expect(late.events).toHaveLength(1)
+  })
+
+  test.each([
+    [
+      'key is revoked',
+      async () => {
+        const { key, ...kept } = makeApiKey()
+        const { accounts } = world.house.deps
+        await accounts.createApiKey({ ...kept, name: 'test', created_by: 'test' })
+        return { token: key, end: () => accounts.revokeApiKey(kept.key_id) }
+      },
+    ],
+    [
+      'account is deactivated',
+      async () => {
+        const { id, token } = await world.signUp('admin')
+        const sql = 'UPDATE users SET is_active = false WHERE user_id = $1'
+        return { token, end: () => world.database.query(sql, [id]) }
+      },
+    ],
+  ])('end within about a second once the %s', async (_, signIn) => {
+    const { token, end } = await signIn()
+    const { job_id } = await make()
+    const one = listen(job_id, { authorization: `Bearer ${token}` })
+    await until(() => one.events.length === 1, 'it listens')
+    await sleep(600)
+    expect(one.heard.over).toBe(false)
+    await end()
+    await until(() => one.heard.over, 'it is over', 2_500)
+    await startJob(world.database, job_id)
+    await sleep(600)
+    expect(one.events).toHaveLength(1)
   })
 
   test('come again after PostgreSQL was away', async () => {

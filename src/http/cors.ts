@@ -4,11 +4,13 @@ type Fetch<A extends unknown[]> = (request: Request, ...rest: A) => Response | P
 const may = {
   'Access-Control-Allow-Methods': 'GET, POST, PUT, PATCH, DELETE',
   'Access-Control-Allow-Headers':
-    'Authorization, Content-Type, Durability, Idempotency-Key, X-Request-Id, traceparent',
+    'Authorization, Content-Encoding, Content-Type, Durability, Idempotency-Key, Last-Event-ID, ' +
+    'X-Request-Id, traceparent',
   'Access-Control-Max-Age': '600',
 }
 const exposed =
-  'Durability, Idempotent-Replayed, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id'
+  'Content-Disposition, Durability, Idempotent-Replayed, Location, RateLimit, RateLimit-Policy, ' +
+  'Retry-After, X-Request-Id'
 
 /**
  * Lets pages of these origins call, and pages of no other. Credentials go in Authorization and never in

@@ -9,6 +9,8 @@ import { type Answer, streamed } from './respond.ts'
 const stallMs = 30_000
 /** And so is one that takes for ever, a little at a time. */
 const wholeMs = 30 * 60_000
+/** How often it is asked, between two pages, whether its client is still let in. */
+const lookMs = 1_000
 
 export const formats = ['csv', 'ndjson'] as const
 export type Format = (typeof formats)[number]
@@ -22,7 +24,11 @@ export type Download = {
   format: Format
   name: string
   columns: readonly string[]
+  /** It goes on where another one broke off: the names of the columns are there already. */
+  isRest?: boolean
   pages: AsyncGenerator<Line[]>
+  /** Whether who asked would be let in now: see lasting.ts. */
+  isLetIn(): Promise<boolean>
   /** Called once, when nothing is read any more. */
   leave(): void
 }
@@ -45,7 +51,7 @@ export function textOf(format: Format, columns: readonly string[], lines: Line[]
 export async function download(
   c: Context,
   log: Logger,
-  { format, name, columns, pages, leave }: Download,
+  { format, name, columns, isRest = false, pages, isLetIn, leave }: Download,
 ): Promise<Answer<200, null>> {
   const outgoing = c.env?.outgoing
   let ended: Promise<void> | undefined
@@ -56,7 +62,7 @@ export async function download(
   outgoing?.once('close', end)
 
   async function* texts(first: IteratorResult<Line[]>): AsyncGenerator<string> {
-    if (format === 'csv') yield `${columns.join(',')}\n`
+    if (format === 'csv' && !isRest) yield `${columns.join(',')}\n`
     for (let page = first; !page.done; page = await pages.next()) {
       yield textOf(format, columns, page.value)
       // Buyers come first.
@@ -70,7 +76,7 @@ export async function download(
   try {
     const first = await pages.next()
     if (c.req.method !== 'HEAD') {
-      const body = pulled(texts(first), { end, log, c })
+      const body = pulled(texts(first), { end, isLetIn, log, c })
       return streamed(c, body, types[format], headers)
     }
   } catch (error) {
@@ -81,10 +87,13 @@ export async function download(
   return streamed(c, null, types[format], headers)
 }
 
-type Life = { end: () => Promise<void>; log: Logger; c: Context }
+type Life = Pick<Download, 'isLetIn'> & { end: () => Promise<void>; log: Logger; c: Context }
 
 /** Texts as a body: one is made whenever the client has taken the last. */
-function pulled(texts: AsyncGenerator<string>, { end, log, c }: Life): ReadableStream<Uint8Array> {
+function pulled(
+  texts: AsyncGenerator<string>,
+  { end, isLetIn, log, c }: Life,
+): ReadableStream<Uint8Array> {
   const outgoing = c.env?.outgoing
   const encoder = new TextEncoder()
   const cut = (why: string) => {
@@ -100,6 +109,7 @@ function pulled(texts: AsyncGenerator<string>, { end, log, c }: Life): ReadableS
     return end()
   }
   outgoing?.once('close', over)
+  let lookedAt = performance.now()
   return new ReadableStream({
     async pull(controller) {
       taken()
@@ -108,6 +118,10 @@ function pulled(texts: AsyncGenerator<string>, { end, log, c }: Life): ReadableS
         if (next.done) {
           await over()
           return controller.close()
+        }
+        if (performance.now() - lookedAt >= lookMs) {
+          lookedAt = performance.now()
+          if (!(await isLetIn())) throw new Error('who asked for it is let in no more')
         }
         controller.enqueue(encoder.encode(next.value))
         taken = deadline(stallMs, () => cut(`nothing was taken for ${stallMs / 1000} s`))

@@ -10,9 +10,10 @@ import type {
 import { type Problem, problem } from '../problems.ts'
 import { codeView } from './book-lists.ts'
 import { download, downloadTypes, formats, type Line } from './download.ts'
+import { letIn } from './lasting.ts'
 import { problemResponse } from './respond.ts'
 import { resource } from './route.ts'
-import { bookId, dateTime, strict, userId, uuid } from './schemas.ts'
+import { bookId, code, dateTime, strict, userId, uuid } from './schemas.ts'
 
 const readers = ['admin', 'service'] as const
 const couponStates = ['UNASSIGNED', 'ASSIGNED', 'LOCKED', 'REDEEMED', 'EXPIRED', 'VOID']
@@ -43,11 +44,15 @@ function couponLine(
 
 const plain = (row: ExportedRedemption | ExportedFact): Line => ({ ...row })
 
-/** What can be exported: its columns, what `state` may be, and where it comes from. */
+/** The fact's name as exports and operations have it: shard/epoch-n/i. */
+const factName = z.string().regex(/^\d{1,3}\/\d{1,15}-\d{1,15}\/\d{1,9}$/)
+
+/** What can be exported: its columns, what `state` may be, and how the first column names a line. */
 const files = {
-  coupons: { columns: couponColumns, states: couponStates },
+  coupons: { columns: couponColumns, states: couponStates, name: code },
   assignments: {
     columns: couponColumns,
+    name: code,
     states: couponStates.filter((state) => state !== 'UNASSIGNED' && state !== 'VOID'),
   },
   redemptions: {
@@ -55,6 +60,7 @@ const files = {
       ...['redemption_id', 'code', 'user_id', 'redeemed_at', 'rolled_back_at', 'rolled_back_by'],
       'metadata',
     ],
+    name: uuid,
     states: ['REDEEMED', 'ROLLED_BACK'],
   },
   facts: {
@@ -62,6 +68,7 @@ const files = {
       ...['fact', 'at', 'kind', 'code', 'user_id', 'version', 'redemptions', 'max_redemptions'],
       ...['locked_until', 'redemption_id', 'actor', 'request_id', 'metadata', 'recorded_at'],
     ],
+    name: factName,
     states: kinds,
   },
 } as const
@@ -81,11 +88,15 @@ async function* linesOf(deps: Deps, what: What, book: Book, filter: ExportFilter
     yield rows.map((row) => couponLine(book, row, now, usual))
 }
 
-const unknownState = (what: What): Problem => ({
+const invalid = (path: string, message: string): Problem => ({
   ok: false,
   problem: 'invalid-request',
-  errors: [{ path: 'state', message: `must be one of ${files[what].states.join(', ')}` }],
+  errors: [{ path, message }],
 })
+
+/** Whether something can come behind it: a file that is empty would be taken for the rest of a book. */
+const fits = async ({ exports }: Deps, what: What, book: Book, after: string) =>
+  files[what].name.safeParse(after).success && (await exports.hasLine(what, book, after))
 
 /** Whole tables of a book as files, and the reports of its imports. */
 export function exportRoutes(deps: Deps) {
@@ -100,7 +111,9 @@ export function exportRoutes(deps: Deps) {
         description:
           'As the book was at one moment, with all that was answered before. In CSV, text that a ' +
           "spreadsheet would take for a formula has a `'` in front of it; NDJSON has it as it is. A " +
-          'connection that breaks means that the file is not whole. Lock tokens are never in it.',
+          'connection that breaks means that the file is not whole: `after` goes on behind the last ' +
+          'whole line, with what is there then. It is broken off within about a second once the key is ' +
+          'revoked, the account inactive or the token over. Lock tokens are never in it.',
         needs: readers,
         params: strict({ book_id: bookId, what: z.enum(whats) }),
         query: strict({
@@ -117,26 +130,42 @@ export function exportRoutes(deps: Deps) {
             description: 'When it was assigned, redeemed or happened: from then on',
           }),
           to: dateTime.optional().openapi({ description: 'and before then' }),
+          after: z
+            .string()
+            .min(1)
+            .max(80)
+            .optional()
+            .openapi({
+              description:
+                'Only lines behind this one, and no line of column names: the code, redemption_id or fact ' +
+                "of the last whole line, without the `'` that CSV may have put in front. (A code may " +
+                'begin with one of its own: only NDJSON leaves no doubt.)',
+            }),
         }),
         gives: downloadTypes,
         answers: { 200: null },
         problems: ['book-not-found', 'transfers-busy'],
       },
       async (c, { params: { book_id, what }, query }) => {
-        const { format = 'csv', state, user_id, from, to } = query
-        const allowed: readonly string[] = files[what].states
-        if (state !== undefined && !allowed.includes(state))
-          return problemResponse(c, unknownState(what))
+        const { format = 'csv', state, user_id, from, to, after } = query
+        const { columns, states } = files[what]
+        if (state !== undefined && !(states as readonly string[]).includes(state))
+          return problemResponse(c, invalid('state', `must be one of ${states.join(', ')}`))
         const book = await books.get(book_id)
         if ('problem' in book) return problemResponse(c, book)
         const level = await durable.barrier([book.shard])
         if (!level.ok) return problemResponse(c, level)
+        if (after !== undefined && !(await fits(deps, what, book, after)))
+          return problemResponse(c, invalid('after', `must be a ${columns[0]} of the book`))
         const leave = exports.enter()
         if (!leave) return problemResponse(c, { ...problem('transfers-busy'), retryAfter: 5 })
         const day = (time: string | undefined) => (time === undefined ? undefined : new Date(time))
-        const pages = linesOf(deps, what, book, { state, user_id, from: day(from), to: day(to) })
-        const { columns } = files[what]
-        return download(c, log, { format, name: `${what}-${book_id}`, columns, pages, leave })
+        const filter = { state, user_id, from: day(from), to: day(to), after }
+        const pages = linesOf(deps, what, book, filter)
+        const isRest = after !== undefined
+        const name = `${what}-${book_id}`
+        const isLetIn = letIn(deps, c, readers)
+        return download(c, log, { format, name, columns, isRest, pages, isLetIn, leave })
       },
     )
     .route(
@@ -163,6 +192,7 @@ export function exportRoutes(deps: Deps) {
         const columns = ['line', 'code', 'kind', 'reason']
         return download(c, log, {
           ...{ format: 'csv', name: `import-${job_id}`, columns, pages, leave },
+          isLetIn: letIn(deps, c, readers),
         })
       },
     )

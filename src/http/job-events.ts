@@ -4,40 +4,48 @@ import type { JobFeed } from '../ledger/job-watch.ts'
 import type { Job } from '../ledger/jobs.ts'
 import { problem } from '../problems.ts'
 import { type Context, requestId } from './context.ts'
+import { ofJson } from './headers.ts'
 import { jobView } from './jobs.ts'
+import { letIn } from './lasting.ts'
 import { type Answer, noContent, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { strict, uuid } from './schemas.ts'
 
 /** A comment so often keeps proxies from closing a stream on which nothing happens. */
 const heartbeatMs = 15_000
-/** Then the client connects anew: its credential is looked at again, and nobody keeps a place for ever. */
+/** Then the client connects anew: nobody keeps a place for ever. */
 const streamMs = 15 * 60_000
+/** Whoever is not let in any more hears nothing after a second. */
+const lookMs = 250
+const whose = ['admin', 'service'] as const
 
 /** Says which news an event told, so that whoever comes again with it is not told twice of the end. */
 const eventId = ({ state, done, total }: Job) => `${state}-${done}-${total}`
 
-/** Tells a client of a job until it is over, the client has gone, or this process stops. */
-function stream(c: Context, first: Job, feed: JobFeed): Response {
+/** Tells a client of a job until it is over, the client has gone or is let in no more, or this process stops. */
+function stream(c: Context, first: Job, feed: JobFeed, isLetIn: () => Promise<boolean>): Response {
   c.header('X-Request-Id', requestId(c))
-  c.header('X-Content-Type-Options', 'nosniff')
+  for (const [name, value] of Object.entries(ofJson)) c.header(name, value)
   // nginx would keep events back until there are enough of them.
   c.header('X-Accel-Buffering', 'no')
-  const ends = Date.now() + streamMs
   const response = streamSSE(c, async (events) => {
     events.onAbort(() => feed.close())
     const late = setTimeout(() => feed.close(), streamMs)
+    const look = setInterval(async () => {
+      if (!(await isLetIn())) feed.close()
+    }, lookMs)
     try {
       for (let job: Job | undefined = first; ; job = await feed.next(heartbeatMs)) {
-        if (events.aborted) return
+        if (events.aborted || feed.closed) return
         if (job) {
           const data = JSON.stringify(jobView(job))
           await events.writeSSE({ event: 'job', id: eventId(job), data })
         } else await events.write(': still here\n\n')
-        if (job?.finished_at || feed.closed || Date.now() > ends) return
+        if (job?.finished_at) return
       }
     } finally {
       clearTimeout(late)
+      clearInterval(look)
       feed.close()
     }
   })
@@ -56,9 +64,10 @@ export function jobEventRoutes(deps: Deps) {
       summary: 'A job as it happens: server-sent events, until it is over',
       description:
         'text/event-stream: an event `job` at once and at every change, whose data is what ' +
-        '`GET /jobs/{job_id}` answers; a comment every 15 seconds; closed when the job is over, and after ' +
-        '15 minutes. 204 to whoever comes again (`Last-Event-ID`) and has seen the end.',
-      needs: ['admin', 'service'],
+        '`GET /jobs/{job_id}` answers; a comment every 15 seconds; closed when the job is over, after 15 ' +
+        'minutes, and within about a second once the key is revoked, the account inactive or the token ' +
+        'over. 204 to whoever comes again (`Last-Event-ID`) and has seen the end.',
+      needs: whose,
       params: strict({ job_id: uuid }),
       answers: { 200: null, 204: null },
       problems: ['job-not-found', 'too-many-streams'],
@@ -75,7 +84,7 @@ export function jobEventRoutes(deps: Deps) {
           ...problem('too-many-streams', { limit: jobWatch.watchersMax, job_id: job.job_id }),
           retryAfter: 10,
         })
-      return stream(c, job, feed) as Answer<200, null>
+      return stream(c, job, feed, letIn(deps, c, whose)) as Answer<200, null>
     },
   )
 }

@@ -1,6 +1,6 @@
 import type { SQL } from 'drizzle-orm'
 import type { Book } from './books.ts'
-import { openDatabase } from './database.ts'
+import { type Database, openDatabase } from './database.ts'
 import { PgDialect, sql } from './drizzle.ts'
 import { type CouponState, inState } from './lists.ts'
 import type { coupons } from './schema.ts'
@@ -14,6 +14,8 @@ export type ExportFilter = {
   user_id?: string
   from?: Date
   to?: Date
+  /** Only what comes behind this one: a code, a redemption's id, a fact's name. */
+  after?: string
 }
 export type ExportedCode = {
   code: string
@@ -47,6 +49,7 @@ export type ExportedFact = {
   metadata: unknown
   recorded_at: Date | null
 }
+export type Exported = 'coupons' | 'assignments' | 'redemptions' | 'facts'
 export type ExportedFault = { line: number; code: string; kind: string; reason: string }
 
 /** Exports hold a snapshot each, and the dead rows of everybody stay as long as it does. */
@@ -58,7 +61,8 @@ const graceMs = 5_000
 
 export type Exports = ReturnType<typeof openExports>
 
-export function openExports(url: string) {
+/** `lists`: for what is asked beside an export, whose connections may all be taken. */
+export function openExports(url: string, lists: Database) {
   const database = openDatabase(url, exportsMax, 'export', pageMs + graceMs)
   const dialect = new PgDialect()
   let underway = 0
@@ -104,6 +108,12 @@ export function openExports(url: string) {
       }
     },
 
+    /** Whether a line of this book has, or had, this name: one that an export can go on behind. */
+    async hasLine(what: Exported, book: Book, name: string): Promise<boolean> {
+      const { sql: text, params } = dialect.sqlToQuery(lineOf(what, book, name))
+      return (await lists.query(text, params)).rowCount === 1
+    },
+
     codes: (book: Book, filter: ExportFilter) => pages(codesOf(book, filter), codeView),
     assignments: (book: Book, filter: ExportFilter) => pages(assignmentsOf(book, filter), codeView),
     redemptions: (book: Book, filter: ExportFilter) =>
@@ -145,10 +155,14 @@ const stateOf = (book: Book, state: string | undefined): SQL | undefined => {
 }
 
 function codesOf(book: Book, filter: ExportFilter): SQL {
-  const { state, user_id } = filter
+  const { state, user_id, after } = filter
   const times = between(sql`coupons.assigned_at`, filter)
   const user = user_id !== undefined && sql`coupons.user_id = ${user_id}`
-  const home = (table: SQL) => sql`${table}.book_id = ${book.book_id}`
+  const home = (table: SQL) =>
+    all([
+      sql`${table}.book_id = ${book.book_id}`,
+      after !== undefined && sql`${table}.code > ${after}`,
+    ])
   // A counter book's codes come into being with their coupons.
   if (book.kind === 'counter')
     return sql`SELECT coupons.code, coupons.max_redemptions, NULL, ${couponColumns} FROM coupons
@@ -159,9 +173,10 @@ function codesOf(book: Book, filter: ExportFilter): SQL {
 }
 
 function assignmentsOf(book: Book, filter: ExportFilter): SQL {
-  const { state, user_id } = filter
+  const { state, user_id, after } = filter
   const conditions = [
     sql`coupons.book_id = ${book.book_id} AND coupons.user_id <> ''`,
+    after !== undefined && sql`coupons.code > ${after}`,
     user_id !== undefined && sql`coupons.user_id = ${user_id}`,
     ...between(sql`coupons.assigned_at`, filter),
     stateOf(book, state),
@@ -170,6 +185,22 @@ function assignmentsOf(book: Book, filter: ExportFilter): SQL {
     FROM coupons LEFT JOIN codes ON codes.code = coupons.code
     WHERE ${all(conditions)} ORDER BY coupons.code`
 }
+
+/** By primary keys alone. A coupon that was given back is of its book, although it is assigned no more. */
+function lineOf(what: Exported, { book_id, kind }: Book, name: string): SQL {
+  if (what === 'redemptions')
+    return sql`SELECT FROM redemptions WHERE redemption_id = ${name} AND book_id = ${book_id}`
+  if (what === 'facts') {
+    const [shard, epoch, n, i] = numbersOf(name)
+    return sql`SELECT FROM ledger WHERE shard = ${shard} AND epoch = ${epoch} AND n = ${n} AND i = ${i}
+      AND book_id = ${book_id}`
+  }
+  const table = kind === 'counter' ? sql`coupons` : sql`codes`
+  return sql`SELECT FROM ${table} WHERE code = ${name} AND book_id = ${book_id}`
+}
+
+/** shard/epoch-n/i */
+const numbersOf = (fact: string) => fact.split(/\D/).map(Number)
 
 function codeView(row: unknown[]): ExportedCode {
   const [
@@ -189,9 +220,13 @@ function codeView(row: unknown[]): ExportedCode {
 }
 
 function redemptionsOf(book: Book, filter: ExportFilter): SQL {
-  const { state, user_id } = filter
+  const { state, user_id, after } = filter
+  // Compared inside PostgreSQL, because its times are finer than a Date.
+  const last = sql`SELECT redeemed_at FROM redemptions WHERE redemption_id = ${after}`
   const conditions = [
     sql`book_id = ${book.book_id}`,
+    after !== undefined &&
+      sql`redeemed_at <= (${last}) AND (redeemed_at < (${last}) OR redemption_id > ${after})`,
     user_id !== undefined && sql`user_id = ${user_id}`,
     ...between(sql`redeemed_at`, filter),
     state === 'REDEEMED' && sql`rolled_back_at IS NULL`,
@@ -209,9 +244,11 @@ function redemptionView(row: unknown[]): ExportedRedemption {
 
 /** In the order in which they happened. No index knows a book's facts: its shard's are read. */
 function factsOf(book: Book, filter: ExportFilter): SQL {
-  const { user_id, state } = filter
+  const { user_id, state, after } = filter
+  const [, epoch, n, i] = numbersOf(after ?? '')
   const conditions = [
     sql`shard = ${book.shard} AND book_id = ${book.book_id}`,
+    after !== undefined && sql`(epoch, n, i) > (${epoch}, ${n}, ${i})`,
     user_id !== undefined && sql`user_id = ${user_id}`,
     state !== undefined && sql`kind = ${state}`,
     ...between(sql`at`, filter),

@@ -132,7 +132,7 @@ export async function listRedemptions(
   const last = db
     .select({ at: redeemed_at })
     .from(redemptions)
-    .where(eq(redemption_id, after ?? ''))
+    .where(and(eq(redemption_id, after ?? ''), eq(redemptions.book_id, bookId)))
   if (after !== undefined && (await last).length === 0) return problem('invalid-cursor')
   return db
     .select()
