@@ -41,6 +41,11 @@ export const table = {
     'Upload too slow',
     'Less than {bytes} bytes came in {seconds} s. Nothing was imported: send it again, gzipped perhaps.',
   ],
+  'upload-dropped': [
+    408,
+    'Upload given up',
+    'Nothing was heard of this file for {seconds} s, so it was given up. Nothing was imported: send it again.',
+  ],
   'transfers-busy': [
     503,
     'Too many files under way',

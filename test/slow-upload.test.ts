@@ -6,19 +6,23 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Env } from '../src/http/context.ts'
 import { createHttpServer, takeTime } from '../src/http/listener.ts'
 import { pace } from '../src/http/upload.ts'
+import { signOfLife } from '../src/recovery/imports.ts'
 import { openFiles } from './files.ts'
-import { openWorld, type World } from './world.ts'
+import { openWorld, until, type World } from './world.ts'
 
 let world: World
 let files: ReturnType<typeof openFiles>
 const usual = { ...pace }
+const usualSign = signOfLife.ms
 beforeAll(async () => {
   world = await openWorld()
   files = openFiles(world)
   Object.assign(pace, { ms: 400, bytes: 100 })
+  signOfLife.ms = 100
 })
 afterAll(async () => {
   Object.assign(pace, usual)
+  signOfLife.ms = usualSign
   await world?.close()
 })
 
@@ -45,6 +49,59 @@ test.each([
     book,
   ])
   expect(rows).toEqual([{ state: 'dropped' }])
+})
+
+/** An upload at the pace that is permitted, until `end`. */
+function slowly(book: string) {
+  let over = false
+  let line = 0
+  const body = new ReadableStream({
+    async pull(controller) {
+      await sleep(20)
+      if (over) return controller.close()
+      const text = line++ === 0 ? 'code\n' : `SLOW-${line}-${'X'.repeat(30)}\n`
+      controller.enqueue(new TextEncoder().encode(text))
+    },
+  })
+  return {
+    sent: files.send(book, body),
+    end: () => {
+      over = true
+    },
+  }
+}
+
+test('an upload that takes longer than a silence may last is not taken for silent', async () => {
+  const book = await world.makeBook()
+  const { sent, end } = slowly(book)
+  const look = async () =>
+    (
+      await world.database.query(
+        `SELECT state, seen_at > now() - interval '5 s' AS fresh FROM imports WHERE book_id = $1`,
+        [book],
+      )
+    ).rows[0]
+  await until(async () => (await look()) !== undefined, 'it has begun')
+  // A second more, and the sweep would drop it.
+  await world.database.query(
+    "UPDATE imports SET seen_at = now() - interval '55 s' WHERE book_id = $1",
+    [book],
+  )
+  await until(async () => (await look()).fresh, 'it was heard of', 3_000)
+  end()
+  const { status, body } = await sent
+  expect([status, body.kind]).toEqual([202, 'import'])
+  expect((await files.over(body.job_id)).state).toBe('done')
+})
+
+test('an upload that was given up all the same is a problem and no mistake of ours', async () => {
+  const book = await world.makeBook()
+  const { sent, end } = slowly(book)
+  await until(async () => (await files.leftovers(book)) > 0, 'it has begun')
+  await world.database.query("UPDATE imports SET state = 'dropped' WHERE book_id = $1", [book])
+  const { status, body } = await sent
+  end()
+  expect([status, body.code, body.seconds]).toEqual([408, 'upload-dropped', 60])
 })
 
 test('a third upload at once is refused, and there is room again after one of them', async () => {

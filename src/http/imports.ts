@@ -12,10 +12,12 @@ import { takeTime } from './listener.ts'
 import { answer, problemResponse } from './respond.ts'
 import { resource } from './route.ts'
 import { bookId, strict } from './schemas.ts'
-import { isBroken, pace, TooSlow, UnsupportedFile, uploadOf } from './upload.ts'
+import { isBroken, pace, StrayField, TooSlow, UnsupportedFile, uploadOf } from './upload.ts'
 
 const formats = ['csv', 'ndjson'] as const
 type Format = (typeof formats)[number]
+
+const notInForms = 'is not read from a form: put it into the query; the form has the file alone'
 
 /** Reads the file of a request into a stage, row by row; what is wrong with it is a problem. */
 async function readFile(
@@ -42,6 +44,8 @@ async function readFile(
     if (error instanceof UnusableFile)
       return problem('unusable-file', { line: error.line, reason: error.message })
     if (error instanceof UnsupportedFile) return problem('unsupported-file')
+    if (error instanceof StrayField)
+      return { ...problem('invalid-request'), errors: [{ path: error.field, message: notInForms }] }
     if (error instanceof TooSlow)
       return problem('upload-too-slow', { bytes: pace.bytes, seconds: pace.ms / 1000 })
     // Nobody will read this answer.
@@ -62,9 +66,12 @@ export function importRoutes(deps: Deps) {
       description:
         'CSV has a header row with `code` and perhaps `max_redemptions` (empty: the book’s; ' +
         '`unlimited`); other columns are kept as metadata. NDJSON has an object of these a line ' +
-        '(null: no limit). The body is the file, or a form with one; gzip by header or as a file. ' +
-        'Answered once PostgreSQL has all of it. A repeat under the same Idempotency-Key is answered ' +
-        'with the first job, whatever its file holds.',
+        '(null: no limit). The body is the file, or a form with it alone; gzip by header or as a ' +
+        'file. Answered once PostgreSQL has all of it. Its job checks all rows (`on_error=refuse` alone), ' +
+        'writes them, then brings them into stock: `total` counts the rows that could be read, and ' +
+        '`done` is how far all of these steps together have come. `result` has the counts, also where ' +
+        'the job failed. A repeat under the same Idempotency-Key is answered with the first job, ' +
+        'whatever its file holds.',
       needs: ['admin', 'service'],
       params: strict({ book_id: bookId }),
       query: strict({
@@ -89,6 +96,7 @@ export function importRoutes(deps: Deps) {
         'unsupported-file',
         'unusable-file',
         'upload-too-slow',
+        'upload-dropped',
         'transfers-busy',
         'idempotency-key-reused',
       ],

@@ -16,6 +16,14 @@ const fileBytesMax = 4 * 1024 ** 3
 
 export class TooSlow extends Error {}
 export class UnsupportedFile extends Error {}
+/** A form has something beside its file, which nobody would read. */
+export class StrayField extends Error {
+  readonly field: string
+  constructor(field: string) {
+    super('the form has a field beside its file')
+    this.field = (field || 'form').slice(0, 100)
+  }
+}
 
 type Bytes = AsyncIterable<Buffer>
 /** `isJson`: whoever sent it calls it that. */
@@ -79,7 +87,9 @@ async function partOf(body: Bytes, type: string): Promise<{ bytes: Bytes; name: 
   }
   const found = Promise.withResolvers<{ bytes: Bytes; name: string }>()
   let part: Readable | undefined
+  let refused: Error | undefined
   const fail = (error: Error) => {
+    refused ??= error
     part?.destroy(error)
     found.reject(error)
   }
@@ -89,12 +99,21 @@ async function partOf(body: Bytes, type: string): Promise<{ bytes: Bytes; name: 
     part = stream
     found.resolve({ bytes: whole(stream, feeding), name: `${mime}; ${name}` })
   })
-  const feeding = pipeline(body, form).catch((error: Error) => {
-    const isOurs = error instanceof TooSlow || isBroken(error)
-    const failure = isOurs ? error : new UnusableFile(1, `the form is malformed: ${error.message}`)
-    fail(failure)
-    throw failure
-  })
+  form.on('field', (name) => fail(new StrayField(name)))
+  const feeding = pipeline(body, form).then(
+    // The file may have been read to its end before what follows it was seen.
+    () => {
+      if (refused) throw refused
+    },
+    (error: Error) => {
+      const isOurs = error instanceof TooSlow || isBroken(error)
+      const failure = isOurs
+        ? error
+        : new UnusableFile(1, `the form is malformed: ${error.message}`)
+      fail(failure)
+      throw refused
+    },
+  )
   feeding.then(
     () => found.reject(new UnusableFile(1, 'the form has no file')),
     () => {},

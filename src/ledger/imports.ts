@@ -1,6 +1,6 @@
 import { type Database, type Transaction, transaction } from './database.ts'
-import { createJob, type Job } from './jobs.ts'
-import { openLoad } from './loads.ts'
+import { createJob, getJob, type Job } from './jobs.ts'
+import { loadOfJob, openLoad } from './loads.ts'
 import { type Once, remember } from './once.ts'
 import type { imports } from './schema.ts'
 import { copy, copyText } from './write.ts'
@@ -38,7 +38,7 @@ export async function openImport(database: Database, wanted: NewImport): Promise
   return rows[0]!.import_id
 }
 
-/** Stages a batch of what a file holds; also the sign of life that keeps the sweep away. */
+/** Stages a batch of what a file holds, however small: it is also the sign of life that keeps the sweep away. */
 export async function stageRows(
   database: Database,
   importId: number,
@@ -115,8 +115,27 @@ export async function importOfJob(
   return (await on.query<Import>('SELECT * FROM imports WHERE job_id = $1', [jobId])).rows[0]
 }
 
+/**
+ * What came of a file, for whoever asks for its job, whether that is done or failed. `bad_rows_by`: what
+ * they were found by, reading the file (the row itself is wrong) or its job (the code exists, stands in a
+ * line before, or begins as those of a counter book do).
+ */
+export async function resultOf(on: Database | Transaction, jobId: string) {
+  const { input } = (await getJob(on, jobId))!
+  const { written: codes_created, book_id } = (await loadOfJob(on, jobId))!
+  const of = (await importOfJob(on, jobId))!
+  const rows_read = (input as { rows: number }).rows
+  const reading = rows_read - of.rows
+  return {
+    ...{ book_id, codes_created, codes_skipped: of.skipped },
+    ...{ rows_read, good_rows: rows_read - of.bad, bad_rows: of.bad },
+    bad_rows_by: { reading, job: of.bad - reading },
+    report: `/api/v1/imports/${jobId}/report`,
+  }
+}
+
 /** A file of which nothing was heard for so long lost whoever was sending or taking it. */
-const silentSeconds = 60
+export const silentSeconds = 60
 /** What failed or was cancelled may be done again until its rows are gone, */
 const keptHours = 24
 /** and its report may be read for so long. */

@@ -4,11 +4,13 @@ import {
   closeImport,
   dropImport,
   type Import,
+  ImportDropped,
   importOfJob,
   type NewImport,
   openImport,
   type StagedFault,
   type StagedRow,
+  silentSeconds,
   stageRows,
 } from '../ledger/imports.ts'
 import { getJob, type Job } from '../ledger/jobs.ts'
@@ -22,6 +24,8 @@ const uploadsMax = 2
 /** A batch is one COPY: large enough that a commit costs little, small enough to be kept in memory twice. */
 const batchRows = 8_000
 const batchBytes = 1_000_000
+/** What came in so long is stored however little it is: a file that takes hours is not taken for dead. */
+export const signOfLife = { ms: 10_000 }
 
 /** Where whoever reads a file puts what it finds. */
 export type Stage = {
@@ -68,6 +72,8 @@ export function openImports(
       } catch (error) {
         // Nobody will send the rest of it. If this fails as well, the sweep finds it silent.
         await dropImport(database, importId).catch(() => {})
+        if (error instanceof ImportDropped)
+          return problem('upload-dropped', { seconds: silentSeconds })
         throw error
       }
     } finally {
@@ -97,11 +103,12 @@ function openStage(database: Database, importId: number) {
   let rows: StagedRow[] = []
   let faults: StagedFault[] = []
   let bytes = 0
+  let seenAt = performance.now()
   let storing: Promise<void> = Promise.resolve()
 
   async function store(): Promise<void> {
     await storing
-    if (rows.length + faults.length === 0) return
+    seenAt = performance.now()
     storing = stageRows(database, importId, rows, faults)
     storing.catch(() => {}) // whoever stores next, or finishes, hears of it
     rows = []
@@ -120,7 +127,8 @@ function openStage(database: Database, importId: number) {
       }
     },
     async settle() {
-      if (rows.length + faults.length >= batchRows || bytes >= batchBytes) await store()
+      const isFull = rows.length + faults.length >= batchRows || bytes >= batchBytes
+      if (isFull || performance.now() - seenAt >= signOfLife.ms) await store()
     },
   }
   const finish = async () => {
