@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { stepImport } from '../src/ledger/import-steps.ts'
-import { sweepImportsOnce } from '../src/ledger/imports.ts'
+import { doneOf, type Step, stepImport } from '../src/ledger/import-steps.ts'
+import { importOfJob, sweepImportsOnce } from '../src/ledger/imports.ts'
 import { stockOf } from '../src/ledger/state.ts'
 import { changeJob } from '../src/ops/jobs.ts'
 import { problem } from '../src/problems.ts'
@@ -62,7 +62,12 @@ test('what somebody else brought in after the check takes all of it back', async
   const other = await world.makeBook({}, ['LATE-29'])
   await importOnce(jobId, pusher)
   expect(await jobOf(jobId)).toMatchObject({
-    ...{ state: 'failed', done: 0, error: expect.stringContaining('nothing was imported') },
+    // Checked, and the first page written: there it stays while all is taken back.
+    ...{ state: 'failed', done: 11, error: expect.stringContaining('nothing was imported') },
+    result: {
+      ...{ codes_created: 0, rows_read: count, good_rows: count - 1, bad_rows: 1 },
+      bad_rows_by: { reading: 0, job: 1 },
+    },
   })
   await files.expectCodes(book, 0)
   await files.expectCodes(other, 1)
@@ -112,6 +117,67 @@ test('cancelled in the middle, one that is whole or nothing does not go on', asy
   await change(early.jobId, 'queued')
   await importOnce(early.jobId, pusher)
   await files.expectCodes(early.book, count)
+})
+
+test('cancelled while it is taken back, it is taken back to its end', async () => {
+  const { book, jobId } = await staged('UNDO')
+  await steps(jobId, 3 + 1)
+  await world.makeBook({}, ['UNDO-29'])
+  await stepImport(world.database, jobId, page)
+  expect(await importOfJob(world.database, jobId)).toMatchObject({ step: 'undo' })
+  expect(await writtenOf(book)).toBeGreaterThan(0)
+  expect((await change(jobId, 'cancelled')) as object).toMatchObject({ state: 'queued' })
+  expect(await stepImport(world.database, jobId, page)).toBe('over')
+  await pushOnce(pusher)
+  await importOnce(jobId, pusher)
+  const error = expect.stringContaining('nothing was imported')
+  const finished_at = expect.any(Date)
+  expect(await jobOf(jobId)).toMatchObject({ state: 'cancelled', error, finished_at })
+  await pushOnce(pusher)
+  await files.expectCodes(book, 0)
+})
+
+test('its progress moves in every step and never back', async () => {
+  const { jobId } = await staged('MOVE')
+  await start(jobId)
+  const seen: number[] = []
+  for (let step: Step = 'on'; step === 'on'; ) {
+    step = await stepImport(world.database, jobId, page)
+    seen.push((await jobOf(jobId)).done)
+  }
+  // Three pages are looked through and three are written, a third of the way each; then they are pushed.
+  expect(seen).toEqual([0, 3, 6, 8, 11, 15, 16])
+  const pushing = (await importOfJob(world.database, jobId))!
+  expect([doneOf(pushing, 0), doneOf(pushing, 10), doneOf(pushing, count)]).toEqual([16, 20, count])
+  await importOnce(jobId, pusher)
+  expect(await jobOf(jobId)).toMatchObject({ state: 'done', done: count, total: count })
+})
+
+test('done again, it forgets the faults of the last time a bite at a time', async () => {
+  await world.makeBook({}, codes('BITE'))
+  const { jobId } = await staged('BITE')
+  await steps(jobId, 3)
+  const failed = await jobOf(jobId)
+  expect(failed).toMatchObject({
+    state: 'failed',
+    error: expect.stringMatching(/^25 rows are bad/),
+  })
+  expect(failed.result).toMatchObject({ rows_read: count, good_rows: 0, bad_rows: count })
+  await change(jobId, 'queued')
+  await start(jobId)
+  const faults: number[] = []
+  for (let step: Step = 'on'; step === 'on'; ) {
+    step = await stepImport(world.database, jobId, page)
+    const { rows } = await world.database.query(
+      'SELECT count(*)::int FROM import_faults JOIN imports USING (import_id) WHERE job_id = $1',
+      [jobId],
+    )
+    faults.push(rows[0].count)
+  }
+  // Then each page notes its own again.
+  expect(faults).toEqual([15, 5, 10, 20, count])
+  const { error, result } = await jobOf(jobId)
+  expect({ error, result }).toEqual({ error: failed.error, result: failed.result })
 })
 
 test('goes on where Redis refused, and pushes limits of their own once more', async () => {

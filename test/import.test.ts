@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { sweepImportsOnce } from '../src/ledger/imports.ts'
@@ -120,6 +121,11 @@ describe('an import', () => {
       state: 'failed',
       done: 0,
       error: expect.stringMatching(/^10 rows/),
+      result: {
+        ...{ codes_created: 0, rows_read: 14, good_rows: 4, bad_rows: 10, codes_skipped: 0 },
+        bad_rows_by: { reading: 8, job: 2 },
+        report: `/api/v1/imports/${job.job_id}/report`,
+      },
     })
     await files.expectCodes(book, 0)
     const expected = faults.map((line) => line.replaceAll('OK-', 'NO-'))
@@ -188,7 +194,6 @@ describe('an import', () => {
 
 function form(name: string, content: string | Buffer): FormData {
   const body = new FormData()
-  body.set('comment', 'not read')
   body.set('file', new Blob([content as string]), name)
   return body
 }
@@ -197,6 +202,9 @@ describe('a file that cannot be used', () => {
   const long = 'x'.repeat(40_000)
   const twice = new FormData()
   for (const name of ['a', 'b']) twice.set(name, new Blob(['code\nA\n']), `${name}.csv`)
+  const large = `code\n${Array.from({ length: 30_000 }, (_, i) => `FORM-${i}\n`).join('')}`
+  const largeFirst = form('large.csv', large)
+  largeFirst.set('b', new Blob(['code\nA\n']), 'b.csv')
   test.each([
     ['empty', '', '', 1, 'the file is empty'],
     ['a header alone', 'code,note\n', '', 1, 'the file has no rows'],
@@ -209,6 +217,7 @@ describe('a file that cannot be used', () => {
     ['a row without end', `code\nA\n${long}\n`, '', 3, /^the row is over 32768 bytes/],
     ['half a gzip file', gzipSync(`code\n${long}`).subarray(0, 60), '', 1, /not whole gzip/],
     ['two files', twice, '', 1, 'the form has more than one file'],
+    ['a large file and another', largeFirst, '', 1, 'the form has more than one file'],
     ['a form without a file', new URLSearchParams('a=b'), '', 1, /no column `code`/],
   ] as [string, Body, string, number, string | RegExp][])(
     'is refused by name: %s',
@@ -221,6 +230,46 @@ describe('a file that cannot be used', () => {
       await files.expectCodes(book, 0)
     },
   )
+
+  test.each([
+    ['before a file', 'code\nA\n', ['on_error', 'file']],
+    ['behind a file', 'code\nA\n', ['file', 'on_error']],
+    ['behind a large file', large, ['file', 'on_error']],
+  ])(
+    'for a field in its form says that it belongs into the query: %s',
+    async (_, content, parts) => {
+      const book = await world.makeBook()
+      const body = new FormData()
+      for (const part of parts)
+        if (part === 'file') body.set(part, new Blob([content]), 'codes.csv')
+        else body.set(part, 'keep')
+      const sent = await files.send(book, body)
+      expect([sent.status, sent.body.code]).toEqual([422, 'invalid-request'])
+      const message = expect.stringContaining('put it into the query')
+      expect(sent.body.errors).toEqual([{ path: 'on_error', message }])
+      await sweepImportsOnce(world.database)
+      await files.expectCodes(book, 0)
+    },
+  )
+
+  test('for a field that comes when the file has been read says the same', async () => {
+    const disposition = '--x\r\nContent-Disposition: form-data; name='
+    const pieces = [
+      `${disposition}"file"; filename="a.csv"\r\n\r\ncode\nLATE\n\r\n--x\r\n`,
+      `${disposition.slice(5)}"on_error"\r\n\r\nkeep\r\n--x--\r\n`,
+    ]
+    const body = new ReadableStream({
+      async pull(controller) {
+        const piece = pieces.shift()
+        if (piece === undefined) return controller.close()
+        controller.enqueue(new TextEncoder().encode(piece))
+        await sleep(100)
+      },
+    })
+    const type = { 'content-type': 'multipart/form-data; boundary=x' }
+    const sent = await files.send(await world.makeBook(), body, '', type)
+    expect([sent.status, sent.body.errors?.[0].path]).toEqual([422, 'on_error'])
+  })
 
   test('of NDJSON is refused line by line', async () => {
     const lines = `{"code":"L-1"}\n{"code":\n[1]\n{"code":"L-2","x":"${long}"}\n{"code":5}\n{"code":"L-3"}`
@@ -252,7 +301,7 @@ describe('a file that cannot be used', () => {
         async pull(controller) {
           const lines = Array.from({ length: 5_000 }, () => `BREAK-${Math.random()}\n`).join('')
           controller.enqueue(new TextEncoder().encode(`code\n${lines}`))
-          await new Promise((resolve) => setTimeout(resolve, 20))
+          await sleep(20)
         },
       }),
     } as RequestInit).catch(() => 'gone')

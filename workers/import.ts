@@ -1,9 +1,9 @@
 import { failpoint } from '../src/failpoint.ts'
 import { getBook } from '../src/ledger/books.ts'
-import { pushPage, type Step, stepImport } from '../src/ledger/import-steps.ts'
-import { type Import, importOfJob } from '../src/ledger/imports.ts'
+import { doneOf, pushPage, type Step, stepImport } from '../src/ledger/import-steps.ts'
+import { type Import, importOfJob, resultOf } from '../src/ledger/imports.ts'
 import { finishJob, progressJob, startJob } from '../src/ledger/jobs.ts'
-import { getLoad, type Load, loadOfJob } from '../src/ledger/loads.ts'
+import { type Load, loadOfJob } from '../src/ledger/loads.ts'
 import {
   type Pushed,
   type Pusher,
@@ -35,13 +35,7 @@ export async function importOnce(jobId: string, pusher: Pusher): Promise<void> {
     if (!again.ok) throw new PushRefused(`load ${load.load_id}: ${again.problem}`)
   }
   failpoint('import.before-finish')
-  await finishJob(database, jobId, {
-    book_id: load.book_id,
-    codes_created: (await getLoad(database, load.load_id))!.written,
-    codes_skipped: of.skipped,
-    bad_rows: of.bad,
-    report: `/api/v1/imports/${jobId}/report`,
-  })
+  await finishJob(database, jobId, await resultOf(database, jobId))
 }
 
 /** Brings what an import wrote into Redis, page by page of its file; the next one is read meanwhile. */
@@ -49,12 +43,14 @@ async function pushImport(pusher: Pusher, of: Import, load: Load): Promise<Pushe
   const { database } = pusher
   const book = (await getBook(database, load.book_id))!
   let pushing = readyFor(pusher, book)
+  let rows = 0
   for (let after: { code: string; line: number } | null = { code: '', line: 0 }; after; ) {
     const reading: ReturnType<typeof pushPage> = pushPage(database, load, of, after)
     const [page, pushed] = await Promise.all([reading, pushing])
     if (!pushed.ok) return pushed
     pushing = pushGroups(pusher, book, page.groups)
-    await progressJob(database, of.job_id!, of.done)
+    rows += page.rows
+    await progressJob(database, of.job_id!, doneOf(of, rows))
     failpoint('import.mid-push')
     after = page.after
   }

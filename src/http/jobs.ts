@@ -66,7 +66,9 @@ export function jobRoutes(deps: Deps) {
   }
   const cancelled = 'End a job that is queued or running, or put aside one that failed'
   const description =
-    'What it did stays. Jobs that operators asked for, such as a drain, are ended by administrators.'
+    'What it did stays. An import that is being taken back, because its file is imported whole or not ' +
+    'at all, is so to its end, and cancelled then. Jobs that operators asked for, such as a drain, are ' +
+    'ended by administrators.'
 
   return resource(deps, 'Jobs')
     .route(

@@ -1,6 +1,6 @@
 import { type Database, isUniqueViolation, type Transaction, transaction } from './database.ts'
 import { untangled } from './generate.ts'
-import { type Import, importOfJob } from './imports.ts'
+import { type Import, importOfJob, resultOf } from './imports.ts'
 import { failJob, progressJob } from './jobs.ts'
 import { type CodeGroup, countIn, cutLoad, type Load, loadOfJob, markPushed } from './loads.ts'
 
@@ -20,6 +20,21 @@ export type Step = 'on' | 'push' | 'over'
 /** More rows a transaction are hardly faster, and hold back whoever needs the book's row. */
 const pageRows = 25_000
 
+const stepsOf: Record<Import['on_error'], Import['step'][]> = {
+  refuse: ['check', 'write', 'push'],
+  keep: ['write', 'push'],
+}
+
+/**
+ * How far the job is, in rows of its file: all are gone through in each step, `rows` of them in this one.
+ * What is taken back is no progress: it stays where it was.
+ */
+export function doneOf({ on_error, step, rows: all }: Import, rows: number): number {
+  const steps = stepsOf[on_error]
+  const before = steps.indexOf(step)
+  return before === -1 ? 0 : Math.floor((before * all + rows) / steps.length)
+}
+
 type Work = { tx: Transaction; jobId: string; load: Load; of: Import }
 type Page = {
   rows: number
@@ -38,9 +53,10 @@ export function stepImport(database: Database, jobId: string, size = pageRows): 
       await tx.query('SELECT FROM loads WHERE job_id = $1 FOR UPDATE', [jobId])
       const load = (await loadOfJob(tx, jobId))!
       const of = await importOfJob(tx, jobId)
-      if (!of || !(await progressJob(tx, jobId, of.done))) return 'over'
+      if (!of || !(await progressJob(tx, jobId, doneOf(of, of.done)))) return 'over'
       const work = { tx, jobId, load, of }
       if (of.cleared) return fail(work, 'its file is gone: send it again')
+      if (of.step === 'undo') return undo(work, size)
       if (of.cut && of.on_error === 'refuse' && load.written > 0)
         return fail(
           work,
@@ -49,7 +65,6 @@ export function stepImport(database: Database, jobId: string, size = pageRows): 
       if (of.cut) await tx.query('UPDATE imports SET cut = false WHERE job_id = $1', [jobId])
       if (of.step === 'check') return check(work, size)
       if (of.step === 'write') return write(work, size)
-      if (of.step === 'undo') return undo(work, size)
       if (load.state === 'writing') await cutLoad(tx, load.load_id)
       return 'push'
     }),
@@ -76,7 +91,10 @@ const pageOf = ({ of }: Work, size: number) => [of.import_id, of.after_code, of.
 /** Notes every fault that there is, so that a refusal names all of them. */
 async function check(work: Work, size: number): Promise<Step> {
   const { tx, of } = work
-  if (of.after_code === '') await beginAnew(work)
+  if (of.after_code === '') {
+    const old = await forget(work, size)
+    if (old) return moveOn(work, old)
+  }
   // One code after the other is looked up in the index, whatever the planner thinks of the page's size.
   const { rows } = await tx.query<Page>(
     `WITH ${pageSql}, judged AS (
@@ -91,25 +109,42 @@ async function check(work: Work, size: number): Promise<Step> {
     [...pageOf(work, size), of.on_duplicate === 'fail'],
   )
   const page = rows[0]!
-  if (page.rows === size) return moveOn(work, { after: page, bad: page.bad })
+  if (page.rows === size) return moveOn(work, { after: page, bad: page.bad, done: size })
   const bad = of.bad + page.bad
-  if (bad === 0) return moveOn(work, { step: 'write', bad: 0 })
-  await moveOn(work, { step: 'check', bad: page.bad })
+  if (bad === 0) return moveOn(work, { step: 'write', done: -of.done })
+  await moveOn(work, { bad: page.bad, done: -of.done })
   return fail(
     work,
     `${bad} rows are bad, so nothing was imported: /api/v1/imports/${work.jobId}/report`,
   )
 }
 
-/** A job that is done again finds its faults anew. */
-async function beginAnew({ tx, of }: Work): Promise<void> {
-  await tx.query(`DELETE FROM import_faults WHERE import_id = $1 AND found = 'job'`, [of.import_id])
-  const { rows } = await tx.query<{ bad: number }>(
-    `UPDATE imports SET skipped = 0, bad = (
-       SELECT count(*) FROM import_faults WHERE import_id = $1) WHERE import_id = $1 RETURNING bad`,
-    [of.import_id],
+/**
+ * A job that is done again finds its faults anew. Those of the last time go first, a bite a transaction,
+ * for there may be millions; how far that is stands in `after_line`, with no code yet. Returns how to
+ * move on where there may be more of them.
+ */
+async function forget({ tx, jobId, of }: Work, size: number): Promise<Move | undefined> {
+  const { rows } = await tx.query<Pick<Page, 'rows' | 'line' | 'bad' | 'skipped'>>(
+    `WITH gone AS (DELETE FROM import_faults WHERE ctid = ANY (ARRAY(
+       SELECT ctid FROM import_faults WHERE import_id = $1 AND line > $2 AND found = 'job'
+       ORDER BY import_id, line LIMIT $3)) RETURNING line, kind)
+     SELECT count(*)::integer AS rows, max(line) AS line,
+       (count(*) FILTER (WHERE kind = 'bad'))::integer AS bad,
+       (count(*) FILTER (WHERE kind = 'skipped'))::integer AS skipped FROM gone`,
+    [of.import_id, of.after_line, size],
   )
-  of.bad = rows[0]!.bad
+  const gone = rows[0]!
+  await tx.query('UPDATE jobs SET done = 0, result = NULL WHERE job_id = $1', [jobId])
+  const less = { bad: -gone.bad, skipped: -gone.skipped }
+  if (gone.rows === size) return { after: { code: '', line: gone.line }, ...less }
+  await tx.query('UPDATE imports SET bad = bad + $2, skipped = skipped + $3 WHERE import_id = $1', [
+    of.import_id,
+    less.bad,
+    less.skipped,
+  ])
+  of.bad += less.bad
+  return undefined
 }
 
 /** `conflict`: what if a code exists. Without it a page is written a third faster, or not at all. */
@@ -138,7 +173,7 @@ async function write(work: Work, size: number): Promise<Step> {
   const { bad, skipped, rows: done } = page!
   if (bad > 0 && of.on_error === 'refuse') return moveOn(work, { step: 'undo', bad, skipped })
   if (done === size) return moveOn(work, { after: page!, bad, skipped, done })
-  return moveOn(work, { step: 'push', bad, skipped, done })
+  return moveOn(work, { step: 'push', bad, skipped, done: -of.done })
 }
 
 /** `isFresh`: all rows before it could be added, so these can, almost surely. */
@@ -176,8 +211,10 @@ async function undo(work: Work, size: number): Promise<Step> {
   ])
   if (page.rows === size) return moveOn(work, { after: page })
   await moveOn(work, { step: 'check', done: -of.done })
-  await tx.query('UPDATE jobs SET done = 0 WHERE job_id = $1', [work.jobId])
-  return fail(work, `${of.bad} codes came into being meanwhile, so nothing was imported`)
+  await fail(work, `${of.bad} codes came into being meanwhile, so nothing was imported`)
+  // Somebody cancelled it while it was taken back.
+  if (of.cut) await tx.query(`UPDATE jobs SET state = 'cancelled' WHERE job_id = $1`, [work.jobId])
+  return 'over'
 }
 
 type Move = {
@@ -203,6 +240,10 @@ async function moveOn({ tx, of }: Work, move: Move): Promise<Step> {
 async function fail({ tx, jobId, load }: Work, error: string): Promise<Step> {
   const { written } = await cutLoad(tx, load.load_id)
   if (written === 0) await markPushed(tx, load.load_id)
+  await tx.query('UPDATE jobs SET result = $2 WHERE job_id = $1', [
+    jobId,
+    await resultOf(tx, jobId),
+  ])
   await failJob(tx, jobId, error)
   return 'over'
 }
@@ -214,7 +255,11 @@ export async function pushPage(
   of: Import,
   after: { code: string; line: number },
   size = pageRows,
-): Promise<{ groups: CodeGroup[]; after: { code: string; line: number } | null }> {
+): Promise<{
+  groups: CodeGroup[]
+  rows: number
+  after: { code: string; line: number } | null
+}> {
   // Where some were not added, `codes` says which, and which of twins; one after the other, whatever the
   // planner thinks.
   const own =
@@ -234,5 +279,6 @@ export async function pushPage(
   const groups = rows.flatMap(({ max, codes }) => (codes ? [{ max, codes: codes.split(' ') }] : []))
   const last = rows[0]
   const isLast = !last || last.rows < size
-  return { groups, after: isLast ? null : { code: last.code, line: last.line } }
+  const next = isLast ? null : { code: last.code, line: last.line }
+  return { groups, rows: last?.rows ?? 0, after: next }
 }

@@ -22,6 +22,7 @@ export const imports = pgTable('imports', {
   after_line: integer().notNull().default(0),
   /** Those that were read and are no faults. */
   rows: big().notNull().default(0),
+  /** How many of them this step is through with. */
   done: big().notNull().default(0),
   bad: big().notNull().default(0),
   skipped: big().notNull().default(0),

@@ -82,6 +82,10 @@ export async function changeJob(
     const old = await getJob(tx, jobId, 'FOR UPDATE')
     if (!old) return problem('job-not-found')
     if (!from.includes(old.state)) return problem('wrong-job-state', { state: old.state })
+    // A file that is being taken back is taken back to its end: nothing of it may come into stock.
+    const undo = `SELECT FROM imports WHERE job_id = $1 AND step = 'undo'`
+    const isUndone = wanted === 'cancelled' && (await tx.query(undo, [jobId])).rowCount === 1
+    const next = isUndone ? 'queued' : wanted
     const { rows } = await tx.query<Job>(
       `UPDATE jobs SET state = $2, updated_at = to_timestamp(0),
          error = CASE WHEN $2 = 'cancelled' THEN error END,
@@ -89,18 +93,19 @@ export async function changeJob(
          finished_at = CASE WHEN $2 = 'cancelled' THEN now() END,
          input = CASE WHEN $2 = 'queued' AND input ? 'by' THEN input || $3 ELSE input END
        WHERE job_id = $1 RETURNING *`,
-      [jobId, wanted, { by }],
+      [jobId, next, { by }],
     )
     const job = rows[0]!
-    if (wanted === 'cancelled') {
+    // What an import has written goes into stock now: it can be refused as a whole no more.
+    if (wanted === 'cancelled')
+      await tx.query('UPDATE imports SET cut = true WHERE job_id = $1', [jobId])
+    if (next === 'cancelled')
       await tx.query(
         `UPDATE loads SET total = written,
            state = CASE state WHEN 'writing' THEN 'written' ELSE state END WHERE job_id = $1`,
         [jobId],
       )
-      // What an import has written goes into stock now: it can be refused as a whole no more.
-      await tx.query('UPDATE imports SET cut = true WHERE job_id = $1', [jobId])
-    } else
+    else
       await tx.query(
         `UPDATE loads SET total = $2, state = 'writing' WHERE job_id = $1 AND written < $2`,
         [jobId, job.total],
