@@ -22,6 +22,8 @@ export type Operation = {
   path: string
   parameters: Parameter[]
   body: Schema | undefined
+  /** Media types of a body that is a file. */
+  files: string[]
   responses: Described['responses']
 }
 
@@ -35,6 +37,7 @@ export function operationsOf(document: Document): Operation[] {
     Object.entries(methods).map(([method, { parameters = [], requestBody, responses }]) => ({
       ...{ method: method.toUpperCase(), path, parameters, responses },
       body: requestBody?.content['application/json']?.schema,
+      files: Object.keys(requestBody?.content ?? {}).filter((type) => !isJson(type)),
     })),
   )
 }

@@ -116,8 +116,10 @@ export async function fuzz(target: Target, count: number, seed: number): Promise
       const type = reply.headers.get('content-type')
       // `.` and `..` are gone before it is sent: it was another route that answered.
       const isOther = new URL(target.base + request.path).pathname !== request.path.split('?')[0]
+      // A process takes in two files at once, and says so to a third.
+      const isBusy = reply.status === 503 && text.includes('"code":"transfers-busy"')
       const why =
-        reply.status >= 500
+        reply.status >= 500 && !isBusy
           ? `${reply.status} ${text.slice(0, 300)}`
           : isOther
             ? undefined

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { fitting, type Known, nasty, nastyText, type Resolve } from './arbitrary.ts'
 import type { Operation } from './document.ts'
+import { type File, filesOf, spoiltFiles } from './files.ts'
 
 /** A request as it goes over the wire. */
 export type Request = {
@@ -8,7 +9,12 @@ export type Request = {
   body?: string | Uint8Array<ArrayBuffer>
   headers: Record<string, string>
 }
-type Parts = { path: Record<string, unknown>; query: Record<string, unknown>; body: unknown }
+type Parts = {
+  path: Record<string, unknown>
+  query: Record<string, unknown>
+  body: unknown
+  file: File | undefined
+}
 
 const jsonType = { 'content-type': 'application/json' }
 const encoded = (value: unknown) => encodeURIComponent(`${value}`.toWellFormed())
@@ -34,22 +40,28 @@ export function requestsFor(
     const body = operation.body
       ? fitting(operation.body, resolve, known, edge)
       : fc.constant(undefined)
-    return fc.record({ path: of('path'), query: of('query'), body })
+    const file =
+      operation.files.length > 0 ? filesOf(operation.files, edge) : fc.constant(undefined)
+    return fc.record({ path: of('path'), query: of('query'), body, file })
   }
-  const put = ({ path, query, body }: Parts): Request => {
+  const put = ({ path, query, body, file }: Parts): Request => {
     const filled = operation.path.replaceAll(
       /\{(\w+)\}/g,
       (_, name: string) => encoded(path[name]) || '-',
     )
     const asked = Object.entries(query).map(([name, value]) => `${name}=${encoded(value)}`)
+    const where = asked.length > 0 ? `${filled}?${asked.join('&')}` : filled
+    if (file) return { path: where, body: file.content, headers: { 'content-type': file.type } }
     return {
-      path: asked.length > 0 ? `${filled}?${asked.join('&')}` : filled,
+      path: where,
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       headers: body === undefined ? {} : { ...jsonType },
     }
   }
   const valid = partsOf(false)
-  const spoilt = fc.tuple(valid, nasty, nastyText, fc.nat()).chain(([parts, value, text, at]) => {
+  const bad = operation.files.length > 0 ? spoiltFiles(operation.files) : fc.constant(undefined)
+  const drawn = fc.tuple(valid, nasty, nastyText, fc.nat(), bad)
+  const spoilt = drawn.chain(([parts, value, text, at, file]) => {
     const request = put(parts)
     const inBody = (): Request => {
       const names = parts.body && typeof parts.body === 'object' ? Object.keys(parts.body) : []
@@ -81,8 +93,10 @@ export function requestsFor(
       () => headers({ durability: 'wishful' }),
       () => headers({ traceparent: '00-zz', 'x-request-id': 'y'.repeat(200) }),
       () => headers({ authorization: `Bearer ${'z'.repeat(at % 3_000)}` }),
+      ...(file ? Array.from({ length: 10 }, () => () => put({ ...parts, file })) : []),
     ]
-    const noBody = operation.method === 'GET' || operation.method === 'DELETE'
+    // HTTP lets a GET have none.
+    const noBody = operation.method === 'GET'
     return fc.constantFrom(...own).map((make) => {
       const made = make()
       return noBody ? { ...made, body: undefined, headers: made.headers } : made
