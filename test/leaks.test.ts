@@ -68,6 +68,38 @@ test('leaks  there are none: nothing secret in logs, metrics, traces, jobs, queu
       secrets[`guess ${i}`] = `GUESSED-${i}-Q7XK2M`
       expect((await call('POST', `coupons/lock/GUESSED-${i}-Q7XK2M`, user, key)).status).toBe(404)
     }
+    // Files, streams, batches and distributions carry codes by the thousand, and a path may have one.
+    const rows = Array.from({ length: 5 }, (_, i) => `FILE-${i}-Q7XK2M`)
+    for (const [i, code] of rows.entries()) secrets[`row ${i}`] = code
+    const authorization = `Bearer ${key}`
+    const sent = await fetch(`${base}/api/v1/books/${book_id}/imports?on_error=keep`, {
+      method: 'POST',
+      headers: { authorization, 'content-type': 'text/csv' },
+      body: `code,note\n${rows.map((code) => `${code},\n${code},twice\n`).join('')}`,
+    })
+    expect(sent.status).toBe(202)
+    const { job_id } = (await sent.json()) as { job_id: string }
+    const read = async (path: string) => {
+      const response = await fetch(`${base}/api/v1/${path}`, { headers: { authorization } })
+      expect(response.status, path.split('?')[0]).toBe(200)
+      return response.text()
+    }
+    // Its events end with the job.
+    expect(await read(`jobs/${job_id}/events`)).toContain('"state":"done"')
+    expect(await read(`imports/${job_id}/report`)).toContain(rows[0])
+    expect(await read(`books/${book_id}/export/coupons`)).toContain(rows[4])
+    expect(await read(`books/${book_id}/export/coupons?after=${rows[0]}`)).toContain(rows[4])
+    const items = [
+      { book_id, user_id: 'ann', key: 'a-key-of-an-item' },
+      { book_id, user_id: 'ben' },
+    ]
+    const batch = await fine('POST', 'coupons/assign:batch', { items }, key)
+    expect(batch).toMatchObject({ assigned_count: 2 })
+    const pool = { name: 'A pool', user_ids: ['cyd', 'dan'] }
+    const { pool_id } = await fine('POST', 'pools', pool, key)
+    const share = { book_id, mode: 'equal', coupons_per_user: 1 }
+    const given = await fine('POST', `pools/${pool_id}/distribute`, share, key)
+    expect(given).toMatchObject({ total_assigned: 2 })
     const job = await fine('POST', `books/${book_id}/codes/generate`, { count: 11_000 }, key)
     const check = await fine('POST', 'ops/reconcile', { reason: 'a test' })
     await until(async () => {
@@ -114,7 +146,7 @@ test('leaks  there are none: nothing secret in logs, metrics, traces, jobs, queu
       logs: /request failed/,
       metrics: /stampede_answers_total/,
       traces: /POST \/coupons\/lock\/\{code\}/,
-      jobs: /"kind":"generate"/,
+      jobs: /"kind":"generate".*"kind":"import"|"kind":"import".*"kind":"generate"/,
       queues: /flush/,
       limits: /limit:code-key:/,
       records: /"action":"keys.create"/,
