@@ -115,11 +115,16 @@ export async function openProcesses({
       )
       return { ...api, base }
     },
-    /** The ops command as an operator runs it: how it ended, and what it said. */
-    async cli(args: string[], env: Record<string, string> = {}) {
+    /** The ops command as an operator runs it: how it ended, and what it said. `begun`: gets it meanwhile. */
+    async cli(
+      args: string[],
+      env: Record<string, string> = {},
+      begun: (child: ChildProcess) => void = () => {},
+    ) {
       const child = spawn(process.execPath, [main('src/cli/main.ts'), ...args], {
         env: environment(env),
       })
+      begun(child)
       let out = ''
       for (const stream of [child.stdout, child.stderr]) stream.on('data', (some) => (out += some))
       const [code, signal] = await once(child, 'close')
@@ -143,8 +148,14 @@ export async function signIn(database: Database, secret: string): Promise<string
 }
 
 /** The same with what tests of them do: an administrator's requests, and looks into both stores. */
-export async function openTown({ shards = 2 } = {}) {
-  const town = await openProcesses({ shards })
+export async function openTown({
+  shards = 2,
+  told,
+}: {
+  shards?: number
+  told?: (text: string) => void
+} = {}) {
+  const town = await openProcesses({ shards, ...(told ? { told } : {}) })
   const database = openDatabase(town.databaseUrl, 4, 'test')
   const redis = new Redis(town.redis.url)
   const token = await signIn(database, town.secret)

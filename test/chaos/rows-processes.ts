@@ -135,7 +135,7 @@ const callFails: Row = {
  * Where codes and policies are brought into Redis: by an API, or of a generation by a worker. Only a
  * load is counted before it is said to be there.
  */
-const pushes = (['upload', 'policy', 'generation'] as const).flatMap((what) =>
+export const pushes = (['upload', 'policy', 'generation'] as const).flatMap((what) =>
   [
     ...(what === 'generation' ? ['generate.after-chunk'] : []),
     ...['push.after-postgres', 'push.after-call', 'push.after-redis'],
