@@ -14,6 +14,8 @@ type Proof = {
   /** Those that failed among them. */
   runs: number
   seeds: number[]
+  /** What was done in each run that came to a reckoning, where a row has variants. */
+  details?: string[]
   /** Why runs came to no reckoning, each: it did not serve again, the fault could not be made. */
   failed?: string[]
   /** Why the row could not run there. */
@@ -65,6 +67,7 @@ function proofsOf(told: Told[], date: string, commit: string, scale: Scale): Pro
       ...{ date, commit, row, what: all[0]!.what, runs: runs.length + failed.length },
       ...{ rate: scale.perSecond, codes: scale.codes, failed, ...(skipped ? { skipped } : {}) },
       seeds: all.filter((one) => !('skipped' in one)).map(({ seed }) => seed),
+      details: runs.flatMap(({ detail }) => detail ?? []),
       acknowledged: sum((one) => one.acknowledged),
       at_postgres: sum((one) => one.atPostgres),
       lost_at_postgres: sum((one) => one.lostAtPostgres),
