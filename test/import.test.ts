@@ -252,12 +252,8 @@ describe('a file that cannot be used', () => {
     },
   )
 
-  test('for a field that comes when the file has been read says the same', async () => {
-    const disposition = '--x\r\nContent-Disposition: form-data; name='
-    const pieces = [
-      `${disposition}"file"; filename="a.csv"\r\n\r\ncode\nLATE\n\r\n--x\r\n`,
-      `${disposition.slice(5)}"on_error"\r\n\r\nkeep\r\n--x--\r\n`,
-    ]
+  /** Sends a form that comes in pieces. */
+  async function sendSlowly(...pieces: string[]) {
     const body = new ReadableStream({
       async pull(controller) {
         const piece = pieces.shift()
@@ -267,8 +263,27 @@ describe('a file that cannot be used', () => {
       },
     })
     const type = { 'content-type': 'multipart/form-data; boundary=x' }
-    const sent = await files.send(await world.makeBook(), body, '', type)
+    return files.send(await world.makeBook(), body, '', type)
+  }
+  const ofFile = '--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+
+  test('for a field that comes when the file has been read says the same', async () => {
+    const field = 'Content-Disposition: form-data; name="on_error"\r\n\r\nkeep\r\n--x--\r\n'
+    const sent = await sendSlowly(`${ofFile}code\nLATE\n\r\n--x\r\n`, field)
     expect([sent.status, sent.body.errors?.[0].path]).toEqual([422, 'on_error'])
+  })
+
+  test.each([
+    ['at once', [`${ofFile}code\nHALF\n`], /^the form is malformed/],
+    ['after a while', [`${ofFile}code\nHALF\n`, 'MORE\n'], /^the form is malformed/],
+    ['once its file is refused', [`${ofFile}id\nHALF\n`, 'MORE\n'], /no column `code`/],
+    ['before its file', ['--x\r\nContent-Disp'], /^the form is malformed/],
+  ])('for a form that breaks off harms nobody: %s', async (_, pieces, reason) => {
+    const sent = await sendSlowly(...pieces)
+    expect([sent.status, sent.body.code]).toEqual([422, 'unusable-file'])
+    expect(sent.body.reason).toMatch(reason)
+    // What is thrown where nobody listens would end the process.
+    await sleep(250)
   })
 
   test('of NDJSON is refused line by line', async () => {

@@ -94,6 +94,8 @@ async function partOf(body: Bytes, type: string): Promise<{ bytes: Bytes; name: 
     found.reject(error)
   }
   form.on('file', (_field, stream, name, _encoding, mime) => {
+    // The parser tells it that the form broke off, also where nobody reads it any more.
+    stream.on('error', () => {})
     if (part) fail(new UnusableFile(1, 'the form has more than one file'))
     if (part) return void stream.resume()
     part = stream
@@ -106,11 +108,7 @@ async function partOf(body: Bytes, type: string): Promise<{ bytes: Bytes; name: 
       if (refused) throw refused
     },
     (error: Error) => {
-      const isOurs = error instanceof TooSlow || isBroken(error)
-      const failure = isOurs
-        ? error
-        : new UnusableFile(1, `the form is malformed: ${error.message}`)
-      fail(failure)
+      fail(understood(error))
       throw refused
     },
   )
@@ -121,9 +119,20 @@ async function partOf(body: Bytes, type: string): Promise<{ bytes: Bytes; name: 
   return found.promise
 }
 
+/** What the parser of forms says of one is wrong with the file; all else is known by its own name. */
+function understood(error: Error): Error {
+  const kinds = [UnusableFile, StrayField, TooSlow]
+  if (isBroken(error) || kinds.some((kind) => error instanceof kind)) return error
+  return new UnusableFile(1, `the form is malformed: ${error.message}`)
+}
+
 /** A stream to its end, and then whatever became of who feeds it. */
 async function* whole(stream: Readable, feeding: Promise<void>): AsyncGenerator<Buffer> {
-  yield* stream as AsyncIterable<Buffer>
+  try {
+    yield* stream as AsyncIterable<Buffer>
+  } catch (error) {
+    throw understood(error as Error)
+  }
   await feeding
 }
 
