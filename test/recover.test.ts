@@ -268,6 +268,14 @@ describe('recover', () => {
     expect(lost.body.total_count).toBe(0)
   })
 
+  /** Until the pause is what the book is refused for; nobody is given a coupon before. */
+  const pausedBeforeServed = () =>
+    until(async () => {
+      const refused = await post('coupons/assign', { book_id: book, user_id: 'u1' })
+      expect(refused.status).not.toBe(200)
+      return refused.body.code === 'book-inactive'
+    }, 'the policy is in force')
+
   test('has every acknowledged policy in force before it serves', async () => {
     const pause = { as: world.admin, body: { is_active: false } }
     expect((await world.call('PATCH', `books/${book}`, pause)).status).toBe(200)
@@ -277,11 +285,7 @@ describe('recover', () => {
     await world.redis.call('SCRIPT', 'FLUSH')
     await post('coupons/assign', { book_id: book, user_id: 'u1' })
     await world.startWorker()
-    await until(async () => {
-      const refused = await post('coupons/assign', { book_id: book, user_id: 'u1' })
-      expect(refused.status).not.toBe(200)
-      return refused.body.code === 'book-inactive'
-    }, 'the policy is in force')
+    await pausedBeforeServed()
   })
 
   test('also where the scripts are there already, because another shard got them', async () => {
@@ -295,11 +299,7 @@ describe('recover', () => {
     await until(() => place.gates[shard]!.why === whyNot, 'the API has looked')
     expect((await post('coupons/assign', { book_id: book, user_id: 'u1' })).status).toBe(503)
     await world.startWorker()
-    await until(async () => {
-      const refused = await post('coupons/assign', { book_id: book, user_id: 'u1' })
-      expect(refused.status).not.toBe(200)
-      return refused.body.code === 'book-inactive'
-    }, 'the policy is in force')
+    await pausedBeforeServed()
   })
 
   test('a book is paused in a Redis that is full', async () => {

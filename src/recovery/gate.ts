@@ -42,6 +42,10 @@ async function lookAt(place: Place, database: Database, gate: Gate, ready: boole
     if (verdict.is === 'lost' && verdict.cause !== 'restarted') await suspect(database, verdict)
     return
   }
+  if (!ready) {
+    gate.why = 'no worker has brought the scripts yet'
+    return
+  }
   // Whether policies are in force stands in PostgreSQL alone, and Redis has not lived anew since it went.
   if (!verdict.withoutPostgres) {
     const { damaged, behind, late } = await healPushes(place, database, shard)
@@ -52,8 +56,7 @@ async function lookAt(place: Place, database: Database, gate: Gate, ready: boole
       (late ? 'no worker has brought the policies of its books yet' : '')
     if (gate.why) return
   }
-  if (ready) place.open(shard, verdict.state)
-  else gate.why = 'no worker has brought the scripts yet'
+  place.open(shard, verdict.state)
 }
 
 /** Only this process may have seen the damage: the workers learn of it through PostgreSQL. */

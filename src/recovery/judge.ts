@@ -54,16 +54,8 @@ type Eyes = Pick<Place, 'call' | 'gates'>
  */
 export function withoutMemory(redis: Redis, shards: number): Eyes {
   const seen = {
-    ...{
-      open: false,
-      pushable: false,
-      why: '',
-      epoch: 0,
-      seen: 0,
-      calls: 0,
-      memory: '',
-      suspect: undefined,
-    },
+    ...{ open: false, pushable: false, why: '', epoch: 0 },
+    ...{ seen: 0, calls: 0, memory: '', suspect: undefined },
   }
   return {
     gates: Array.from({ length: shards }, (_, shard) => ({ ...seen, shard })),
