@@ -14,7 +14,7 @@ export type CompareReport = { rounds: Round[]; targets: Target[]; differences: s
 
 const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 const by = { actor: 'bench', reason: 'an exact comparison' }
-const calmSeconds = 6
+const calmSeconds = 12
 const userOf = (request: number) => `30000000-0000-4000-8000-${String(request).padStart(12, '0')}`
 
 /**

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Database, openDatabase } from '../src/ledger/database.ts'
-import { stockPages } from '../src/ops/reconcile/postgres.ts'
+import { heldPages, holders, stockPages } from '../src/ops/reconcile/postgres.ts'
 import { makeDatabase } from './house.ts'
 
 describe('stockPages', () => {
@@ -53,4 +53,87 @@ describe('stockPages', () => {
     expect(free).toHaveLength(10_000)
     expect(free).toContain('C30000-000003')
   })
+
+  test('tells codes with limits of their own, and leaves out those of a load on its way', async () => {
+    const mixed = randomUUID()
+    await database.query(
+      `INSERT INTO books (book_id, shard, name, owner_id, kind, allow_multi_redemption, lock_policy,
+         lock_seconds, is_active) VALUES ($1, 0, 'Mixed', 'o', 'codes', false, 'holder', 300, true)`,
+      [mixed],
+    )
+    const { rows } = await database.query<{ load_id: number }>(
+      `INSERT INTO loads (book_id, source, state, total, created_by)
+       VALUES ($1, 'upload', 'written', 1, 'test') RETURNING load_id`,
+      [mixed],
+    )
+    await database.query(
+      `INSERT INTO codes (code, book_id, load_id, max_redemptions)
+       VALUES ('MIXED-OWN', $1, 999, 3), ('MIXED-PLAIN', $1, 999, null), ('MIXED-LATER', $1, $2, null)`,
+      [mixed, rows[0]!.load_id],
+    )
+    const told = async (all: boolean) =>
+      (await gather(stockPages(database, mixed, all))).flatMap(({ pairs }) => pairs)
+    expect((await told(false)).toSorted()).toEqual(['', '3', 'MIXED-OWN', 'MIXED-PLAIN'])
+    expect((await told(true)).length).toBe(6)
+  })
 })
+
+describe('heldPages', () => {
+  let database: Database
+  let drop: () => Promise<void>
+  const book = randomUUID()
+  beforeAll(async () => {
+    const made = await makeDatabase()
+    drop = made.drop
+    database = openDatabase(made.url, 1, 'test')
+  })
+  afterAll(async () => {
+    await database.end()
+    await drop()
+  })
+  const odd = 'back\\slash\\n "quoted" \\. ünï'
+  async function hold(code: string, user: string) {
+    await database.query(
+      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
+       VALUES ($2, $1, $3, 1, 0, 5, to_timestamp(1.5), to_timestamp(2))`,
+      [book, code, user],
+    )
+  }
+
+  test('gives whatever stands there as it is: COPY escapes some of it', async () => {
+    await hold('A\\B', odd)
+    await hold('VOID', '')
+    expect((await gather(heldPages(database, book))).flat()).toEqual([
+      ...['A\\B', `${book}\t${odd}\t1\t1500\t2000\t0\t5\t\t`],
+      ...['VOID', `${book}\t`],
+    ])
+    expect((await gather(holders(database, book))).flat()).toEqual([odd, '1'])
+  })
+
+  test('leaves nothing behind, also where it is not read to its end', async () => {
+    const timers = () =>
+      process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length
+    await database.query('SELECT 1')
+    const before = timers()
+    await gather(heldPages(database, book))
+    expect(timers()).toBe(before)
+    for (let u = 0; u < 30; u++)
+      await database.query(
+        `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
+       SELECT 'U' || $2 || '-' || g, $1, 'user ' || $2 || ' ' || g, 1, 0, 1, now(), now() FROM generate_series(1, 1000) AS g`,
+        [book, String(u)],
+      )
+    for await (const some of holders(database, book)) {
+      expect(some.length).toBeGreaterThan(1)
+      break
+    }
+    expect((await database.query<{ one: number }>('SELECT 1 AS one')).rows).toEqual([{ one: 1 }])
+    expect(timers()).toBeLessThanOrEqual(before)
+  })
+})
+
+async function gather<T>(pages: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = []
+  for await (const page of pages) all.push(page)
+  return all
+}

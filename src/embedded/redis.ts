@@ -61,6 +61,9 @@ function writeConfiguration(options: RedisOptions, dir: string, port: number): s
     `appendonly ${options.durable ? 'yes' : 'no'}`,
     `appendfsync ${options.appendfsync ?? 'everysec'}`,
     'aof-use-rdb-preamble yes',
+    // A rewrite takes a core for seconds: not again and again in the middle of a sale.
+    'auto-aof-rewrite-percentage 400',
+    'auto-aof-rewrite-min-size 256mb',
     // Not requirepass: whoever may ask for the configuration could read that.
     ...(options.password ? [`user default on >${options.password} ~* &* +@all`] : []),
     ...Object.entries(options.users ?? {}).map(

@@ -9,7 +9,8 @@ import type { StoredFact } from './story.ts'
 import type { Lacking } from './suspects.ts'
 
 /** The ledger by itself, and against the coupons: each statement sees one moment, load or not. */
-const factsPerPage = 100_000
+/** Drained, and during a sale, whose facts must not wait for a long statement. */
+const factsPerPage = { exact: 100_000, live: 25_000 }
 const samplePercent = 0.5
 const placesPerPage = 50_000
 
@@ -23,12 +24,12 @@ export type Sequence = { stored: number; facts: number; gaps: Gap[] }
 type PlacesPage = { stored: number; facts: number; last: Place | null; gaps: Place[][] }
 
 /** Reads the places of all facts of a shard up to its checkpoint, in order, and finds what is missing. */
-export async function readSequence(database: Database, row: ShardRow): Promise<Sequence> {
+export async function readSequence(run: Run, row: ShardRow): Promise<Sequence> {
   const { shard, checkpointEpoch, checkpoint } = row
   const all: Sequence = { stored: 0, facts: 0, gaps: [] }
   let last: Place = { epoch: -1, n: 0, i: 0 }
   for (;;) {
-    const { rows } = await database.query<PlacesPage>(sequenceSql, [
+    const { rows } = await run.database.query<PlacesPage>(sequenceSql, [
       ...[shard, last.epoch, last.n, last.i],
       ...[checkpointEpoch, checkpoint],
     ])
@@ -39,6 +40,7 @@ export async function readSequence(database: Database, row: ShardRow): Promise<S
       all.gaps.push({ shard, after: after!.epoch < 0 ? null : after!, before: before! })
     if (page.last) last = page.last
     if (page.facts < placesPerPage) break
+    await run.breathe()
   }
   const isWhole = checkpoint === 0 || (last.epoch === checkpointEpoch && last.n === checkpoint)
   if (!isWhole) all.gaps.push({ shard, after: last.epoch < 0 ? null : last, before: null })
@@ -103,16 +105,18 @@ export async function compareLedger(run: Run, book: Book | undefined): Promise<v
   const shards = new Map(run.books.map(({ book_id, shard }) => [book_id, shard]))
   const range = book ? await rangeOf(run.database, book) : { first: '', last: null }
   if (!range) return
+  const { rows: aparts } = await run.database.query(`SELECT FROM ${aside} AS a LIMIT 1`)
   let after = range.first
-  for (const upto of [...(await endsOfPages(run.database, range)), range.last]) {
+  for (const upto of [...(await endsOfPages(run, range)), range.last]) {
     const values = [after, upto, book?.book_id ?? null]
-    const rows = await misfits(run.database, values)
+    const rows = await misfits(run.database, values, aparts.length > 0)
     for (const { code, book: home } of rows) {
       const shard = shards.get(home)
       if (shard !== undefined && run.serving.has(shard))
         run.suspects.add({ shard, book: home, code, digested: true })
     }
     await run.suspects.relieve(run)
+    await run.breathe()
     if (upto !== null) after = upto
   }
 }
@@ -121,8 +125,8 @@ export async function compareLedger(run: Run, book: Book | undefined): Promise<v
  * Codes with which pages of facts end, in order; the last page has no such end. From a sample of the ledger,
  * because it does not matter how long they are exactly, and to count them takes as long as half of the rest.
  */
-async function endsOfPages(database: Database, { first, last }: Range): Promise<string[]> {
-  const perPage = (factsPerPage * samplePercent) / 100
+async function endsOfPages({ database, exact }: Run, { first, last }: Range) {
+  const perPage = (factsPerPage[exact ? 'exact' : 'live'] * samplePercent) / 100
   const { rows } = await database.query<{ code: string }>(
     `SELECT code FROM (SELECT code, row_number() OVER (ORDER BY code) AS place
        FROM ledger TABLESAMPLE SYSTEM (${samplePercent})
@@ -155,20 +159,27 @@ type Misfit = { code: string; book: string }
  * Codes lie in the ledger in the order of the sale, so that a page of them is all over it, however small:
  * fewer pages read it fewer times. They are sorted in memory, which takes more than a statement has.
  */
-async function misfits(database: Database, values: unknown[]): Promise<Misfit[]> {
+async function misfits(
+  database: Database,
+  values: unknown[],
+  areAside: boolean,
+): Promise<Misfit[]> {
   return transaction(database, async (tx) => {
     await tx.query("SET LOCAL work_mem = '32MB'")
-    return (await tx.query<Misfit>(misfitsSql, values)).rows
+    return (await tx.query<Misfit>(misfitsSql(areAside), values)).rows
   })
 }
 
-/** All facts of the codes in a range, and its coupons: some may have no fact. `$2` null: to the end. */
-const misfitsSql = `WITH page AS (
+/**
+ * All facts of the codes in a range, and its coupons: some may have no fact. `$2` null: to the end.
+ * `areAside`: some facts do not count, and to look for each of them takes as long as all the rest.
+ */
+const misfitsSql = (areAside: boolean) => `WITH page AS (
     SELECT code, book_id, kind, user_id, version, redemptions, max_redemptions, lock_token,
       locked_until, at, assigned_at, epoch, n, i
     FROM ledger f
     WHERE code > $1 AND ($2::text IS NULL OR code <= $2)
-      AND ($3::uuid IS NULL OR book_id = $3) AND ${counts('f')}),
+      AND ($3::uuid IS NULL OR book_id = $3) ${areAside ? `AND ${counts('f')}` : ''}),
   facts AS (
     SELECT *, lead(i) OVER w IS NULL AS newest,
       CASE WHEN kind = 'assign' OR (kind = 'void' AND version = 1)

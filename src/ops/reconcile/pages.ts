@@ -1,10 +1,10 @@
 import type { Book } from '../../ledger/books.ts'
-import { redemptionsOf, usersOf } from '../../ledger/state.ts'
+import { redemptionsOf } from '../../ledger/state.ts'
 import { keys } from '../../store/keys.ts'
 import { isVoid } from '../../store/record.ts'
 import { overToday } from './caps.ts'
 import { type Lock, liveLock, misguarded, openClock } from './locks.ts'
-import { heldPages, stockPages } from './postgres.ts'
+import { heldPages, holders, stockPages } from './postgres.ts'
 import { enough, perStep, type Run, readAhead, slices } from './settle.ts'
 
 /** After each step: nothing that waits for its careful look may become too much to be kept. */
@@ -42,12 +42,15 @@ async function* fetchSteps<T>(
   pages: AsyncIterable<string[]>,
   fetch: (fields: string[]) => Promise<T>,
 ) {
-  for await (const page of ahead(run, pages))
+  for await (const page of ahead(run, pages)) {
+    await run.breathe()
     for (const flat of slices(page, 2 * perStep)) {
       const fields = flat.filter((_, f) => f % 2 === 0)
       const values = flat.filter((_, f) => f % 2 === 1)
       yield { fields, values, found: await fetch(fields) }
+      await run.breathe()
     }
+  }
 }
 
 /** Compares all coupons of a book, void ones too; what seems to differ becomes a suspect. */
@@ -133,6 +136,6 @@ export async function compareUsers(run: Run, book: Book): Promise<string[]> {
     if (!isSame) run.users.add(`${book_id} ${user}`, { shard, book: book_id, user })
     if (limit !== null && Number(held) > limit) over.push(user)
   }
-  await compareHash(run, key, usersOf(run.database, book_id), note, excuse)
+  await compareHash(run, key, holders(run.database, book_id), note, excuse)
   return over
 }

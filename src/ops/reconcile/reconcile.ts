@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Book, getBook } from '../../ledger/books.ts'
 import { noteReconcile } from '../../ledger/reconciled.ts'
 import { type ShardRow, shardRows } from '../../ledger/shards.ts'
@@ -156,12 +157,18 @@ async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> 
   const codes = books.filter(({ kind }) => kind === 'codes')
   const total = codes.reduce((sum, book) => sum + book.total_code_count, rows[0]!.held)
   let done = 0
+  let since = performance.now()
   return {
     ...ops,
     ...{ exact: options.exact, book: options.book, books, serving: new Set() },
     ...{ findings: new Findings(), ripples: new Ripples(), suspects: new Suspects() },
     digests: new Map(books.map(({ book_id }) => [book_id, new Digests()])),
     ...{ users: new Doubts(usersLook), redemptions: new Doubts(redemptionsLook) },
+    async breathe() {
+      if (options.exact) return
+      await sleep(performance.now() - since)
+      since = performance.now()
+    },
     progress(some) {
       const told = Math.floor(done / toldEvery)
       done += some
@@ -205,7 +212,7 @@ async function readLedger(run: Run, rows: ShardRow[]) {
   const gaps: Gap[] = []
   const shards: ShardItem[] = []
   for (const row of rows) {
-    const sequence = await readSequence(run.database, row)
+    const sequence = await readSequence(run, row)
     gaps.push(...sequence.gaps)
     if (run.serving.has(row.shard)) shards.push({ shard: row.shard, book: '', row, sequence })
   }

@@ -28,6 +28,8 @@ export type Run = Ops & {
   users: Doubts<UserItem>
   redemptions: Doubts<RedemptionItem>
   progress: (codes: number) => void
+  /** Called after each step. During a sale it waits as long as the step took: the cores are the buyers'. */
+  breathe: () => Promise<void>
 }
 
 /** More of a kind are not kept: they are looked at carefully before the comparison goes on. */
