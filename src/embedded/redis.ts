@@ -63,7 +63,6 @@ function writeConfiguration(options: RedisOptions, dir: string, port: number): s
     'aof-use-rdb-preamble yes',
     // A rewrite takes a core for seconds: not again and again in the middle of a sale.
     'auto-aof-rewrite-percentage 400',
-    'auto-aof-rewrite-min-size 256mb',
     // Not requirepass: whoever may ask for the configuration could read that.
     ...(options.password ? [`user default on >${options.password} ~* &* +@all`] : []),
     ...Object.entries(options.users ?? {}).map(
