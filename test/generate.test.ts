@@ -243,6 +243,22 @@ describe('pushOnce', () => {
     expect(again.body).toMatchObject({ codes_created: 0, codes_skipped: 2 })
   })
 
+  test('does not miss the codes of an upload that comes to its end beside it', async () => {
+    const book = await world.makeBook()
+    const fill = (code: string) =>
+      world.call('POST', `books/${book}/codes/upload`, { as, body: { codes: [code] } })
+    const ask = pusher.store.bookCounts.bind(pusher.store)
+    let asked = 0
+    vi.spyOn(pusher.store, 'bookCounts').mockImplementation(async (...of) => {
+      const counts = await ask(...of)
+      // The first asks whether the book takes codes, the second whether they have come.
+      if (++asked === 2) expect((await fill('BESIDE-2')).status).toBe(200)
+      return counts
+    })
+    expect((await fill('BESIDE-1')).body).toMatchObject({ codes_created: 1 })
+    expect(await counts(book)).toEqual([2, 0])
+  })
+
   test('writes nothing where Redis is known to refuse', async () => {
     const book = await world.makeBook()
     vi.spyOn(pusher.store, 'bookCounts').mockResolvedValue(refused)
