@@ -35,6 +35,11 @@ const costly =
   /^DELETE .*\/books|\/(archive|register|login|change-password|reconcile|replay|warm|admin\/users|metrics|status|users)$/
 const costlyShare = 0.08
 const concurrency = 16
+/** A process takes in two files at once and sends three: whoever asks for more hears 503, and is to wait. */
+const files = [
+  { of: /\/imports$/, places: 1 },
+  { of: /\/(export|report)(\/|$)/, places: 2 },
+]
 const batch = 400
 /** At first there is little to know, and what was drawn then asks for things that do not exist. */
 const drawnOf = (asked: number) => (asked < 5_000 ? 4 : 40)
@@ -95,7 +100,18 @@ export async function fuzz(target: Target, count: number, seed: number): Promise
     }
   }
 
+  const waiting = files.map(({ places }) => Array.from({ length: places }, () => Promise.resolve()))
+
+  /** One after the other where it is a file; at once otherwise. */
   async function ask(operation: Operation): Promise<void> {
+    const places = waiting[files.findIndex(({ of }) => of.test(operation.path))]
+    if (!places) return askNow(operation)
+    const mine = places.shift()!.then(() => askNow(operation))
+    places.push(mine)
+    return mine
+  }
+
+  async function askNow(operation: Operation): Promise<void> {
     const { method, path } = operation
     const { request, kind } = draw(operation)
     const few = switches.includes(`${method} ${path}`) ? target.bystanders : target.callers
@@ -119,10 +135,8 @@ export async function fuzz(target: Target, count: number, seed: number): Promise
       const type = reply.headers.get('content-type')
       // `.` and `..` are gone before it is sent: it was another route that answered.
       const isOther = new URL(target.base + request.path).pathname !== request.path.split('?')[0]
-      // A process takes in two files at once, and says so to a third.
-      const isBusy = reply.status === 503 && text.includes('"code":"transfers-busy"')
       const why =
-        reply.status >= 500 && !isBusy
+        reply.status >= 500
           ? `${reply.status} ${text.slice(0, 300)}`
           : isOther
             ? undefined
