@@ -81,11 +81,12 @@ describe('stockPages', () => {
 describe('heldPages', () => {
   let database: Database
   let drop: () => Promise<void>
+  let url: string
   const book = randomUUID()
   beforeAll(async () => {
     const made = await makeDatabase()
-    drop = made.drop
-    database = openDatabase(made.url, 1, 'test')
+    ;({ url, drop } = made)
+    database = openDatabase(url, 1, 'test')
   })
   afterAll(async () => {
     await database.end()
@@ -129,6 +130,23 @@ describe('heldPages', () => {
     }
     expect((await database.query<{ one: number }>('SELECT 1 AS one')).rows).toEqual([{ one: 1 }])
     expect(timers()).toBeLessThanOrEqual(before)
+  })
+
+  test('fails where PostgreSQL ends it in the middle, and the next one is another connection', async () => {
+    await database.query(
+      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
+       SELECT 'L' || g, $1, repeat('long', 100) || g, 1, 0, 1, now(), now() FROM generate_series(1, 60000) AS g`,
+      [book],
+    )
+    const all = holders(database, book)
+    expect((await all.next()).done).toBe(false)
+    const other = openDatabase(url, 1, 'other')
+    await other.query(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'stampede-test'",
+    )
+    await other.end()
+    await expect(gather(all)).rejects.toThrow(/terminat|clos|reset/)
+    expect((await database.query<{ one: number }>('SELECT 1 AS one')).rows).toEqual([{ one: 1 }])
   })
 })
 
