@@ -111,7 +111,7 @@ async function wrongs({ stores, options }: Bench, book: Book, jobId: string): Pr
 }
 
 /** `stampede reconcile`, as an operator types it. */
-async function reconciled({ urls }: Bench): Promise<{ code: number; said: string }> {
+export async function reconciled({ urls }: Bench): Promise<{ code: number; said: string }> {
   const child = spawn(process.execPath, [main, 'reconcile', '--json'], {
     env: environmentOf({
       REDIS_URL: urls.redis,
