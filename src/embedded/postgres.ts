@@ -1,7 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, openSync, readFileSync } from 'node:fs'
-import { totalmem } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { leash } from './leash.ts'
@@ -41,18 +40,12 @@ export interface PrivatePostgres {
 
 const recoveryMs = 120_000 // after a crash it reads its log first
 
-/**
- * A quarter of the machine, as PostgreSQL's guide says, and 1 GB at most: a sale of a million codes fits
- * into that, and what does not fit is copied in again with every look.
- */
-const sharedMb = Math.min(1024, Math.floor(totalmem() / 4 / 2 ** 20))
-
 /** Two cores, shared with Redis and Node. */
 const settings = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   max_connections: '100',
-  shared_buffers: `${sharedMb}MB`,
+  shared_buffers: '256MB',
   effective_cache_size: '1GB',
   work_mem: '16MB',
   maintenance_work_mem: '128MB',
