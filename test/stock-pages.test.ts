@@ -142,7 +142,8 @@ describe('heldPages', () => {
     expect((await all.next()).done).toBe(false)
     const other = openDatabase(url, 1, 'other')
     await other.query(
-      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'stampede-test'",
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+       WHERE datname = current_database() AND application_name = 'stampede-test'`,
     )
     await other.end()
     await expect(gather(all)).rejects.toThrow(/terminat|clos|reset/)

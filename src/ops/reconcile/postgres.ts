@@ -106,7 +106,7 @@ export async function* heldPages(database: Database, book: string): AsyncGenerat
   }
 }
 
-/** Whether codes of a book have limits of their own, or loads that have not come to Redis. */
+/** No code of it has a limit of its own, and all of its loads have come to Redis. */
 async function isPlain(database: Database, book: string): Promise<boolean> {
   const { rows } = await database.query<{ plain: boolean }>(
     `SELECT NOT EXISTS (SELECT FROM codes WHERE book_id = $1 AND max_redemptions IS NOT NULL)
