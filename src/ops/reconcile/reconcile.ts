@@ -137,6 +137,8 @@ function comparedBooks({ books, digests }: Run, counted: Counted[]): Compared[] 
   })
 }
 
+/** No pause is longer: a step that waited for the ledger took nobody's core, and a cursor may not lie idle for long. */
+const breathMs = 500
 /** Codes between two reports of how far it is. */
 const toldEvery = 5_000
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
@@ -166,7 +168,7 @@ async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> 
     ...{ users: new Doubts(usersLook), redemptions: new Doubts(redemptionsLook) },
     async breathe() {
       if (options.exact) return
-      await sleep(performance.now() - since)
+      await sleep(Math.min(breathMs, performance.now() - since))
       since = performance.now()
     },
     progress(some) {

@@ -28,7 +28,7 @@ export type Run = Ops & {
   users: Doubts<UserItem>
   redemptions: Doubts<RedemptionItem>
   progress: (codes: number) => void
-  /** Called after each step. During a sale it waits as long as the step took: the cores are the buyers'. */
+  /** Called after each step. During a sale it waits as long as the step took, half a second at most: the cores are the buyers'. */
   breathe: () => Promise<void>
 }
 
