@@ -4,7 +4,7 @@ import { scratchDir, sweep } from '../../src/embedded/leftovers.ts'
 import { report, shown, type Told } from './report.ts'
 import type { Row } from './row.ts'
 import { rows } from './rows.ts'
-import { sale } from './sale.ts'
+import { holds, sale } from './sale.ts'
 import { openCluster } from './servers.ts'
 
 const { values } = parseArgs({
@@ -24,6 +24,7 @@ const { values } = parseArgs({
   },
 })
 
+const leastRate = 2_000
 const runs = Number(values.runs)
 const from = Number(values.from)
 const seed = Number(values.seed)
@@ -69,16 +70,24 @@ console.log(`\n${shown(results)}`)
 // A connection that was cut on purpose may linger in the kernel: nobody waits for it.
 process.exit(failed ? 1 : 0)
 
-/** Assignments a second: 2,000, or half of what this machine can do beside the crowd if that is more. */
+/**
+ * Assignments a second: 2,000, or half of what this machine can do beside the crowd if that is more. The
+ * crowd asks for more step by step: a flood at once would only show how long a queue of refusals is.
+ */
 async function rate(): Promise<number> {
   const given = values.rate ?? light?.rate
   if (given) return Number(given)
   const calm: Row = { name: 'calm', what: 'nothing', fault: async () => ({ since: Date.now() }) }
-  const options = { cluster, seed, run: 0, calmMs: 6_000, warmMs: 0, log: () => {} }
-  const { assignedPerSecond } = await sale(calm, { ...options, perSecond: 20_000, codes: 150_000 })
-  const half = Math.round(assignedPerSecond / 2)
-  const perSecond = Math.max(2_000, half)
-  console.log(`saturated at ${2 * half} assignments a second; the load is ${perSecond}`)
+  const options = { cluster, seed, run: 0, calmMs: 6_000, warmMs, log: () => {} }
+  let most = 0
+  for (let perSecond = 2 * leastRate; ; perSecond *= 2) {
+    const codes = 40 * perSecond
+    const { assignedPerSecond } = await sale(calm, { ...options, perSecond, codes })
+    most = Math.max(most, Math.round(assignedPerSecond))
+    if (assignedPerSecond < holds * perSecond) break
+  }
+  const perSecond = Math.max(leastRate, Math.round(most / 2))
+  console.log(`saturated at ${most} assignments a second; the load is ${perSecond}`)
   return perSecond
 }
 
