@@ -13,6 +13,7 @@ export type Bench = {
   urls: { redis: string; postgres: string }
   restartRedis: Installation['restartRedis']
   killWorker: Installation['killWorker']
+  killApi: Installation['killApi']
   versions: { redis: string; postgres: string }
   say(line: string): void
 }
@@ -31,9 +32,9 @@ async function onInstallation<T>(
   const client = await openClient(installation)
   const versions = await stores.versions()
   const say = (line: string) => console.log(`  ${line}`)
-  const { pids, redis, postgres, restartRedis, killWorker } = installation
+  const { pids, redis, postgres, restartRedis, killWorker, killApi } = installation
   const urls = { redis, postgres }
-  const means = { restartRedis, killWorker }
+  const means = { restartRedis, killWorker, killApi }
   return scenario({ options, client, stores, pids, urls, ...means, versions, say })
 }
 

@@ -1,18 +1,14 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import { environmentOf } from '../src/config.ts'
 import { setIntake } from '../src/ops/control.ts'
 import { assignRound, takeSample } from './assign.ts'
 import type { Bench } from './bench.ts'
 import { pace } from './pace.ts'
 import type { Round } from './round.ts'
+import { reconciled } from './stampede.ts'
 import { median, type Target, target } from './targets.ts'
 
 export type CompareReport = { rounds: Round[]; targets: Target[]; differences: string[] }
 
-const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 const by = { actor: 'bench', reason: 'an exact comparison' }
 const calmSeconds = 12
 const userOf = (request: number) => `30000000-0000-4000-8000-${String(request).padStart(12, '0')}`
@@ -30,25 +26,15 @@ export async function compare(bench: Bench): Promise<CompareReport> {
   await stores.untilQuiet()
 
   const differences: string[] = []
-  async function reconciled(...more: string[]): Promise<number> {
+  async function compared(...more: string[]): Promise<number> {
     const begun = performance.now()
-    const child = spawn(process.execPath, [main, 'reconcile', '--json', ...more], {
-      env: environmentOf({
-        REDIS_URL: bench.urls.redis,
-        DATABASE_URL: bench.urls.postgres,
-      }) as NodeJS.ProcessEnv,
-      stdio: ['ignore', 'pipe', 'inherit'],
-    })
-    let said = ''
-    child.stdout.on('data', (some) => (said += some))
-    const [code] = await once(child, 'close')
-    if (code !== 0) differences.push(`reconcile ended with ${code}: ${said.slice(0, 500)}`)
+    differences.push(...(await reconciled(bench, ...more)))
     return (performance.now() - begun) / 1000
   }
   const exact: number[] = []
   // Only where nothing is taken in there is anything exact.
   await setIntake(stores, 'stopped', by)
-  for (let r = 0; r < options.rounds; r++) exact.push(await reconciled('--exact'))
+  for (let r = 0; r < options.rounds; r++) exact.push(await compared('--exact'))
   await setIntake(stores, 'open', by)
   say(`exact: ${exact.map((seconds) => seconds.toFixed(1)).join(', ')} s`)
 
@@ -64,7 +50,7 @@ export async function compare(bench: Bench): Promise<CompareReport> {
   const begun = performance.now()
   await sleep(500)
   const from = (performance.now() - begun) / 1000
-  const live = await reconciled()
+  const live = await compared()
   const to = (performance.now() - begun) / 1000
   const { ms, refused } = await sale
   const p99 = (some: Float64Array) => some.toSorted()[Math.ceil(some.length * 0.99) - 1]!

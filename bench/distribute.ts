@@ -1,15 +1,11 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import { environmentOf } from '../src/config.ts'
 import type { Bench } from './bench.ts'
 import type { Book } from './client.ts'
+import { reconciled } from './stampede.ts'
 import { type Target, target } from './targets.ts'
 
 export type DistributeReport = { targets: Target[]; differences: string[]; jobs: object[] }
 
-const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
 const each = 2
 /** Users that one request may add. */
 const perRequest = 10_000
@@ -59,8 +55,7 @@ export async function distribute(bench: Bench): Promise<DistributeReport> {
     )
     differences.push(...(await wrongs(bench, book, job_id)).map((wrong) => `${how}: ${wrong}`))
   }
-  const { code, said } = await reconciled(bench)
-  if (code !== 0) differences.push(`reconcile ended with ${code}: ${said.slice(0, 500)}`)
+  differences.push(...(await reconciled(bench)))
   return { targets, differences, jobs }
 }
 
@@ -108,19 +103,4 @@ async function wrongs({ stores, options }: Bench, book: Book, jobId: string): Pr
   return Object.entries(expected)
     .filter(([name, count]) => Number(rows[0][name]) !== count)
     .map(([name, count]) => `${name}: ${rows[0][name]} instead of ${count}`)
-}
-
-/** `stampede reconcile`, as an operator types it. */
-export async function reconciled({ urls }: Bench): Promise<{ code: number; said: string }> {
-  const child = spawn(process.execPath, [main, 'reconcile', '--json'], {
-    env: environmentOf({
-      REDIS_URL: urls.redis,
-      DATABASE_URL: urls.postgres,
-    }) as NodeJS.ProcessEnv,
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
-  let said = ''
-  child.stdout.on('data', (some) => (said += some))
-  const [code] = await once(child, 'close')
-  return { code, said }
 }

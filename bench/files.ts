@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Bench } from './bench.ts'
-import { reconciled } from './distribute.ts'
 import { reconcile } from './reconcile.ts'
+import { reconciled } from './stampede.ts'
 import { type Target, target } from './targets.ts'
 
 export type FilesReport = {
@@ -103,7 +103,7 @@ export async function files(bench: Bench): Promise<FilesReport> {
   }
 }
 
-/** The same once more, the worker killed (kill -9) in the middle; and the export broken off, and gone on with. */
+/** The same once more, with kill -9 of the worker in the middle of the import, of the API in that of the export. */
 async function disturbed(bench: Bench, rows: number): Promise<string[]> {
   const { client, stores, say } = bench
   const { book_id: book } = await client.call('POST', 'books', { name: 'From a file, disturbed' })
@@ -120,10 +120,11 @@ async function disturbed(bench: Bench, rows: number): Promise<string[]> {
     differences.push('the worker was not killed: the import was over too soon')
   const expected = fingerprint()
   for (let i = 0; i < rows; i++) expected.add(codeOf(i, 'G'))
-  const { got } = await exportFile(bench, book, 'csv', Math.floor(rows / 2))
+  const { got, seconds, brokenAt } = await exportFile(bench, book, 'csv', rows / 3)
+  say(`API killed at ${brokenAt} of ${rows} lines: exported in ${seconds.toFixed(1)} s`)
   if (got !== expected.end()) differences.push(`broken off: ${got} instead of ${expected.end()}`)
-  const { code, said } = await reconciled(bench)
-  if (code !== 0) differences.push(`reconcile ended with ${code}: ${said.slice(0, 500)}`)
+  if (brokenAt === rows) differences.push('the export was over before the API was killed')
+  differences.push(...(await reconciled(bench)))
   return differences
 }
 
@@ -147,32 +148,43 @@ async function importFile(
   }
 }
 
-/** `breakAt`: after so many lines the download breaks off, and another one goes on behind the last of them. */
-async function exportFile({ client }: Bench, book: string, format: string, breakAt = Infinity) {
+/** `killAt`: after so many lines the API is killed, and a second download goes on behind the last whole one. */
+async function exportFile(bench: Bench, book: string, format: string, killAt = Infinity) {
+  const { client } = bench
   const start = performance.now()
   const path = `books/${book}/export/coupons?format=${format}`
   const got = fingerprint()
-  const isHeaded = format === 'csv'
-  const last = await download(await client.fetch(path), format, isHeaded, got, breakAt)
-  if (last !== undefined)
-    await download(
-      await client.fetch(`${path}&after=${encodeURIComponent(last)}`),
-      format,
-      false,
-      got,
-    )
-  return { seconds: (performance.now() - start) / 1000, got: got.end() }
+  let count = 0
+  let last = ''
+  let killing: Promise<void> | undefined
+  const onCode = (code: string) => {
+    got.add(code)
+    last = code
+    if (++count >= killAt) killing ??= bench.killApi()
+  }
+  const isWhole = await download(await client.fetch(path), format, format === 'csv', onCode).then(
+    () => true,
+    (error) => {
+      if (!killing) throw error
+      return false
+    },
+  )
+  await killing
+  const brokenAt = count
+  if (!isWhole) {
+    const rest = await client.fetch(`${path}&after=${encodeURIComponent(last)}`)
+    await download(rest, format, false, onCode)
+  }
+  return { seconds: (performance.now() - start) / 1000, got: got.end(), brokenAt }
 }
 
-/** Resolves to the last code before it was broken off; undefined: it came to its end. */
+/** Rejects where the answer breaks off. */
 async function download(
   response: Response,
   format: string,
   isHeaded: boolean,
-  got: ReturnType<typeof fingerprint>,
-  breakAt = Infinity,
-): Promise<string | undefined> {
-  let count = 0
+  onCode: (code: string) => void,
+): Promise<void> {
   let rest = ''
   let isHead = isHeaded
   // Read as fast as it comes; the check is part of the time.
@@ -180,13 +192,9 @@ async function download(
     const lines = (rest + text).split('\n')
     rest = lines.pop()!
     for (const line of lines) {
-      if (!isHead) {
-        const code = format === 'csv' ? line.slice(0, line.indexOf(',')) : JSON.parse(line).code
-        got.add(code)
-        if (++count === breakAt) return code
-      }
+      if (!isHead)
+        onCode(format === 'csv' ? line.slice(0, line.indexOf(',')) : JSON.parse(line).code)
       isHead = false
     }
   }
-  return undefined
 }

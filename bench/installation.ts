@@ -80,7 +80,7 @@ export async function openInstallation(running: Running[]) {
     return { ...life, deaths: () => (dead() ? 3 : 0), kill: () => {} }
   }
   let worker = await step('worker', () => main('worker', 'workers/main.ts'), pidOf)
-  const api = await step('api', () => main('api', 'src/server.ts'), pidOf)
+  let api = await step('api', () => main('api', 'src/server.ts'), pidOf)
   await waitUntilReady(http, api, logs, () => false)
 
   return {
@@ -102,6 +102,14 @@ export async function openInstallation(running: Running[]) {
       child.kill('SIGKILL')
       await once(child, 'exit')
       worker = await main('next-worker', 'workers/main.ts')
+    },
+    /** kill -9 of the API; resolves once another one serves at the same address. */
+    async killApi(): Promise<void> {
+      const { child } = api
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+      api = await main('next-api', 'src/server.ts')
+      await waitUntilReady(http, api, logs, () => false)
     },
     /** The root of each process tree. */
     pids: {
