@@ -1,6 +1,7 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { makeApiKey } from '../src/http/tokens.ts'
-import { changeAccount, deleteAccount } from '../src/ops/accounts.ts'
+import { changeAccount, deleteAccount, replacePassword } from '../src/ops/accounts.ts'
 import { type House, openHouse } from './house.ts'
 
 let house: House
@@ -82,6 +83,26 @@ describe('an administrator', () => {
     expect(said(await asAdmin('PATCH', path, { email: admin.email }))).toBe('400 email-taken')
     expect((await asAdmin('GET', path)).body.email).toBe(user.email)
     expect(await deeds(user.user_id)).toHaveLength(1)
+  })
+
+  test('keeps a password that was set while its owner, or a thief, was changing the old one', async () => {
+    const user = await house.signUp()
+    const { database } = house
+    const other = await database.connect()
+    await other.query('BEGIN')
+    await other.query('SELECT FROM users WHERE user_id = $1 FOR UPDATE', [user.user_id])
+    const passwords = { current: 'password', next: 'of the thief' }
+    const by = { actor: `user:${user.user_id}`, request_id: 'r' }
+    const changing = replacePassword({ database }, user.user_id, passwords, by)
+    await sleep(500)
+    const set = "UPDATE users SET password_hash = 'reset' WHERE user_id = $1"
+    await other.query(set, [user.user_id])
+    await other.query('COMMIT')
+    other.release()
+    expect(await changing).toMatchObject({ problem: 'wrong-password' })
+    expect(await deeds(user.user_id)).toEqual([])
+    const kept = 'SELECT password_hash FROM users WHERE user_id = $1'
+    expect((await database.query(kept, [user.user_id])).rows).toEqual([{ password_hash: 'reset' }])
   })
 
   test('has a deactivated account refused at once, and let in again', async () => {
@@ -223,6 +244,9 @@ describe('a user', () => {
       (await change({ old_password: 'password', new_password: 'battery staple' })).status,
     ).toBe(200)
     expect((await login(user.email, 'battery staple')).status).toBe(200)
+    expect(await deeds(user.user_id)).toMatchObject([
+      { action: 'accounts.password', actor: `user:${user.user_id}` },
+    ])
   })
 })
 

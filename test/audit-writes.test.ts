@@ -179,7 +179,7 @@ const discard = async () => {
 const rows: Record<string, Row> = {
   'POST /api/v1/auth/register': 'nobody in office: whoever makes an account of their own',
   'POST /api/v1/auth/login': 'it changes nothing',
-  'POST /api/v1/auth/change-password': 'nobody in office: one’s own password',
+  'POST /api/v1/auth/change-password': 'test/accounts.test.ts: whoever does it is signed out by it',
   'PUT /api/v1/auth/me': ['change', () => call('PUT', 'auth/me', { name: 'Me' })],
   'POST /api/v1/auth/admin/users': [
     'change',
@@ -423,5 +423,31 @@ test.each(recorded)('audit  %s says who did it, on which request', async (_, [wh
     if (where === 'operator') expect(deed.reason).toBe(reason.reason)
     else expect(Object.keys(deed.detail)).toEqual(expect.arrayContaining(['before', 'after']))
     if (where === 'change') expect(deed.detail.before).not.toEqual(deed.detail.after)
+  }
+})
+
+test('audit  shows whoever is no administrator no e-mail address of others, and no code to take', async () => {
+  const made = await post('users', person())
+  const { email, user_id: id } = made.body
+  const freed = await coupon()
+  expect((await post(`ops/coupons/${freed}/release`, reason)).status).toBe(200)
+  const seen = async (as: string) => {
+    const { body } = await world.call('GET', 'ops/audit?limit=1000', { as })
+    const { deeds } = body as { deeds: { target: string }[] }
+    return {
+      text: JSON.stringify(deeds),
+      ofAccount: deeds.filter(({ target }) => target === `account:${id}`),
+      targets: deeds.map(({ target }) => target),
+    }
+  }
+  const all = await seen(world.admin)
+  expect(all.text).toContain(email)
+  expect(all.targets).toContain(`coupon:${freed}`)
+  for (const role of ['viewer', 'operator'] as const) {
+    const some = await seen((await world.signUp(role)).token)
+    expect(some.text).not.toContain(freed)
+    expect(some.text).not.toMatch(/@example|@x\.org/)
+    expect(some.ofAccount).toMatchObject([{ detail: { after: { user_id: id, role: 'user' } } }])
+    expect(some.targets).toContain(`coupon:${freed.slice(0, 3)}…`)
   }
 })

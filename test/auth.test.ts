@@ -166,7 +166,7 @@ test('token  is refused when forged: no algorithm, another one, secret, issuer o
   const user = await house.signUp('admin')
   const right = Buffer.from('a secret of at least 32 characters')
   const sign = (alg: string, secret: Buffer, issuer = 'stampede', audience = 'stampede-api') =>
-    new SignJWT({ role: 'admin' })
+    new SignJWT({ role: 'admin', gen: decodeJwt(user.token).gen })
       .setProtectedHeader({ alg })
       .setSubject(user.user_id)
       .setIssuer(issuer)

@@ -90,6 +90,19 @@ test('what an administrator does stands in the audit log, and no other page can 
   expect((await ask('/api/queues/jobs/resume', { method: 'PUT', headers })).status).toBe(200)
 })
 
+test('a form that is none is refused, and so is an address that no account has', async () => {
+  const sent = (body: string, type: string) =>
+    ask('/sign-in', { method: 'POST', headers: { 'content-type': type }, body })
+  const form = 'application/x-www-form-urlencoded'
+  const answers = await Promise.all([
+    sent('x', 'multipart/form-data'),
+    sent('--x\r\nbroken', 'multipart/form-data; boundary=x'),
+    sent('email=%00&password=x', form),
+    sent('email=a%40example.com', form),
+  ])
+  expect(answers.map(({ status }) => status)).toEqual([422, 422, 422, 422])
+})
+
 test('its cookie opens nothing else, and ends with signing out', async () => {
   const headers = { cookie: await cookieOf('admin') }
   expect((await fetch(`${world.base}/api/v1/auth/me`, { headers })).status).toBe(401)

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -63,6 +64,21 @@ async function makeKey(more: object = {}): Promise<{ key: string; key_id: string
 }
 
 describe('a key', () => {
+  test('for books ends no distribution, and one for both does', async () => {
+    const id = randomUUID()
+    await world.database.query(
+      `INSERT INTO jobs (job_id, kind, state, input, created_by, finished_at)
+       VALUES ($1, 'distribute', 'failed', '{}', 'a test', now())`,
+      [id],
+    )
+    const cancel = async (its: string[]) => {
+      const { key: as } = await makeKey({ scopes: its })
+      return said(await world.call('POST', `jobs/${id}/cancel`, { as, body: {} }))
+    }
+    expect(await cancel(['books'])).toBe('403 forbidden')
+    expect(await cancel(['books', 'assign'])).toBe('200')
+  })
+
   test('that is revoked is refused within a second by every process, in use all the while', async () => {
     const { key, key_id } = await makeKey()
     const bases = [world.base, other.base]
@@ -235,6 +251,20 @@ describe('a token', () => {
     const { token } = await world.signUp()
     const body = { current_password: 'password', new_password: 'another horse' }
     expect((await world.call('POST', 'auth/change-password', { as: token, body })).status).toBe(200)
+    expect((await world.call('GET', 'auth/me', { as: token })).status).toBe(401)
+  })
+
+  test('is not that of another account that is made under the same id', async () => {
+    const { id: user_id, token } = await world.signUp()
+    const as = world.admin
+    expect((await world.call('DELETE', `auth/admin/users/${user_id}`, { as })).status).toBe(204)
+    const body = { user_id, name: 'Again', email: 'again@example.com' }
+    expect((await world.call('POST', 'users', { as, body })).status).toBe(201)
+    await until(
+      async () => (await world.call('GET', 'auth/me', { as: token })).status === 401,
+      'the old token is refused',
+    )
+    await sleep(1_200)
     expect((await world.call('GET', 'auth/me', { as: token })).status).toBe(401)
   })
 

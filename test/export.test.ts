@@ -124,6 +124,18 @@ describe('an export', () => {
     expect(codes(await ndjson('redemptions', 'state=REDEEMED&user_id=ben'))).toEqual(['E', 'E'])
   })
 
+  test.each([
+    ['redemptions', ['redeemed_at', 'rolled_back_at']],
+    ['facts', ['at', 'locked_until', 'recorded_at']],
+  ])('tells times of %s in CSV as in NDJSON', async (what, times) => {
+    const { text } = await files.download(`books/${book}/export/${what}?format=csv`)
+    const told: Record<string, string>[] = parse(text, { columns: true })
+    const rows = await ndjson(what)
+    expect(Object.keys(rows[0])).toEqual(expect.arrayContaining(times))
+    const of = (row: Record<string, unknown>) => times.map((name) => row[name] ?? '')
+    expect(told.map(of)).toEqual(rows.map(of))
+  })
+
   test('has facts in their order, and no lock token anywhere', async () => {
     const rows = await ndjson('facts')
     const kinds = rows.map(({ kind }) => kind)

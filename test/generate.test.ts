@@ -277,4 +277,22 @@ describe('pushOnce', () => {
     expect(await pushOnce(pusher)).toBe(1)
     expect(await counts(book)).toEqual([15, 5])
   })
+
+  test('brings codes into stock whose client lost PostgreSQL behind its commit', async () => {
+    const book = await world.makeBook()
+    const load = pusher.store.load.bind(pusher.store)
+    const spy = vi.spyOn(pusher.store, 'load').mockImplementation(async (...of) => {
+      const loaded = await load(...of)
+      world.wire.set('cut')
+      return loaded
+    })
+    const path = `books/${book}/codes/generate`
+    const made = await world.call('POST', path, { as, body: { count: 3 } })
+    world.wire.set('up')
+    spy.mockRestore()
+    // Whoever heard `not-ready` would ask again, and have six.
+    expect([made.status, made.body.code]).toEqual([503, 'not-in-force'])
+    await until(async () => (await pushOnce(pusher).catch(() => 0)) === 1, 'it is pushed')
+    expect(await counts(book)).toEqual([3, 0])
+  })
 })

@@ -12,7 +12,12 @@ import { openDatabase } from '../src/ledger/database.ts'
 import { listUsers } from '../src/ledger/users.ts'
 import { openLimits, readRule } from '../src/limits.ts'
 import { openLog } from '../src/log.ts'
-import { changeAccount, createAccount, deleteAccount } from '../src/ops/accounts.ts'
+import {
+  changeAccount,
+  createAccount,
+  deleteAccount,
+  replacePassword,
+} from '../src/ops/accounts.ts'
 import { createKey, revokeKey } from '../src/ops/keys.ts'
 import type { OperatorVerbs } from '../src/ops/open.ts'
 import { checkContract, declaredRoutes } from './contract.ts'
@@ -94,6 +99,7 @@ export async function openHouse(options: { now?: () => number; log?: string[] } 
     createAccount: (...args) => createAccount({ database }, ...args),
     changeAccount: (...args) => changeAccount({ database }, ...args),
     deleteAccount: (...args) => deleteAccount({ database }, ...args),
+    replacePassword: (...args) => replacePassword({ database }, ...args),
   }
   const deps = withAbsent<Deps>({
     ops: withAbsent(keys, 'ops.'),

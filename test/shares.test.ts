@@ -68,7 +68,7 @@ describe('the extra ones of a plan', () => {
     await made?.drop()
   })
 
-  const runs = 400
+  const runs = 1_000
   /** Who of 10 users got more than one, in as many distributions of 13 coupons, as production plans them. */
   async function drawn(): Promise<number[]> {
     const counts = new Map(users.map((user) => [user, 0]))

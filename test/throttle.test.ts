@@ -131,6 +131,20 @@ describe('logins', () => {
 })
 
 describe('guesses', () => {
+  test('of e-mail addresses count as well, but not those of a key', async () => {
+    const { token } = await world.signUp()
+    const headers = from(freshAddress())
+    const ask = (i: number, as: string) =>
+      world.call('GET', `users/search/by-email?email=nobody-${i}@example.com`, { as, headers })
+    const all = await times(11, (i) => ask(i, token))
+    expect(all.map(said)).toEqual([
+      ...Array(10).fill('404 user-not-found'),
+      '429 too-many-requests',
+    ])
+    const ofKey = await times(11, (i) => ask(i, world.service))
+    expect(ofKey.map(said)).toEqual(Array(11).fill('404 user-not-found'))
+  })
+
   test.each([
     ['POST', 'coupons/lock/'],
     ['POST', 'coupons/unlock/'],

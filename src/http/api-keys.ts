@@ -29,7 +29,8 @@ const limits = strict({
     }),
 }).openapi({
   description:
-    'Requests a second, by scope, by route and of `all` together, of each API process. null: no limit',
+    'Requests a second, by scope, by route and of `all` together, of each API process; a batch is one ' +
+    'request, whatever it holds. null: no limit',
 })
 
 const ApiKeyResponse = z

@@ -32,7 +32,7 @@ const RegisterRequest = strict({
   password: password(8, 100),
 }).openapi('RegisterRequest')
 // Any length: what counts as too short today must not keep yesterday's accounts out.
-const LoginRequest = strict({ email, password: password(0, 1_000) }).openapi('LoginRequest')
+export const LoginRequest = strict({ email, password: password(0, 1_000) }).openapi('LoginRequest')
 const newPassword = { new_password: password(8, 100) }
 /** `old_password`: what it is called elsewhere. */
 const ChangePasswordRequest = z
@@ -143,8 +143,8 @@ export function authRoutes(deps: Deps) {
       },
       async (c, { body }, who) => {
         const current = 'old_password' in body ? body.old_password : body.current_password
-        const change = async () =>
-          (await accounts.changePassword(who.id, current, body.new_password)) ?? { done: true }
+        const passwords = { current, next: body.new_password }
+        const change = () => ops.replacePassword(who.id, passwords, byRequest(c, who))
         const changed = await guard.logIn(c, who.id, change, isWrong)
         if ('problem' in changed) return problemResponse(c, changed)
         // The token that asked is over, too.

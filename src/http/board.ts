@@ -1,7 +1,7 @@
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import type { Deps } from '../app.ts'
 import { problem, problemDocument } from '../problems.ts'
-import { isWrong } from './auth.ts'
+import { isWrong, LoginRequest } from './auth.ts'
 import { byRequest, type Context, type Principal, requestId } from './context.ts'
 import { ofPages } from './headers.ts'
 import { problemResponse } from './respond.ts'
@@ -31,9 +31,9 @@ export function boardPages({ accounts, tokens, principals, guard, board, ops }: 
     // A form says how long it is; what does not is none.
     if (!(Number(c.req.header('content-length')) <= formMax))
       return form(c, 413, 'That is not what this form sends.')
-    const { email, password } = await c.req.parseBody()
-    if (typeof email !== 'string' || typeof password !== 'string')
-      return form(c, 422, 'E-mail and password are needed.')
+    const sent = LoginRequest.safeParse(await c.req.parseBody().catch(() => undefined))
+    if (!sent.success) return form(c, 422, 'E-mail and password are needed.')
+    const { email, password } = sent.data
     const user = await guard.logIn(c, email, () => accounts.logIn(email, password), isWrong)
     if ('problem' in user) {
       const { status, title, detail } = problemDocument(user, c.req.path, requestId(c))

@@ -144,7 +144,8 @@ export function distributionRoutes(deps: Deps) {
         description:
           '`equal`: coupons_per_user for each, in full or not at all. `random`: `count` in all; shares of ' +
           'users below their limit differ by one at most, and chance decides who gets the extra ones. ' +
-          'The plan is drawn once and every share is given once, whatever dies meanwhile.',
+          'The plan is drawn once and every share is given once, whatever dies meanwhile. Where buyers take of ' +
+          'the book meanwhile and it sells out, the last users of the plan may have less: results name them.',
         params: strict({ pool_id: poolId }),
         body: DistributeRequest,
       },

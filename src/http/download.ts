@@ -33,8 +33,11 @@ export type Download = {
   leave(): void
 }
 
-const cell = (value: unknown) =>
-  typeof value === 'object' && value !== null ? JSON.stringify(value) : value
+/** A time as JSON has it, but without its quotes. */
+const cell = (value: unknown) => {
+  if (value instanceof Date) return value.toISOString()
+  return typeof value === 'object' && value !== null ? JSON.stringify(value) : value
+}
 
 /** What a spreadsheet would take for a formula gets a ' in front of it. */
 export function textOf(format: Format, columns: readonly string[], lines: Line[]): string {

@@ -53,17 +53,20 @@ export class Grant {
     this.#routes = paces(routes, (route) => `key ${route}`)
   }
 
+  /** What its bearer hears who may not do what this scope is for. Without a scope it is for whole keys. */
+  outOfScope(scope: Scope | undefined): Problem | undefined {
+    if (this.#scopes === null || (scope !== undefined && this.#scopes.has(scope))) return undefined
+    const needs = scope === undefined ? 'an API key without scopes' : `an API key for \`${scope}\``
+    return problem('forbidden', { needs })
+  }
+
   /**
    * What its bearer hears instead of a route's answer. A route without a scope is for whole keys.
    * `route`: what /metrics calls it.
    */
   refusal(scope: Scope | undefined, route: string): Problem | undefined {
-    if (this.#scopes !== null && (scope === undefined || !this.#scopes.has(scope))) {
-      const needs =
-        scope === undefined ? 'an API key without scopes' : `an API key for \`${scope}\``
-      return problem('forbidden', { needs })
-    }
     return (
+      this.outOfScope(scope) ??
       this.#all?.refusal() ??
       (scope && this.#each.get(scope)?.refusal()) ??
       this.#routes.get(route)?.refusal()

@@ -109,7 +109,10 @@ export function openGuard(
       return logIn(c, name, counted, isFailure)
     },
 
-    /** Answers a request that names a code, which may be a guess: an unknown code counts as one. */
+    /**
+     * Answers a request that names a code, which may be a guess: an unknown code counts as one. So does an
+     * e-mail address that is nobody's, but not of a key: a service asks that before it makes an account.
+     */
     async guess(
       c: Context,
       who: Principal,
@@ -133,7 +136,7 @@ export function openGuard(
         const meanwhile = user.refusal(who.id) ?? address.refusal(from)
         if (meanwhile) return problemResponse(c, meanwhile)
         const response = await handle()
-        if (isMiss(c)) {
+        if (isMiss(c) || c.get('outcome') === 'user-not-found') {
           lookForProxy(c)
           await Promise.all([user.spend(who.id), address.spend(from)])
         }

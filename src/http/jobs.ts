@@ -61,6 +61,9 @@ export function jobRoutes(deps: Deps) {
     const job = await books.job(id)
     if ('problem' in job) return problemResponse(c, job)
     if (who.kind !== 'admin' && ops.isOperators(job)) return problemResponse(c, denied(['admin']))
+    // Whoever may not begin one may not end it either.
+    const refused = job.kind === 'distribute' && who.grant?.outOfScope('assign')
+    if (refused) return problemResponse(c, refused)
     const done = await ops.changeJob(id, 'cancelled', byRequest(c, who, reason))
     return 'problem' in done ? problemResponse(c, done) : answer(c, 200, jobView(done))
   }

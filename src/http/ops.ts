@@ -1,5 +1,6 @@
 import { z } from '@hono/zod-openapi'
 import type { Deps } from '../app.ts'
+import type { AuditRow } from '../ledger/audit.ts'
 import { problem } from '../problems.ts'
 import { type Context, type Principal, requestId } from './context.ts'
 import { answer, problemResponse } from './respond.ts'
@@ -76,6 +77,22 @@ const CertificateBody = strict({
   waiting_jobs: z.array(z.string().max(100)).max(100_000).optional(),
   signature: z.string().max(200),
 }).openapi('Certificate')
+
+const shownOfCode = 3
+/** A deed as whoever is no administrator sees it. */
+function blurred(deed: AuditRow): AuditRow {
+  const [what, code] = deed.target.split(/:(.*)/s)
+  const target = what === 'coupon' ? `coupon:${code!.slice(0, shownOfCode)}…` : deed.target
+  const ofAccount = what === 'account' ? deed.detail : undefined
+  if (!ofAccount) return { ...deed, target }
+  const state = (its: unknown) => {
+    if (typeof its !== 'object' || its === null) return its
+    const { email: _, ...rest } = its as { email?: string }
+    return rest
+  }
+  const { before, after } = ofAccount
+  return { ...deed, target, detail: { ...ofAccount, before: state(before), after: state(after) } }
+}
 
 /** The operators' verbs over HTTP: the same functions as `npm run stampede`. */
 export function opsRoutes(deps: Deps) {
@@ -164,6 +181,9 @@ export function opsRoutes(deps: Deps) {
         method: 'get',
         path: '/ops/audit',
         summary: 'What operators did, and why, the newest first',
+        description:
+          'Administrators see all of it. Viewers and operators see no e-mail address of others, and of a code ' +
+          'its first three characters: what was put back into stock is for whoever gets it next.',
         needs: lookers,
         query: strict({
           limit,
@@ -173,16 +193,18 @@ export function opsRoutes(deps: Deps) {
         }),
         answers: { 200: z.object({ deeds: z.array(Deed) }) },
       },
-      async (c, { query }) => {
+      async (c, { query }, who) => {
         const deeds = await ops.deeds({
           limit: query.limit,
           ...(query.before === undefined ? {} : { before: query.before }),
         })
         return answer(c, 200, {
-          deeds: deeds.map(({ at, reason: why, detail, ...deed }) => ({
-            ...{ ...deed, at: at.toISOString() },
-            ...{ reason: why ?? null, detail: detail ?? null },
-          })),
+          deeds: (who.kind === 'admin' ? deeds : deeds.map(blurred)).map(
+            ({ at, reason: why, detail, ...deed }) => ({
+              ...{ ...deed, at: at.toISOString() },
+              ...{ reason: why ?? null, detail: detail ?? null },
+            }),
+          ),
         })
       },
     )

@@ -63,6 +63,7 @@ export function userRoutes(deps: Deps) {
         description:
           'Upper and lower case are the same. Only administrators get the whole account.',
         needs: 'anyone',
+        guesses: true,
         query: strict({ email }),
         answers: { 200: Shown },
         problems: ['user-not-found'],

@@ -1,7 +1,7 @@
-import { randomUUID } from 'node:crypto'
+import { randomInt, randomUUID } from 'node:crypto'
 import { type Problem, problem } from '../problems.ts'
-import { type Database, isUniqueViolation, type Transaction } from './database.ts'
-import { asc, drizzle, eq, sql } from './drizzle.ts'
+import { type Database, isUniqueViolation, type Transaction, unlessRefused } from './database.ts'
+import { and, asc, drizzle, eq, sql } from './drizzle.ts'
 import { hashPassword, passwordFits } from './passwords.ts'
 import { api_keys, users } from './schema.ts'
 
@@ -35,6 +35,8 @@ export type Accounts = ReturnType<typeof openAccounts>
 
 export const userOf = ({ password_hash: _, ...rest }: UserRow): User => rest
 const apiKey = ({ secret_hash: _, ...rest }: KeyRow): ApiKey => rest
+/** Tokens count for one generation: those of an account that was removed must not for the next under its id. */
+const firstGeneration = () => randomInt(1, 2 ** 30)
 const sameEmail = (email: string) => eq(sql`lower(${users.email})`, email.toLowerCase())
 
 /** Makes an account. `email-taken` in any spelling of upper and lower case; leaves a transaction unusable. */
@@ -48,7 +50,10 @@ export async function createUser(
   try {
     const rows = await drizzle(database)
       .insert(users)
-      .values({ user_id, name, email, password_hash, role })
+      .values({
+        ...{ user_id, name, email, password_hash, role },
+        token_generation: firstGeneration(),
+      })
       .returning()
     return userOf(rows[0]!)
   } catch (error) {
@@ -58,6 +63,31 @@ export async function createUser(
     if (isUniqueViolation(cause, 'users_pkey')) return problem('user-exists')
     throw error
   }
+}
+
+/**
+ * Replaces a password by whoever knows it. One that was replaced while this one was being looked at stays:
+ * an administrator who resets a stolen one must not lose to the thief. `record`: in the same transaction.
+ */
+export async function changePassword(
+  database: Database,
+  id: string,
+  { current, next }: { current: string; next: string },
+  record: (tx: Transaction) => Promise<void>,
+): Promise<{ changed: true } | Problem> {
+  const [row] = await drizzle(database).select().from(users).where(eq(users.user_id, id))
+  if (!(await passwordFits(row?.password_hash, current))) return problem('wrong-password')
+  const password_hash = await hashPassword(next)
+  return unlessRefused(database, async (tx) => {
+    const changed = await drizzle(tx)
+      .update(users)
+      .set({ password_hash, updated_at: sql`now()` })
+      .where(and(eq(users.user_id, id), eq(users.password_hash, row!.password_hash)))
+      .returning({ id: users.user_id })
+    if (changed.length === 0) return problem('wrong-password')
+    await record(tx)
+    return { changed: true }
+  })
 }
 
 /** `database`: or a transaction, so that a deed and its record are one. */
@@ -76,15 +106,6 @@ export function openAccounts(database: Database | Transaction) {
       const row = await one(email)
       if (!(await passwordFits(row?.password_hash, password))) return problem('invalid-credentials')
       return row!.is_active ? userOf(row!) : problem('account-inactive')
-    },
-
-    async changePassword(id: string, current: string, next: string): Promise<Problem | undefined> {
-      const [row] = await db.select().from(users).where(eq(users.user_id, id))
-      if (!(await passwordFits(row?.password_hash, current))) return problem('wrong-password')
-      await db
-        .update(users)
-        .set({ password_hash: await hashPassword(next), updated_at: sql`now()` })
-        .where(eq(users.user_id, id))
     },
 
     async userById(id: string): Promise<User | undefined> {

@@ -1,4 +1,4 @@
-import { createUser, type NewUser, type User } from '../ledger/accounts.ts'
+import { changePassword, createUser, type NewUser, type User } from '../ledger/accounts.ts'
 import { audit } from '../ledger/audit.ts'
 import { type Transaction, unlessRefused } from '../ledger/database.ts'
 import { changeUser, deleteUser, keepAdmins, type UserChange } from '../ledger/users.ts'
@@ -54,6 +54,17 @@ export async function deleteAccount(where: Where, id: string, by: Who): Promise<
     const before = await deleteUser(tx, id)
     return 'problem' in before ? before : { id, before, made: before }
   })
+}
+
+/** Replaces somebody's own password, which they have to know; their tokens end with it. */
+export function replacePassword(
+  { database }: Where,
+  id: string,
+  passwords: { current: string; next: string },
+  { actor, request_id }: Who,
+) {
+  const deed = { actor, request_id, action: 'accounts.password', target: `account:${id}` }
+  return changePassword(database, id, passwords, (tx) => audit(tx, deed))
 }
 
 const actorOf = (id: string) => `user:${id}`

@@ -5,7 +5,7 @@ import { getJob } from '../ledger/jobs.ts'
 import { listUsers, type UserFilter } from '../ledger/users.ts'
 import { type Problem, problem } from '../problems.ts'
 import { type QueueDesk, type Queues, QueuesAway } from '../queues.ts'
-import { changeAccount, createAccount, deleteAccount } from './accounts.ts'
+import { changeAccount, createAccount, deleteAccount, replacePassword } from './accounts.ts'
 import { endBook } from './books.ts'
 import { type Certificate, isGenuine } from './certificate.ts'
 import { type By, setBook, setFlush, setIntake } from './control.ts'
@@ -76,6 +76,7 @@ export function openOps(
     createAccount: bind(createAccount),
     changeAccount: bind(changeAccount),
     deleteAccount: bind(deleteAccount),
+    replacePassword: bind(replacePassword),
     createKey: bind(createKey),
     revokeKey: bind(revokeKey),
     doOnCoupon: (wanted: Wanted, by: By, context: Context) =>

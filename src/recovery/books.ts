@@ -23,12 +23,14 @@ import {
 } from '../ledger/lists.ts'
 import { codesOf, getLoad } from '../ledger/loads.ts'
 import { createOnce, type Made, type Once } from '../ledger/once.ts'
+import { isOutage } from '../ledger/outage.ts'
 import { type Upload, uploadCodes } from '../ledger/upload.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { Queues } from '../queues.ts'
 import {
   maxRedemptions,
   openShards,
+  type Pushed,
   type Pusher,
   pushBook,
   pushFresh,
@@ -44,8 +46,8 @@ type Filled = { codes: string[]; job?: never } | { codes?: never; job: Job }
 
 /**
  * Books and codes, as routes ask for them: PostgreSQL first, then Redis, and only then the answer.
- * Where Redis refuses after PostgreSQL has committed, the client hears `not-ready` and the sweep
- * brings Redis level.
+ * Where either store goes away after PostgreSQL has committed, the client hears `not-in-force` and the
+ * sweep brings Redis level.
  */
 export type Books = ReturnType<typeof openBooks>
 
@@ -59,8 +61,7 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
   /** The book as it is, once Redis has it. PostgreSQL has it already, so nobody may send it again. */
   async function pushed(book: Book | Problem): Promise<Book | Problem> {
     if ('problem' in book) return book
-    const done = await pushBook(pusher, book.book_id)
-    return done.ok ? book : notInForce
+    return (await inForce(pushBook(pusher, book.book_id))) ? book : notInForce
   }
 
   /** Asks Redis first whether it would take a change of this book, then makes it. */
@@ -97,8 +98,8 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     }
     const made = await generateNow(database, { ...wanted, pattern })
     if ('problem' in made) return made
-    const done = await pushFresh(pusher, book, made.load, made.codes)
-    return done.ok ? { codes: made.codes.toSorted() } : notInForce
+    const done = await inForce(pushFresh(pusher, book, made.load, made.codes))
+    return done ? { codes: made.codes.toSorted() } : notInForce
   }
 
   /** Fills a book with codes that somebody else made. */
@@ -107,8 +108,8 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
     if ('problem' in book) return book
     const made = await uploadCodes(database, wanted)
     if ('problem' in made) return made
-    const done = await pushFresh(pusher, book, made.load, made.codes)
-    return done.ok ? { codes: made.codes } : notInForce
+    const done = await inForce(pushFresh(pusher, book, made.load, made.codes))
+    return done ? { codes: made.codes } : notInForce
   }
 
   /** What an earlier fill made; its push may have failed then, so it is finished first. */
@@ -188,6 +189,16 @@ export function openBooks(pusher: Pusher, { enqueue }: Pick<Queues, 'enqueue'>) 
   }
 }
 const archived = problem('book-archived')
+
+/** What PostgreSQL has committed must not be sent again, whichever store goes away while Redis hears of it. */
+async function inForce(pushing: Promise<Pushed>): Promise<boolean> {
+  try {
+    return (await pushing).ok
+  } catch (error) {
+    if (isOutage(error)) return false
+    throw error
+  }
+}
 const notInForce: Problem = { ...problem('not-in-force'), retryAfter: 1 }
 const notCounter: Problem = {
   ok: false,

@@ -8,8 +8,7 @@ import type { Run } from './settle.ts'
 import type { StoredFact } from './story.ts'
 import type { Lacking } from './suspects.ts'
 
-/** The ledger by itself, and against the coupons: each statement sees one moment, load or not. */
-/** Drained, and during a sale, whose facts must not wait for a long statement. */
+/** Facts of the ledger that are looked at in one statement, which sees one moment: drained, and during a sale, whose facts must not wait for a long statement. */
 const factsPerPage = { exact: 100_000, live: 25_000 }
 const samplePercent = 0.5
 const placesPerPage = 50_000
