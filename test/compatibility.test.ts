@@ -5,7 +5,7 @@ import { openWorld, type World } from './world.ts'
 
 /**
  * Every endpoint of the FastAPI "Coupon Book Service" with every status that it documents or means, asked
- * of ours. `of` names the endpoint as docs/compatibility.md lists it, which says row by row what is the
+ * of ours, section by section of docs/compatibility.md. `of` names the endpoint as it is listed there, which says row by row what is the
  * same, better or deliberately different. `was`: what it answered there, where that is another status;
  * then the page has to say so.
  */
@@ -99,12 +99,14 @@ const over = () =>
 
 // biome-ignore format: a row is a line
 const rows: Row[] = [
+  // Section: The root
   ['GET /', 'leads to the documentation', () => get('/'), 200],
   ['GET /health', 'is healthy', () => get('/health'), 200],
   ['GET /docs, /redoc, /openapi.json', 'has the first', () => get('/docs'), 200],
   ['GET /docs, /redoc, /openapi.json', 'leads from the second to it', () => get('/redoc'), 200],
   ['GET /docs, /redoc, /openapi.json', 'has the third', () => get('/openapi.json'), 200],
 
+  // Section: Accounts
   ['POST /auth/register', 'makes an account', () => post('auth/register', undefined, registration), 201],
   ['POST /auth/register', 'refuses a taken address', () => post('auth/register', undefined, registration), 400, 'email-taken'],
   ['POST /auth/login', 'signs in', () => post('auth/login', undefined, { email: registration.email, password: registration.password }), 200],
@@ -134,6 +136,7 @@ const rows: Row[] = [
   ['DELETE /auth/admin/users/{user_id}', 'never deletes the own account', () => ({ method: 'DELETE', path: `auth/admin/users/${world.adminId}`, as: world.admin }), 400, 'own-account'],
   ['DELETE /auth/admin/users/{user_id}', 'knows no stranger', () => ({ method: 'DELETE', path: `auth/admin/users/${unknown}`, as: world.admin }), 404, 'user-not-found'],
 
+  // Section: Books and codes
   ['POST /books', 'makes a book', () => post('books/', world.admin, bookWanted), 201],
   ['POST /books', 'refuses a bad pattern', () => post('books', world.admin, { ...bookWanted, code_pattern: 'A B' }), 422, 'invalid-pattern', 400],
   ['POST /books', 'takes any owner', () => post('books', world.admin, { ...bookWanted, owner_id: 'nobody-registered' }), 201, undefined, 500],
@@ -142,6 +145,8 @@ const rows: Row[] = [
   ['GET /books/{book_id}', 'shows one', () => get(`books/${book}`, user.token), 200],
   ['GET /books/{book_id}', 'knows no other', () => get(`books/${unknown}`, user.token), 404, 'book-not-found'],
   ['GET /books', 'lists them', () => get('books/?owner_id=owner&is_active=True&skip=0&limit=100', user.token), 200],
+  ['GET /books', 'lists a thousand at most', () => get('books?limit=1001', user.token), 422, 'invalid-request', 200],
+  ['GET /books', 'goes no further than a hundred thousand', () => get('books?skip=100001', user.token), 422, 'invalid-request', 200],
   ['POST /books/{book_id}/codes/generate', 'makes codes', () => post(`books/${book}/codes/generate?include_codes=True`, world.admin, { count: 2, pattern: 'GEN-{}' }), 200],
   ['POST /books/{book_id}/codes/generate', 'knows no other book', () => post(`books/${unknown}/codes/generate`, world.admin, { count: 2 }), 404, 'book-not-found'],
   ['POST /books/{book_id}/codes/generate', 'refuses more than the pattern gives', () => post(`books/${book}/codes/generate`, world.admin, { count: 10_000, length: 4, charset: '01' }), 422, 'pattern-too-small', 400],
@@ -155,6 +160,7 @@ const rows: Row[] = [
   ['GET /books/{book_id}/redemption-history', 'lists them', () => get(`books/${book}/redemption-history`, world.admin), 200],
   ['GET /books/{book_id}/redemption-history', 'knows no other book', () => get(`books/${unknown}/redemption-history`, world.admin), 404, 'book-not-found'],
 
+  // Section: Coupons
   ['POST /coupons/assign', 'assigns', () => post('coupons/assign', world.admin, { book_id: book, user_id: 'anybody', count: 2 }), 200],
   ['POST /coupons/assign', 'refuses more than there are', () => post('coupons/assign', world.admin, { book_id: book, user_id: 'anybody', count: 100 }), 409, 'sold-out', 404],
   ['POST /coupons/assign', 'knows no other book', () => post('coupons/assign', world.admin, { book_id: unknown, user_id: 'x' }), 404, 'book-not-found'],
@@ -181,6 +187,7 @@ const rows: Row[] = [
   ['GET /coupons/{code}', 'hides a stranger’s', () => get(`coupons/${lent.foreign}`, user.token), 404, 'coupon-not-found', 200],
   ['GET /coupons/{code}', 'knows no other', () => get('coupons/NONE', user.token), 404, 'coupon-not-found'],
 
+  // Section: Users
   ['POST /users', 'makes an account', () => post('users', world.admin, { user_id: '22222222-2222-4222-8222-222222222222', name: 'Ada', email: 'ada@example.com' }), 201, undefined, 500],
   ['POST /users', 'refuses an id that is taken', () => post('users', world.admin, { user_id: user.id, name: 'Ada', email: 'ada2@example.com' }), 400, 'user-exists'],
   ['POST /users', 'refuses an address that is taken', () => post('users', world.admin, { name: 'Ada', email: 'ada@example.com' }), 400, 'email-taken'],
@@ -197,6 +204,7 @@ const rows: Row[] = [
   ['GET /users/{user_id}/coupons', 'hides another’s', () => get(`users/${other.id}/coupons`, user.token), 403, 'forbidden', 200],
   ['GET /users/{user_id}/coupons', 'is empty for whoever has none', () => get('users/nobody-yet/coupons', world.admin), 200],
 
+  // Section: Pools
   ['POST /pools', 'makes a pool', () => post('pools/', world.admin, { name: 'Testers', description: 'of the beta', user_ids: [user.id, 'not-registered'] }), 201],
   ['POST /pools', 'refuses users', () => post('pools', user.token, { name: 'Mine' }), 403, 'forbidden', 201],
   ['GET /pools', 'lists them', () => get('pools/', world.admin), 200],
