@@ -448,6 +448,6 @@ test('audit  shows whoever is no administrator no e-mail address of others, and 
     expect(some.text).not.toContain(freed)
     expect(some.text).not.toMatch(/@example|@x\.org/)
     expect(some.ofAccount).toMatchObject([{ detail: { after: { user_id: id, role: 'user' } } }])
-    expect(some.targets).toContain(`coupon:${freed.slice(0, 3)}…`)
+    expect(some.targets).toContain('coupon:…')
   }
 })

@@ -5,8 +5,8 @@ import { openWorld, type World } from './world.ts'
 
 /**
  * Every endpoint of the FastAPI "Coupon Book Service" with every status that it documents or means, asked
- * of ours, section by section of docs/compatibility.md. `of` names the endpoint as it is listed there, which says row by row what is the
- * same, better or deliberately different. `was`: what it answered there, where that is another status;
+ * of ours, section by section of docs/compatibility.md. `of` names the endpoint as it is
+ * listed there, which says row by row what is the same, better or deliberately different. `was`: what it answered there, where that is another status;
  * then the page has to say so.
  */
 type Asked = { method: string; path: string; as?: string | undefined; body?: unknown }

@@ -319,6 +319,7 @@ describe('parked', () => {
     expect(deed!.detail).toMatchObject({ fact: { fact: { code } } })
     expect(await look('ops/audit')).toContain('"action":"parked.discard"')
     expect(await look('ops/audit')).not.toContain('the-token')
+    expect(await look('ops/audit')).not.toContain(code)
     await world.database.query('DELETE FROM ledger WHERE n > 1000000')
 
     // What came later stands before what it follows from: page by page, until nothing fits any more.

@@ -78,20 +78,13 @@ const CertificateBody = strict({
   signature: z.string().max(200),
 }).openapi('Certificate')
 
-const shownOfCode = 3
-/** A deed as whoever is no administrator sees it. */
+/** A deed as whoever is no administrator sees it: no e-mail address of others, no code that may be in stock again. */
 function blurred(deed: AuditRow): AuditRow {
-  const [what, code] = deed.target.split(/:(.*)/s)
-  const target = what === 'coupon' ? `coupon:${code!.slice(0, shownOfCode)}…` : deed.target
-  const ofAccount = what === 'account' ? deed.detail : undefined
-  if (!ofAccount) return { ...deed, target }
-  const state = (its: unknown) => {
-    if (typeof its !== 'object' || its === null) return its
-    const { email: _, ...rest } = its as { email?: string }
-    return rest
-  }
-  const { before, after } = ofAccount
-  return { ...deed, target, detail: { ...ofAccount, before: state(before), after: state(after) } }
+  const target = deed.target.startsWith('coupon:') ? 'coupon:…' : deed.target
+  if (!deed.detail) return { ...deed, target }
+  const hidden = (name: string, value: unknown) =>
+    name === 'email' || name === 'code' ? undefined : value
+  return { ...deed, target, detail: JSON.parse(JSON.stringify(deed.detail, hidden)) }
 }
 
 /** The operators' verbs over HTTP: the same functions as `npm run stampede`. */
@@ -182,8 +175,8 @@ export function opsRoutes(deps: Deps) {
         path: '/ops/audit',
         summary: 'What operators did, and why, the newest first',
         description:
-          'Administrators see all of it. Viewers and operators see no e-mail address of others, and of a code ' +
-          'its first three characters: what was put back into stock is for whoever gets it next.',
+          'Administrators see all of it. Viewers and operators see no e-mail address of others, and no ' +
+          'code: what was put back into stock is for whoever gets it next.',
         needs: lookers,
         query: strict({
           limit,

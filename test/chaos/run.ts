@@ -25,6 +25,7 @@ const { values } = parseArgs({
 })
 
 const leastRate = 2_000
+const mostAsked = 32 * leastRate
 const runs = Number(values.runs)
 const from = Number(values.from)
 const seed = Number(values.seed)
@@ -80,7 +81,7 @@ async function rate(): Promise<number> {
   const calm: Row = { name: 'calm', what: 'nothing', fault: async () => ({ since: Date.now() }) }
   const options = { cluster, seed, run: 0, calmMs: 6_000, warmMs, log: () => {} }
   let most = 0
-  for (let perSecond = 2 * leastRate; ; perSecond *= 2) {
+  for (let perSecond = 2 * leastRate; perSecond <= mostAsked; perSecond *= 2) {
     const codes = 40 * perSecond
     const { assignedPerSecond } = await sale(calm, { ...options, perSecond, codes })
     most = Math.max(most, Math.round(assignedPerSecond))

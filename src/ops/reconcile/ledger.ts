@@ -8,7 +8,10 @@ import type { Run } from './settle.ts'
 import type { StoredFact } from './story.ts'
 import type { Lacking } from './suspects.ts'
 
-/** Facts of the ledger that are looked at in one statement, which sees one moment: drained, and during a sale, whose facts must not wait for a long statement. */
+/**
+ * Facts of the ledger that are looked at in one statement, which sees one moment: drained, and during a
+ * sale, whose facts must not wait for a long one.
+ */
 const factsPerPage = { exact: 100_000, live: 25_000 }
 const samplePercent = 0.5
 const placesPerPage = 50_000
