@@ -30,7 +30,7 @@ export function workerOptions(url: string): WorkerOptions {
     connection: workerConnection(url),
     prefix,
     // With BullMQ's 30 s the work of a killed process would lie still for a minute.
-    lockDuration: 5_000,
+    lockDuration: 3_000,
     stalledInterval: 1_000,
     // A shard's job may outlive any number of workers: it must never end up as failed.
     maxStalledCount: 1_000_000,
