@@ -2,12 +2,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { setIntake } from '../src/ops/control.ts'
 import { assignRound, takeSample } from './assign.ts'
 import type { Bench } from './bench.ts'
+import { type CpuTimes, coresUsed, cpuTimes } from './cpu.ts'
 import { pace } from './pace.ts'
 import type { Round } from './round.ts'
 import { reconciled } from './stampede.ts'
 import { median, type Target, target } from './targets.ts'
 
-export type CompareReport = { rounds: Round[]; targets: Target[]; differences: string[] }
+export type CompareReport = {
+  rounds: Round[]
+  targets: Target[]
+  differences: string[]
+  /** What the sale takes by itself, and with the comparison beside it, which is `others` and part of postgres. */
+  cores: Record<'alone' | 'beside', Record<string, number>>
+}
 
 const by = { actor: 'bench', reason: 'an exact comparison' }
 const calmSeconds = 12
@@ -41,16 +48,20 @@ export async function compare(bench: Bench): Promise<CompareReport> {
   const perSecond = options.salePace
   const seconds = options.saleSeconds
   const books = Array(perSecond * seconds).fill(book.id)
+  const calmFrom = cpuTimes(bench.pids)
   const calm = await pace(client, {
     books: books.slice(0, perSecond * calmSeconds),
     perSecond,
     userOf,
   })
+  const calmTo = cpuTimes(bench.pids)
   const sale = pace(client, { books, perSecond, userOf: (i) => userOf(1_000_000 + i) })
   const begun = performance.now()
   await sleep(500)
   const from = (performance.now() - begun) / 1000
+  const liveFrom = cpuTimes(bench.pids)
   const live = await compared()
+  const liveTo = cpuTimes(bench.pids)
   const to = (performance.now() - begun) / 1000
   const { ms, refused } = await sale
   const p99 = (some: Float64Array) => some.toSorted()[Math.ceil(some.length * 0.99) - 1]!
@@ -62,8 +73,10 @@ export async function compare(bench: Bench): Promise<CompareReport> {
   say(
     `live at ${perSecond}/s: ${live.toFixed(1)} s; p99 ${alone.toFixed(1)} ms alone, ${beside.toFixed(1)} ms beside it`,
   )
+  const use = { alone: cores(calmFrom, calmTo), beside: cores(liveFrom, liveTo) }
+  for (const [when, used] of Object.entries(use)) say(`cores, ${when}: ${told(used)}`)
   return {
-    ...{ rounds: [round], differences },
+    ...{ rounds: [round], differences, cores: use },
     targets: [
       target('exact comparison, s, median', median(exact), 'at most', 10),
       target('live comparison during the sale, s', live, 'at most', 30),
@@ -71,3 +84,11 @@ export async function compare(bench: Bench): Promise<CompareReport> {
     ],
   }
 }
+
+const cores = (before: CpuTimes | undefined, after: CpuTimes | undefined) =>
+  before && after ? coresUsed(before, after) : {}
+
+const told = (used: Record<string, number>) =>
+  Object.entries(used)
+    .map(([name, share]) => `${name} ${share.toFixed(2)}`)
+    .join(', ')

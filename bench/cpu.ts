@@ -73,3 +73,15 @@ export function cpuUse(
     others: Math.max(0, (100 * others) / elapsed),
   }
 }
+
+/** How many cores each process tree had meanwhile, this process, and everything else of the machine. */
+export function coresUsed(before: CpuTimes, after: CpuTimes): Record<string, number> {
+  const elapsed = (after.at - before.at) * 1000
+  const used = Object.entries(after.of).map(
+    ([name, micros]) => [name, micros - before.of[name]!] as const,
+  )
+  const own = after.own - before.own
+  const others = used.reduce((left, [, micros]) => left - micros, after.machine - before.machine)
+  const all = [...used, ['load', own] as const, ['others', Math.max(0, others - own)] as const]
+  return Object.fromEntries(all.map(([name, micros]) => [name, micros / elapsed]))
+}

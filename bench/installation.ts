@@ -54,7 +54,10 @@ export async function openInstallation(running: Running[]) {
   running.push({ name: 'redis', stop: () => redis.stop(storeStopMs) })
   const postgres = await step(
     'postgres',
-    () => startPostgres({ dir: join(dir, 'postgres'), database: 'stampede', graceSeconds }),
+    () =>
+      startPostgres({
+        ...{ dir: join(dir, 'postgres'), database: 'stampede', graceSeconds, behind: true },
+      }),
     hostOf,
   )
   running.push({ name: 'postgres', stop: () => postgres.stop(storeStopMs) })
@@ -73,7 +76,8 @@ export async function openInstallation(running: Running[]) {
   async function main(name: string, path: string) {
     const file = fileURLToPath(new URL(`../${path}`, import.meta.url))
     const log = join(logs, `${name}.log`)
-    const life = await startNode({ file, dir: join(dir, name), log, env })
+    const behind = path.startsWith('workers/')
+    const life = await startNode({ file, dir: join(dir, name), log, env, behind })
     running.push({ name, stop: life.stop, log: () => tail(logs, name) })
     // Nothing is started again here: a process that dies has failed the bench.
     const dead = () => life.child.exitCode !== null || life.child.signalCode !== null

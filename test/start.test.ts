@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -98,6 +98,14 @@ async function couponsOfAlice(http: string): Promise<unknown> {
   return (await json(`${http}/api/v1/users/me/coupons`, { headers })).total_count
 }
 
+/** From /proc: of a process, and of the session that it has for itself. */
+function nicenessOf(pid: number): [number, string] {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  const own = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16])
+  const session = readFileSync(`/proc/${pid}/autogroup`, 'utf8')
+  return [own, session.trim().split(' ').at(-1)!]
+}
+
 test('start  serves, names its three URLs, and has demo data', async () => {
   const one = await untilReady(start())
   const running = readRunning()
@@ -117,6 +125,11 @@ test('start  serves, names its three URLs, and has demo data', async () => {
     0,
   )
   await postgres.end()
+  if (existsSync('/proc/self/autogroup')) {
+    // Redis, PostgreSQL, API, worker: buyers wait for two of them.
+    const all = [[0, '0'], [10, '10'], [0, '0'], [10, '10']] // biome-ignore format: a table
+    expect(children().map(nicenessOf)).toEqual(all)
+  }
 
   // The operators' command finds this installation by its run.json.
   const env = environmentOf({ REDIS_URL: '', DATABASE_URL: '', DATA_DIR: dataDir })

@@ -1,4 +1,3 @@
-import { constants, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { reconcileAsked } from '../ops/reconcile/exact.ts'
@@ -8,6 +7,7 @@ import {
   shared,
   Unsettled,
 } from '../ops/reconcile/reconcile.ts'
+import { standLast } from '../priority.ts'
 import { count, id } from './arguments.ts'
 import { complain, exits, explain } from './explain.ts'
 import { withOps } from './ops.ts'
@@ -63,7 +63,7 @@ function failure(error: Error): { message: string; exit: number } {
 
 async function look(book: string | undefined, exact: boolean): Promise<Reconciliation> {
   // Whoever compares during a sale waits for the buyers, not they for him.
-  if (!exact) setPriority(constants.priority.PRIORITY_LOW)
+  if (!exact) standLast()
   const onProgress = (done: number, total: number) =>
     tell(`${number(done)} of ${number(total)} codes`, { done, total })
   try {

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { standBack } from '../priority.ts'
 import { leash } from './leash.ts'
 import { forget, reclaim, record } from './leftovers.ts'
 
@@ -91,6 +92,8 @@ export async function startNode(options: {
   dir: string
   log: string
   env: Record<string, string | undefined>
+  /** Nobody waits for it: see src/priority.ts. */
+  behind?: boolean
 }): Promise<Life> {
   mkdirSync(options.dir, { recursive: true, mode: 0o700 })
   await reclaim(options.dir, 'SIGTERM')
@@ -105,6 +108,7 @@ export async function startNode(options: {
   leash(child, 'TERM')
   if (child.pid) record(child.pid, options.dir)
   await once(child, 'spawn') // or throws what went wrong
+  if (options.behind) standBack(child.pid!)
 
   const stop = async (deadlineMs: number) => {
     if (!hasExited(child)) {

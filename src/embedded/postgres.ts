@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { closeSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { standBack } from '../priority.ts'
 import { leash } from './leash.ts'
 import { forget, reclaim, record } from './leftovers.ts'
 import { freePort } from './ports.ts'
@@ -26,6 +27,8 @@ export interface PostgresOptions {
   log?: string
   /** Seconds it stays after this process was killed, for those who still need it. */
   graceSeconds?: number
+  /** It shares its machine with those whom buyers wait for: see src/priority.ts. */
+  behind?: boolean
 }
 
 export interface PrivatePostgres {
@@ -121,6 +124,7 @@ async function attempt(
   })
   leash(child, 'INT', options.graceSeconds)
   if (child.pid) record(child.pid, place)
+  if (child.pid && options.behind) standBack(child.pid)
 
   const until = performance.now() + recoveryMs
   while (child.pid && child.exitCode === null && child.signalCode === null) {

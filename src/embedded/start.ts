@@ -60,7 +60,8 @@ async function ownRedis(dir: string, logs: string): Promise<Redis> {
 }
 
 async function ownPostgres(dir: string, logs: string): Promise<string> {
-  const own = { dir: join(dir, 'postgres'), log: join(logs, 'postgres.log'), graceSeconds }
+  const log = join(logs, 'postgres.log')
+  const own = { dir: join(dir, 'postgres'), log, graceSeconds, behind: true }
   let url = ''
   let port: number | undefined
   const start = async () => {
@@ -111,6 +112,7 @@ async function start(config: Config): Promise<string> {
       file: path,
       dir: join(dir, 'run', name),
       log: join(logs, `${name}.log`),
+      behind: name === 'worker',
       env: environmentOf({ REDIS_URL: redis[name] }, env),
     }
     return async () => {

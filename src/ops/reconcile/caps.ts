@@ -16,9 +16,21 @@ const changedBefore = (column: string) =>
 
 const listedMax = 1_000
 
-/** `over`: users who hold more than the book allows, by PostgreSQL. */
-export async function compareCaps(run: Run, book: Book, over: string[]): Promise<Difference[]> {
-  return [...(await overHeld(run, book, over)), ...(await overRedeemed(run, book))]
+/** By PostgreSQL: users who hold more than the book allows, and codes that were redeemed more often. */
+export type Over = { users: string[]; codes: string[] }
+
+export async function compareCaps(run: Run, book: Book, over: Over): Promise<Difference[]> {
+  return [
+    ...(await overHeld(run, book, over.users)),
+    ...(await tellRedeemed(run, book, over.codes)),
+  ]
+}
+
+/** Whether a coupon, by its packed record, was redeemed more often than it or its book allows today. */
+export function isOver({ max_redemptions_per_user: perUser }: Book, record: string): boolean {
+  const [, , , , , times = '0', most = '0'] = record.split('\t', 7)
+  const [redeemed, max] = [Number(times), Number(most)]
+  return (max > 0 && redeemed > max) || (perUser !== null && redeemed > perUser)
 }
 
 /** Those of `over` who may be over the limit of today for no older one. */
@@ -56,18 +68,26 @@ async function overHeld(run: Run, book: Book, over: string[]): Promise<Differenc
   )
 }
 
-async function overRedeemed(run: Run, book: Book): Promise<Difference[]> {
-  const { shard, book_id, max_redemptions_per_user: perUser } = book
-  const { rows } = await run.database.query<{ code: string; redemptions: number; limit: number }>(
+/** Those of `codes` who may be over the limit of today for no older one: the first thousand. */
+export async function overRedeemed({ database }: Run, book: Book, codes: string[]) {
+  const { rows } = await database.query<{ code: string; redemptions: number; limit: number }>(
     `SELECT k.code, k.redemptions, CASE WHEN k.max_redemptions > 0 AND
          k.redemptions > k.max_redemptions THEN k.max_redemptions ELSE $2::int END AS limit
      FROM coupons k JOIN books b USING (book_id)
-     WHERE k.book_id = $1 AND (k.max_redemptions > 0 AND k.redemptions > k.max_redemptions
-       OR k.redemptions > $2::int AND (SELECT ${changedBefore('max(r.redeemed_at)')}
-         FROM redemptions r WHERE r.book_id = $1 AND r.code = k.code AND r.rolled_back_at IS NULL))
+     WHERE k.book_id = $1 AND k.code = ANY ($3)
+       AND (k.max_redemptions > 0 AND k.redemptions > k.max_redemptions
+         OR k.redemptions > $2::int AND (SELECT ${changedBefore('max(r.redeemed_at)')}
+           FROM redemptions r WHERE r.book_id = $1 AND r.code = k.code AND r.rolled_back_at IS NULL))
      ORDER BY k.code LIMIT ${listedMax}`,
-    [book_id, perUser],
+    [book.book_id, book.max_redemptions_per_user, codes],
   )
+  return rows
+}
+
+async function tellRedeemed(run: Run, book: Book, codes: string[]): Promise<Difference[]> {
+  const { shard, book_id } = book
+  if (codes.length === 0) return []
+  const rows = await overRedeemed(run, book, codes)
   const open = rows.filter(({ code }) => !run.findings.codes.has(code))
   if (open.length === 0) return []
   const records = await run.redis.hmget(keys.coupons(shard), ...open.map(({ code }) => code))

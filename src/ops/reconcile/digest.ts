@@ -1,25 +1,37 @@
+let bytes = Buffer.alloc(8_192)
+let words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)
 const halves = new Uint32Array(2)
 
 /**
  * 64 bits that stand for two texts, in two halves that hold until the next call. Nothing is decided by
  * it that somebody might want to deceive, so it may be a hundred times as fast as a digest that withstands
- * that.
+ * that. Four bytes at a time: to ask a text for each of its characters takes twice as long.
  */
 function hash(a: string, b: string): Uint32Array {
-  let [high, low] = [0xdeadbeef, 0x41c6ce57]
-  for (const text of [a, b]) {
-    for (let c = 0; c < text.length; c++) {
-      const unit = text.charCodeAt(c)
-      high = Math.imul(high ^ unit, 2654435761)
-      low = Math.imul(low ^ unit, 1597334677)
-    }
-    high = Math.imul(high ^ (low >>> 16), 2246822507)
-    low = Math.imul(low ^ (high >>> 13), 3266489909)
+  const most = 3 * (a.length + b.length) + 8
+  if (most > bytes.length) {
+    bytes = Buffer.alloc(2 * (most - (most % 4)))
+    words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)
   }
+  let length = bytes.write(a, 0)
+  bytes[length++] = 0
+  length += bytes.write(b, length)
+  bytes.fill(0, length, length + 3)
+  let [high, low] = [0xdeadbeef ^ length, 0x41c6ce57]
+  for (let w = 0; w * 4 < length; w++) {
+    const word = words[w]!
+    high = Math.imul(turned(high ^ word, 13), 2654435761)
+    low = Math.imul(turned(low ^ word, 15), 1597334677)
+  }
+  high = Math.imul(high ^ (low >>> 16), 2246822507)
+  low = Math.imul(low ^ (high >>> 13), 3266489909)
   halves[0] = high ^ (low >>> 15)
   halves[1] = low ^ (high >>> 14)
   return halves
 }
+
+/** A product never brings high bits down: turned, they come into play. */
+const turned = (word: number, by: number) => (word << by) | (word >>> (32 - by))
 
 /**
  * A fingerprint of a book's codes and what became of them, by each store: 64 bits, the sum over all
@@ -39,10 +51,10 @@ export class Digests {
 
   /** Of one code that is the same in both. */
   addBoth(code: string, state: string): void {
-    const [high, low] = hash(code, state)
+    const both = hash(code, state)
     for (const sums of [this.#sums.redis, this.#sums.postgres]) {
-      sums[0]! += high!
-      sums[1]! += low!
+      sums[0]! += both[0]!
+      sums[1]! += both[1]!
     }
   }
 

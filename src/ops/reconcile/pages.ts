@@ -2,7 +2,7 @@ import type { Book } from '../../ledger/books.ts'
 import { redemptionsOf } from '../../ledger/state.ts'
 import { keys } from '../../store/keys.ts'
 import { isVoid } from '../../store/record.ts'
-import { overToday } from './caps.ts'
+import { isOver, overRedeemed, overToday } from './caps.ts'
 import { type Lock, liveLock, misguarded, openClock } from './locks.ts'
 import { heldPages, holders, stockPages } from './postgres.ts'
 import { enough, perStep, type Run, readAhead, slices } from './settle.ts'
@@ -25,8 +25,10 @@ async function compareHash(
   const steps = fetchSteps(run, pages, async (fields) => run.redis.hmget(key, ...fields))
   for await (const { fields, values, found } of ahead(run, steps)) {
     for (const [f, field] of fields.entries()) {
-      const value = values[f]!
-      visit(field, value, found[f] === value)
+      const [value, inRedis] = [values[f]!, found[f]]
+      // Where both are the same, that of Redis: PostgreSQL's is a piece of a page, which is slower to read.
+      if (value === inRedis) visit(field, inRedis, true)
+      else visit(field, value, false)
     }
     await afterStep()
     await relieve(run)
@@ -53,12 +55,19 @@ async function* fetchSteps<T>(
   }
 }
 
-/** Compares all coupons of a book, void ones too; what seems to differ becomes a suspect. */
-export async function compareCoupons(run: Run, { shard, book_id }: Book) {
+/**
+ * Compares all coupons of a book, void ones too; what seems to differ becomes a suspect. `over`: codes that
+ * were redeemed more often than the book allows.
+ */
+export async function compareCoupons(run: Run, book: Book) {
+  const { shard, book_id } = book
   const digests = run.digests.get(book_id)!
   const clock = await openClock(run)
   let [records, coupons] = [0, 0]
   let locked: Lock[] = []
+  const over = new Excused(async (codes) =>
+    (await overRedeemed(run, book, codes)).map(({ code }) => code),
+  )
   await compareHash(
     run,
     keys.coupons(shard),
@@ -67,6 +76,7 @@ export async function compareCoupons(run: Run, { shard, book_id }: Book) {
       records++
       if (!isVoid(record)) coupons++
       run.progress(1)
+      if (isOver(book, record)) over.add(code)
       if (!isSame) return run.suspects.add({ shard, book: book_id, code, digested: false })
       digests.addBoth(code, record)
       const lock = liveLock(code, record, clock())
@@ -76,13 +86,17 @@ export async function compareCoupons(run: Run, { shard, book_id }: Book) {
       for (const code of await misguarded(run, shard, locked))
         run.suspects.add({ shard, book: book_id, code, digested: true })
       locked = []
+      await over.relieve()
     },
   )
-  return { coupons, records }
+  return { coupons, records, over: over.all }
 }
 
-/** Compares the codes that nobody has; answers how many the book has in all. */
-export async function compareStock(run: Run, { shard, book_id }: Book): Promise<number> {
+/**
+ * Compares the codes that nobody has; answers how many the book has in all, and whether some of them are on
+ * their way to Redis.
+ */
+export async function compareStock(run: Run, { shard, book_id }: Book) {
   const { redis, database, exact } = run
   const digests = run.digests.get(book_id)!
   const [stock, uses] = [keys.stock(shard, book_id), keys.uses(shard, book_id)]
@@ -90,9 +104,11 @@ export async function compareStock(run: Run, { shard, book_id }: Book): Promise<
     run.suspects.add({ shard, book: book_id, code, digested })
   const isMixed = (await redis.exists(uses)) === 1
   let codes = 0
+  let isOpen = false
   async function* pages() {
-    for await (const { count, pairs } of stockPages(database, book_id, exact)) {
+    for await (const { count, open, pairs } of stockPages(database, book_id, exact)) {
       codes += count
+      isOpen = open
       run.progress(count)
       yield pairs
     }
@@ -109,33 +125,55 @@ export async function compareStock(run: Run, { shard, book_id }: Book): Promise<
     }
     await run.suspects.relieve(run)
   }
-  return codes
+  return { codes, open: isOpen }
 }
 
-/** Compares the redemptions of a book. */
-export async function compareRedemptions(run: Run, { shard, book_id }: Book) {
+/** Compares the redemptions of a book; answers how many there are. */
+export async function compareRedemptions(run: Run, { shard, book_id }: Book): Promise<number> {
+  let redemptions = 0
   const pages = redemptionsOf(run.database, book_id)
   await compareHash(run, keys.redemptions(shard), pages, (id, _, isSame) => {
+    redemptions++
     if (!isSame) run.redemptions.add(id, { shard, book: book_id, id })
   })
+  return redemptions
 }
 
-/** Compares how many coupons of a book each user holds; returns who holds more than it allows. */
-export async function compareUsers(run: Run, book: Book): Promise<string[]> {
+/**
+ * Compares how many coupons of a book each user holds; answers how many users that are, and who of them
+ * holds more than it allows.
+ */
+export async function compareUsers(run: Run, book: Book) {
   const { shard, book_id, max_assignments_per_user: limit } = book
   const key = keys.users(shard, book_id)
-  let over: string[] = []
-  let kept = 0
-  /** After a limit was lowered nearly all may be over it: those alone are kept who were not before. */
-  const excuse = async () => {
-    if (over.length - kept < enough) return
-    over = (await overToday(run, book, over)).slice(0, enough)
-    kept = over.length
-  }
+  const over = new Excused((users) => overToday(run, book, users))
+  let users = 0
   const note = (user: string, held: string, isSame: boolean) => {
+    users++
     if (!isSame) run.users.add(`${book_id} ${user}`, { shard, book: book_id, user })
-    if (limit !== null && Number(held) > limit) over.push(user)
+    if (limit !== null && Number(held) > limit) over.add(user)
   }
-  await compareHash(run, key, holders(run.database, book_id), note, excuse)
-  return over
+  await compareHash(run, key, holders(run.database, book_id), note, () => over.relieve())
+  return { users, over: over.all }
+}
+
+/** Whoever is over a limit. After it was lowered nearly all may be: those alone are kept who were not before. */
+class Excused {
+  all: string[] = []
+  #kept = 0
+  readonly #really: (some: string[]) => Promise<string[]>
+
+  constructor(really: (some: string[]) => Promise<string[]>) {
+    this.#really = really
+  }
+
+  add(one: string): void {
+    this.all.push(one)
+  }
+
+  async relieve(): Promise<void> {
+    if (this.all.length - this.#kept < enough) return
+    this.all = (await this.#really(this.all)).slice(0, enough)
+    this.#kept = this.all.length
+  }
 }

@@ -106,48 +106,63 @@ export async function* heldPages(database: Database, book: string): AsyncGenerat
   }
 }
 
-/** No code of it has a limit of its own, and all of its loads have come to Redis. */
-async function isPlain(database: Database, book: string): Promise<boolean> {
-  const { rows } = await database.query<{ plain: boolean }>(
-    `SELECT NOT EXISTS (SELECT FROM codes WHERE book_id = $1 AND max_redemptions IS NOT NULL)
-       AND NOT EXISTS (SELECT FROM loads WHERE book_id = $1 AND state <> 'pushed') AS plain`,
+/** Whether codes of a book have limits of their own, and whether loads of it have yet to come to Redis. */
+async function loadsOf(database: Database, book: string) {
+  const { rows } = await database.query<{ own: boolean; open: boolean }>(
+    `SELECT EXISTS (SELECT FROM codes WHERE book_id = $1 AND max_redemptions IS NOT NULL) AS own,
+       EXISTS (SELECT FROM loads WHERE book_id = $1 AND state <> 'pushed') AS open`,
     [book],
   )
-  return rows[0]!.plain
+  return rows[0]!
 }
 
 /**
  * Codes of a book that nobody has, each with its own limit ('' where it has none). `all`: also those
- * of loads that Redis does not have yet. `count`: codes of the book that were looked at.
+ * of loads that Redis does not have yet. `count`: codes of the book that were looked at; `open`: of such
+ * loads there are some.
  */
 export async function* stockPages(database: Database, book: string, all: boolean) {
   const its = quoted(book)
-  // Of a plain book the index tells everything, which takes half as long as to look at the rows.
-  const plain = await isPlain(database, book)
-  const columns = plain ? 'code' : 'code, load_id, max_redemptions'
-  const open = `load_id IN (SELECT load_id FROM loads WHERE book_id = ${its} AND state <> 'pushed')`
+  const { own, open } = await loadsOf(database, book)
+  // Of a book without either the index tells everything, which takes half as long as to look at the rows.
+  const isPlain = !own && !open
+  const isOpen = open
+    ? `load_id IN (SELECT load_id FROM loads WHERE book_id = ${its} AND state <> 'pushed')`
+    : 'false'
+  const columns = isPlain ? 'code' : `code, max_redemptions, ${isOpen}`
   for (let after = ''; ; ) {
-    // A full join cannot be a nested loop. Of a left one PostgreSQL makes that where it has no statistics
-    // yet, as in a sale that has just begun, and reads all of `held` again for every code of the page.
-    // Held codes that are no codes of the book come out of it as nothing.
-    const lines = await page(
+    const between = `book_id = ${its} AND code > ${quoted(after)}`
+    const codes = await page(
       database,
-      `WITH page AS MATERIALIZED (
-         SELECT ${columns} FROM codes
-         WHERE book_id = ${its} AND code > ${quoted(after)} ORDER BY code LIMIT ${pageSize}),
-       held AS (SELECT code FROM coupons WHERE book_id = ${its} AND code > ${quoted(after)}
-         AND code <= (SELECT max(code) FROM page))
-       SELECT page.code, ${plain ? 'NULL' : 'max_redemptions'}
-       FROM page FULL JOIN held USING (code)
-       WHERE held.code IS NULL ${plain || all ? '' : `AND (page.code IS NULL OR NOT ${open})`}
-       UNION ALL SELECT max(code), count(*)::int FROM page`,
+      `SELECT ${columns} FROM codes WHERE ${between} ORDER BY code LIMIT ${pageSize}`,
     )
-    const pairs = lines.flatMap((line) => line.split('\t'))
-    const count = Number(pairs.pop())
-    const last = pairs.pop()!
-    if (count > 0) yield { count, pairs }
-    if (count < pageSize) return
-    after = last
+    if (codes.length === 0) return
+    const limits: string[] = []
+    if (!isPlain)
+      for (const [c, line] of codes.entries()) {
+        const [code, limit, onItsWay] = line.split('\t') as [string, string, string]
+        codes[c] = code
+        // '-': nobody asks for this one.
+        limits.push(onItsWay === 't' && !all ? '-' : limit)
+      }
+    after = codes.at(-1)!
+    const pairs: string[] = []
+    const free = (c: number) => {
+      const limit = limits[c] ?? ''
+      if (limit !== '-') pairs.push(codes[c]!, limit)
+    }
+    // Both indexes in their order: whatever PostgreSQL would make of a join takes thrice as long, and
+    // where it has no statistics yet, as in a sale that has just begun, it may take for ever.
+    const held = `SELECT code FROM coupons WHERE ${between} AND code <= ${quoted(after)} ORDER BY code`
+    let c = 0
+    for await (const some of lines(database, (tx) => copyOut(tx, held)))
+      for (const code of some) {
+        while (c < codes.length && codes[c]! < code) free(c++)
+        if (codes[c] === code) c++
+      }
+    while (c < codes.length) free(c++)
+    yield { count: codes.length, open, pairs }
+    if (codes.length < pageSize) return
   }
 }
 

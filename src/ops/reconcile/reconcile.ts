@@ -89,9 +89,9 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
   await Promise.all(rows.map(({ shard }) => checkService(run, shard)))
 
   // During a sale one thing after the other: the cores are the buyers'.
-  const [counted, ledger] = run.exact
-    ? await Promise.all([compareBooks(run), readLedger(run, rows)])
-    : [await compareBooks(run), await readLedger(run, rows)]
+  const [ledger] = run.exact
+    ? await Promise.all([readLedger(run, rows), compareBooks(run)])
+    : [await compareBooks(run).then(() => readLedger(run, rows))]
   await compareGuards(run, [...run.serving])
   await suspects.settle(run)
   await compareExtraCodes(run)
@@ -112,7 +112,7 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
   await note(run, items, booksLook(run))
   await note(run, ledger.shards, shardsLook(run, findings.ledgers))
   for (const book of serving) {
-    const { over } = counted.find(({ book_id }) => book_id === book.book_id)!
+    const { over } = run.walked.get(book.book_id)!
     for (const difference of await compareCaps(run, book, over)) findings.add(difference)
   }
   const { differences, more, totals } = findings.list()
@@ -121,14 +121,14 @@ export async function reconcile(ops: Ops, options: Options): Promise<Reconciliat
     await noteReconcile(ops.database, { differences: all, undersold: totals.UNDERSOLD ?? 0 })
   }
   const verdict = differences.length === 0 ? 'equal' : 'different'
-  const compared = { books: comparedBooks(run, counted), differences, more, totals }
+  const compared = { books: comparedBooks(run), differences, more, totals }
   return { verdict, at, exact: run.exact, ...compared }
 }
 
 /** What was compared of each book; only at the end, for what was looked at carefully is in the digests. */
-function comparedBooks({ books, digests }: Run, counted: Counted[]): Compared[] {
+function comparedBooks({ books, digests, walked }: Run): Compared[] {
   return books.map(({ book_id }) => {
-    const its = counted.find((one) => one.book_id === book_id)
+    const its = walked.get(book_id)
     const of = (store: 'redis' | 'postgres') => (its ? digests.get(book_id)!.of(store) : '')
     return {
       ...{ book_id, codes: its?.codes ?? 0, coupons: its?.coupons ?? 0 },
@@ -165,6 +165,7 @@ async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> 
     ...{ exact: options.exact, book: options.book, books, serving: new Set() },
     ...{ findings: new Findings(), ripples: new Ripples(), suspects: new Suspects() },
     digests: new Map(books.map(({ book_id }) => [book_id, new Digests()])),
+    walked: new Map(),
     ...{ users: new Doubts(usersLook), redemptions: new Doubts(redemptionsLook) },
     async breathe() {
       if (options.exact) return
@@ -188,25 +189,25 @@ async function note<Item extends { shard: number; book: string }, S extends Seen
     for (const difference of differences) run.findings.add(difference)
 }
 
-type Counted = Pick<Compared, 'book_id' | 'codes' | 'coupons'> & { over: string[] }
-
-/** Compares all books of shards that serve; `over`: users who hold more than the book allows. */
-async function compareBooks(run: Run): Promise<Counted[]> {
-  const books: Counted[] = []
+/** Compares all books of shards that serve. */
+async function compareBooks(run: Run): Promise<void> {
   for (const [shard, some] of Map.groupBy(run.books, (book) => book.shard)) {
     if (!run.serving.has(shard)) continue
     for (const book of some) {
-      const { records, coupons } = await compareCoupons(run, book)
-      const stock = () => (book.kind === 'codes' ? compareStock(run, book) : records)
+      const { records, coupons, over } = await compareCoupons(run, book)
+      const stock = () =>
+        book.kind === 'codes' ? compareStock(run, book) : { codes: records, open: false }
       // Users after all coupons: what follows from a coupon that was named is not named again.
-      const [codes, over] = run.exact
+      const [{ codes, open }, holders] = run.exact
         ? await Promise.all([stock(), compareUsers(run, book)])
         : [await stock(), await compareUsers(run, book)]
-      await compareRedemptions(run, book)
-      books.push({ book_id: book.book_id, codes, coupons, over })
+      run.walked.set(book.book_id, {
+        ...{ codes, open, records, coupons, users: holders.users },
+        ...{ over: { codes: over, users: holders.over } },
+        redemptions: await compareRedemptions(run, book),
+      })
     }
   }
-  return books
 }
 
 /** Reads the ledger of these shards: what is missing in it, and what does not fit to the coupons. */

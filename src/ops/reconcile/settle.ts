@@ -6,11 +6,25 @@ import type { Database } from '../../ledger/database.ts'
 import { shardRow } from '../../ledger/shards.ts'
 import { keys } from '../../store/keys.ts'
 import type { Ops } from '../ops.ts'
+import type { Over } from './caps.ts'
 import type { RedemptionItem, UserItem } from './counters.ts'
 import type { Digests } from './digest.ts'
 import type { Doubts } from './doubts.ts'
 import type { Findings, Ripples } from './report.ts'
 import type { Suspects } from './suspects.ts'
+
+/** What there is of a book by PostgreSQL, as it was come across page by page. */
+export type Walked = {
+  codes: number
+  /** Some of the codes are on their way to Redis. */
+  open: boolean
+  /** Rows of coupons, and those of them that are not void. */
+  records: number
+  coupons: number
+  users: number
+  redemptions: number
+  over: Over
+}
 
 /** One comparison under way. What only seems to differ is gathered, and looked at carefully later. */
 export type Run = Ops & {
@@ -24,6 +38,8 @@ export type Run = Ops & {
   findings: Findings
   ripples: Ripples
   digests: Map<string, Digests>
+  /** By book, once all of it has been walked. */
+  walked: Map<string, Walked>
   suspects: Suspects
   users: Doubts<UserItem>
   redemptions: Doubts<RedemptionItem>
