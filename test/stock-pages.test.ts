@@ -19,6 +19,12 @@ describe('stockPages', () => {
     await database.query('ANALYZE coupons')
     await database.query('ANALYZE codes')
     await sell(30_000)
+    // Somebody holds what is no code of the book.
+    await database.query(
+      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
+       VALUES ('C30000-000002-STRAY', $1, 'u', 1, 0, 1, now(), now())`,
+      [book],
+    )
   })
   afterAll(async () => {
     await database.end()
