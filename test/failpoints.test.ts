@@ -209,7 +209,7 @@ test('killed before a generation is enqueued, and between its chunks: it is made
   ])
   const stock = async () => town.redis.scard(keys.stock(await town.shardOf(book), book))
   expect(await stock()).toBeLessThanOrEqual(25_000)
-  // As if the five seconds were over for which BullMQ takes the job's worker to be alive.
+  // As if the time were over for which BullMQ takes the job's worker to be alive.
   await town.redis.del(await town.redis.keys(`*${job_id}:lock`))
   worker = town.startWorker()
   await until(async () => (await work())[0].job === 'done', 'the generation is done')

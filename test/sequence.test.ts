@@ -6,7 +6,7 @@ import { readSequence } from '../src/ops/reconcile/ledger.ts'
 import type { Run } from '../src/ops/reconcile/settle.ts'
 import { makeDatabase } from './house.ts'
 
-/** Where the ledger's facts are counted, and where they have to be put in order. */
+/** What is missing between the places of the ledger's facts. */
 let database: Database
 let drop: () => Promise<void>
 beforeAll(async () => {

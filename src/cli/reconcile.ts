@@ -62,7 +62,7 @@ function failure(error: Error): { message: string; exit: number } {
 }
 
 async function look(book: string | undefined, exact: boolean): Promise<Reconciliation> {
-  // Whoever compares during a sale waits for the buyers, not they for him.
+  // Whoever compares during a sale waits for whatever else is done here, not the others for him.
   if (!exact) standLast()
   const onProgress = (done: number, total: number) =>
     tell(`${number(done)} of ${number(total)} codes`, { done, total })

@@ -5,7 +5,8 @@ const halves = new Uint32Array(2)
 /**
  * 64 bits that stand for two texts, in two halves that hold until the next call. Nothing is decided by
  * it that somebody might want to deceive, so it may be a hundred times as fast as a digest that withstands
- * that. Four bytes at a time: to ask a text for each of its characters takes twice as long.
+ * that. Four bytes at a time: to ask a text for each of its characters takes many times as long where
+ * it is a piece of a page.
  */
 function hash(a: string, b: string): Uint32Array {
   const most = 3 * (a.length + b.length) + 8

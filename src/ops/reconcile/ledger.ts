@@ -27,18 +27,7 @@ export async function readSequence(run: Run, row: ShardRow): Promise<Sequence> {
   const { shard, checkpointEpoch, checkpoint } = row
   const all: Sequence = { stored: 0, facts: 0, gaps: [] }
   let last: Place = { epoch: -1, n: 0, i: 0 }
-  const first = await firstEpoch(run.database, shard)
   for (;;) {
-    const from = last.epoch < 0 ? { epoch: first, n: 0, i: 0 } : last
-    const end = from.n + placesPerPage
-    const upto = from.epoch === checkpointEpoch ? Math.min(end, checkpoint) : end
-    if (await isPlain(run.database, shard, from, upto)) {
-      all.stored += upto - from.n
-      all.facts += upto - from.n
-      last = { ...from, n: upto, i: 0 }
-      await run.breathe()
-      continue
-    }
     const { rows } = await run.database.query<PlacesPage>(sequenceSql, [
       ...[shard, last.epoch, last.n, last.i],
       ...[checkpointEpoch, checkpoint],
@@ -55,28 +44,6 @@ export async function readSequence(run: Run, row: ShardRow): Promise<Sequence> {
   const isWhole = checkpoint === 0 || (last.epoch === checkpointEpoch && last.n === checkpoint)
   if (!isWhole) all.gaps.push({ shard, after: last.epoch < 0 ? null : last, before: null })
   return all
-}
-
-async function firstEpoch(database: Database, shard: number): Promise<number> {
-  const { rows } = await database.query<{ epoch: number }>(
-    'SELECT epoch FROM ledger WHERE shard = $1 ORDER BY epoch LIMIT 1',
-    [shard],
-  )
-  return rows[0]?.epoch ?? 0
-}
-
-/**
- * Whether each entry of an epoch after `last` and up to `upto` is one fact, as most are, and all are there:
- * no two have the same place, so it is enough to count them, which takes a quarter of putting them in order.
- */
-async function isPlain(database: Database, shard: number, last: Place, upto: number) {
-  if (upto <= last.n) return false
-  const { rows } = await database.query<{ facts: number; most: number }>(
-    `SELECT count(*)::int AS facts, max(i) AS most FROM ledger
-     WHERE shard = $1 AND epoch = $2 AND (epoch, n, i) > ($2, $3::bigint, $4::int) AND n <= $5`,
-    [shard, last.epoch, last.n, last.i, upto],
-  )
-  return rows[0]!.most === 0 && rows[0]!.facts === upto - last.n
 }
 
 const place = (of: string) => `json_build_object('epoch', ${of}epoch, 'n', ${of}n, 'i', ${of}i)`
@@ -199,7 +166,8 @@ async function misfits(
 ): Promise<Misfit[]> {
   return transaction(database, async (tx) => {
     await tx.query('SET LOCAL enable_bitmapscan = off')
-    await tx.query('SET LOCAL enable_hashjoin = off')
+    // Facts that stand aside come in no order.
+    if (!areAside) await tx.query('SET LOCAL enable_hashjoin = off')
     return (await tx.query<Misfit>(misfitsSql(areAside), values)).rows
   })
 }

@@ -57,7 +57,7 @@ async function* fetchSteps<T>(
 
 /**
  * Compares all coupons of a book, void ones too; what seems to differ becomes a suspect. `over`: codes that
- * were redeemed more often than the book allows.
+ * were redeemed more often than they, or the book, allow today.
  */
 export async function compareCoupons(run: Run, book: Book) {
   const { shard, book_id } = book
@@ -168,7 +168,8 @@ class Excused {
   }
 
   add(one: string): void {
-    this.all.push(one)
+    // A piece of a page would keep the whole page in memory.
+    this.all.push(Buffer.from(one).toString())
   }
 
   async relieve(): Promise<void> {
