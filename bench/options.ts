@@ -64,7 +64,7 @@ const full = {
   flushedSeconds: 20,
   drains: 20,
   salePace: 5_000,
-  saleSeconds: 40,
+  saleSeconds: 80,
   large: 1_000_000,
   small: 1_000,
   smallBooks: 20,

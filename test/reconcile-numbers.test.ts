@@ -11,6 +11,7 @@ import {
   sql,
   stock,
   used,
+  voidHeld,
   world,
 } from './sale.ts'
 
@@ -134,6 +135,21 @@ const numbers: Row[] = [
         class: 'CAP_EXCEEDED',
         code: used,
         ...sides({ redemptions: 3 }, { redemptions: 3, limit: 2 }),
+      },
+    ],
+  ],
+  [
+    'the row of a void code says that it was redeemed more often than it may be',
+    async () => {
+      await sql('UPDATE coupons SET redemptions = 3, max_redemptions = 2 WHERE code = $1', voidHeld)
+      await sql('UPDATE book_counters SET redeemed = redeemed + 1 WHERE book_id = $1', book)
+      await world.redis.hincrby(keys.book(shard, book), 'redeemed', 1)
+    },
+    () => [
+      {
+        class: 'CAP_EXCEEDED',
+        code: voidHeld,
+        ...sides({ redemptions: 0 }, { redemptions: 3, limit: 2 }),
       },
     ],
   ],

@@ -92,7 +92,7 @@ export async function startNode(options: {
   dir: string
   log: string
   env: Record<string, string | undefined>
-  /** Nobody waits for it: see src/priority.ts. */
+  /** It shares its machine with those whom buyers wait for: see src/priority.ts. */
   behind?: boolean
 }): Promise<Life> {
   mkdirSync(options.dir, { recursive: true, mode: 0o700 })

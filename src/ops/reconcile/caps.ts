@@ -1,5 +1,6 @@
 import type { Book } from '../../ledger/books.ts'
 import { keys } from '../../store/keys.ts'
+import { isVoid } from '../../store/record.ts'
 import type { Difference } from './report.ts'
 import type { Run } from './settle.ts'
 
@@ -26,8 +27,12 @@ export async function compareCaps(run: Run, book: Book, over: Over): Promise<Dif
   ]
 }
 
-/** Whether a coupon, by its packed record, was redeemed more often than it or its book allows today. */
+/**
+ * Whether a coupon, by its packed record, was redeemed more often than it or its book allows today. That of a
+ * void code does not say: it may be.
+ */
 export function isOver({ max_redemptions_per_user: perUser }: Book, record: string): boolean {
+  if (isVoid(record)) return true
   const [, , , , , times = '0', most = '0'] = record.split('\t', 7)
   const [redeemed, max] = [Number(times), Number(most)]
   return (max > 0 && redeemed > max) || (perUser !== null && redeemed > perUser)
