@@ -225,6 +225,36 @@ test('a pool that is busy is no outage', async () => {
   await Promise.all(busy)
 })
 
+test('connections that went silent, of a PostgreSQL that is there, keep nobody waiting', async () => {
+  const { rows: free } = await world.database.query<{ code: string }>(
+    'SELECT code FROM codes WHERE book_id = $1 AND code <> $2 LIMIT 1',
+    [book, code],
+  )
+  // All that the pool may have: it would open another one.
+  const all = Array.from({ length: world.settings.DATABASE_POOL }, () =>
+    world.database.query('SELECT pg_sleep(0.1)'),
+  )
+  await Promise.all(all)
+  const { rows: backends } = await world.database.query<{ pid: number }>(
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'stampede-api'",
+  )
+  const signal = (name: 'SIGSTOP' | 'SIGCONT') => {
+    for (const { pid } of backends) process.kill(pid, name)
+  }
+  const named = () => post(`coupons/assign/${free[0]!.code}`, { user_id: 'u' })
+  signal('SIGSTOP')
+  try {
+    await sleep(1_100) // nobody has vouched for the key lately
+    expect(await within(3_000, named())).toBe('503 not-ready')
+    // Both together wait no longer than one of them may.
+    expect(await within(3_500, redeem())).toMatch(/^20[02]$/)
+    expect(world.house.deps.durable.away()).toBe(false)
+  } finally {
+    signal('SIGCONT')
+  }
+  expect(word(await named())).toBe('200')
+})
+
 test('a redemption that only Redis knows is never called unknown while Redis cannot be asked', async () => {
   await world.stopWorker()
   const used = await redeem({ durability: 'redis' })

@@ -128,7 +128,9 @@ export function assignBatchRoutes(deps: Deps) {
     if (durable.away() && (await needsPostgres(durable, 'assign', book, level)))
       return { ask: who, refusal: problem('not-ready') }
     const once = key === undefined ? undefined : onceOf(who, 'assign', book.book, key, asked)
-    const ask = askOf(who, 'assign', book.book, context, level, once)
+    // An item's time begins with its turn.
+    const askedAt = performance.now()
+    const ask = askOf(who, 'assign', book.book, context, level, once, askedAt)
     const wanted = item.count ?? 1
     const outcome = await store.assign(book, assignRequest(book, user, wanted, ask), wanted)
     if (!outcome.ok) return { ask, refusal: outcome }

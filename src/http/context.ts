@@ -20,6 +20,8 @@ export type Principal = {
 export type Env = {
   Variables: {
     requestId: string
+    /** When the route began, by performance.now(). */
+    startedAt: number
     /** Of our own span, where spans are made. */
     traceparent: string
     /** What the answer comes to, for /metrics; undefined: done. */

@@ -54,7 +54,7 @@ export type Ask = {
   hash: string
   context: string
   durability: Durability | undefined
-  /** When it came, by performance.now(). */
+  /** When it came, by performance.now(): whoever waited for other things since waits less for the ledger. */
   askedAt: number
 }
 
@@ -79,7 +79,8 @@ export async function readAsk(
     return problem('not-ready')
   const context = factContext(c, who, addressOf)
   if (metadata !== undefined) context.metadata = metadata
-  return { ok: true, ask: askOf(who, verb, place.book, context, level, keyed.once) }
+  const askedAt = c.get('startedAt')
+  return { ok: true, ask: askOf(who, verb, place.book, context, level, keyed.once, askedAt) }
 }
 
 /** The header Durability: when whoever asks wants to be answered. */
@@ -109,11 +110,11 @@ export function askOf(
   context: FactContext,
   durability: Durability | undefined,
   once: Once | undefined,
+  askedAt: number,
 ): Ask {
   const { key, hash } = once ?? { key: '', hash: '' }
   if (once) Object.assign(context, once)
   const text = JSON.stringify(context)
-  const askedAt = performance.now()
   const { request_id: request } = context
   return { verb, book, actor, request, key, hash, context: text, durability, askedAt }
 }
@@ -186,7 +187,8 @@ export function wantedOf<V>({ durable }: Deps, outcome: Outcome<V>, ask: Ask): D
 /** Waits until PostgreSQL holds what was done. */
 export function reach<V>({ durable }: Deps, outcome: Outcome<V>, ask: Ask): Promise<Reached> {
   const { fact, entry } = outcome
-  return fact ? durable.reach(fact, performance.now() - ask.askedAt) : durable.passed(entry)
+  const spentMs = performance.now() - ask.askedAt
+  return fact ? durable.reach(fact, spentMs) : durable.passed(entry, spentMs)
 }
 
 /** The URL that tells what became of what a verb wrote. */

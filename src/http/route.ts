@@ -138,6 +138,7 @@ export function resource(deps: Deps, tag: string): Resource<BlankSchema> {
     const meter = deps.meters.meter(spec.verb ?? tag.toLowerCase(), label)
     const handle = async (c: Context): Promise<Response> => {
       const started = performance.now()
+      c.set('startedAt', started)
       let response: Response
       try {
         response = await run(c)

@@ -1,6 +1,8 @@
 import { LRUCache } from 'lru-cache'
 import { prefixOf } from '../codes.ts'
+import { inTime } from '../deadline.ts'
 import type { Database } from '../ledger/database.ts'
+import { PostgresAway } from '../ledger/presence.ts'
 import { type Problem, problem } from '../problems.ts'
 import type { BookPlace, Store } from '../store/store.ts'
 
@@ -12,6 +14,11 @@ export type Directory = ReturnType<typeof openDirectory>
 
 const codesKept = 200_000
 const booksKept = 50_000
+/**
+ * This stands before every verb of a code in stock, so nobody waits longer for it than for a connection. A
+ * single connection may have gone silent while PostgreSQL is there, and its own time-outs take seconds.
+ */
+const patienceMs = 1_500
 
 type Row = BookFacts & { pushed: boolean }
 const bookFacts = `SELECT shard, book_id AS book, kind, code_prefix AS prefix,
@@ -31,12 +38,16 @@ export function openDirectory(store: Store, database: Database) {
   const epochOf = (shard: number) => store.place.gates[shard]!.epoch
   const since = <P extends BookPlace>(found: P) => ({ ...found, epoch: epochOf(found.shard) })
   const isValid = ({ shard, epoch }: BookPlace & Since) => epoch === epochOf(shard)
+  const ask = async <R extends object>(sql: string, values: unknown[]): Promise<R[]> => {
+    const silent = () => new PostgresAway('PostgreSQL does not say which book it is')
+    return (await inTime(database.query<R>(sql, values), patienceMs, silent)).rows
+  }
 
   async function book(id: string): Promise<BookFacts | Problem> {
     const known = books.get(id)
     if (known && isValid(known)) return known
-    const { rows } = await database.query<Row>(`${bookFacts} WHERE book_id = $1`, [id])
-    return rows[0] ? remember(rows[0]) : problem('book-not-found')
+    const [row] = await ask<Row>(`${bookFacts} WHERE book_id = $1`, [id])
+    return row ? remember(row) : problem('book-not-found')
   }
 
   function remember({ pushed, ...found }: Row): BookFacts | Problem {
@@ -57,7 +68,7 @@ export function openDirectory(store: Store, database: Database) {
     }
     if (unknown.length === 0) return found
     for (const id of unknown) found.set(id, problem('book-not-found'))
-    const { rows } = await database.query<Row>(`${bookFacts} WHERE book_id = ANY ($1)`, [unknown])
+    const rows = await ask<Row>(`${bookFacts} WHERE book_id = ANY ($1)`, [unknown])
     for (const row of rows) found.set(row.book, remember(row))
     return found
   }
@@ -72,7 +83,7 @@ export function openDirectory(store: Store, database: Database) {
     const found =
       (await store.findCode(code).catch(() => undefined)) ??
       (
-        await database.query<BookPlace & { writing?: boolean }>(
+        await ask<BookPlace & { writing?: boolean }>(
           `SELECT b.shard, b.book_id AS book, l.state = 'writing' AS writing
            FROM books b JOIN codes c USING (book_id) LEFT JOIN loads l USING (load_id)
            WHERE c.code = $1
@@ -81,7 +92,7 @@ export function openDirectory(store: Store, database: Database) {
            WHERE code_prefix = $2`,
           [code, prefixOf(code)],
         )
-      ).rows[0]
+      )[0]
     if (!found) return problem('coupon-not-found')
     const { shard, book } = found
     // An import that is still being written may be taken back as a whole.
@@ -106,11 +117,9 @@ export function openDirectory(store: Store, database: Database) {
       const shut = store.place.gates.some((gate) => !gate.open)
       const code = await store.findRedemption(id).catch(() => null)
       if (code) return code
-      const { rows } = await database.query<{ code: string }>(
-        'SELECT code FROM redemptions WHERE redemption_id = $1',
-        [id],
-      )
-      if (rows[0]) return rows[0].code
+      const sql = 'SELECT code FROM redemptions WHERE redemption_id = $1'
+      const [found] = await ask<{ code: string }>(sql, [id])
+      if (found) return found.code
       if (shut || code === null) return { ...problem('not-ready'), retryAfter: 1 }
       return problem('redemption-not-found')
     },

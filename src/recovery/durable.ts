@@ -45,6 +45,8 @@ export function openDurable(
     },
   )
   const waiting = (shard: number) => waiters[shard]!.size + readers[shard]!.size
+  /** How long a request that has taken `spentMs` may still wait for the ledger. */
+  const leftMs = (spentMs: number) => Math.max(0, Math.min(waitMs, waitMs + graceMs - spentMs))
 
   /** The ledger has passed the fact's place, in its own epoch or by a recovery. */
   const isDue = (fact: FactId, epoch: number, watermark: number) =>
@@ -116,14 +118,16 @@ export function openDurable(
      */
     reach(fact: FactId, spentMs: number): Promise<Reached> {
       const late: Reached = 'redis'
-      const left = Math.max(0, Math.min(waitMs, waitMs + graceMs - spentMs))
-      return waitIn(waiters[fact.shard]!, late, (resolve) => ({ fact, resolve }), left)
+      const its = waiters[fact.shard]!
+      return waitIn(its, late, (resolve) => ({ fact, resolve }), leftMs(spentMs))
     },
 
-    /** Waits until the ledger has passed an entry: for answers that wrote nothing, but rest on it. */
-    async passed({ shard, epoch, n }: EntryId & { shard: number }): Promise<Reached> {
-      const level = waitIn(readers[shard]!, false, (resolve) => ({ epoch, n, resolve }))
-      return (await level) ? 'postgres' : 'redis'
+    /** The same until the ledger has passed an entry: for answers that wrote nothing, but rest on it. */
+    async passed(entry: EntryId & { shard: number }, spentMs: number): Promise<Reached> {
+      const { shard, epoch, n } = entry
+      const reader = (resolve: Reader['resolve']) => ({ epoch, n, resolve })
+      const level = await waitIn(readers[shard]!, false, reader, leftMs(spentMs))
+      return level ? 'postgres' : 'redis'
     },
 
     /**
