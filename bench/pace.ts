@@ -14,9 +14,14 @@ export type Paced = {
 
 /** Where a service stalls, more requests than this wait here, and their waiting counts as theirs. */
 const socketsMax = 500
+/** A connection on which nothing happens for so long is closed. */
+const silentMs = 30_000
 
 /** Assigns one code from each book of the plan, in its order and at its pace. */
-export async function pace({ assignUrl, headers }: Client, plan: Plan): Promise<Paced> {
+export async function pace(
+  { assignUrl, headers }: Pick<Client, 'assignUrl'> & { headers: Record<string, string> },
+  plan: Plan,
+): Promise<Paced> {
   const { books, perSecond, userOf } = plan
   const line = openLine(new URL(assignUrl), headers)
   const ms = new Float64Array(books.length)
@@ -63,6 +68,8 @@ function openLine({ hostname, port, host, pathname }: URL, headers: Record<strin
     let under: Asked | undefined
     let got = ''
     const socket = connect({ host: hostname, port: Number(port), noDelay: true })
+    // Sooner than the service does it, so that no request meets a connection that is about to be closed.
+    socket.setTimeout(silentMs, () => socket.destroy())
     // One character a byte, so that lengths are those of the wire.
     socket.setEncoding('latin1')
     sockets.add(socket)
@@ -88,9 +95,17 @@ function openLine({ hostname, port, host, pathname }: URL, headers: Record<strin
       under!.resolve(Buffer.from(body, 'latin1').toString())
       next()
     })
-    const fail = (error: Error) => (under ?? waiting.shift())?.reject(error)
-    socket.on('error', fail)
-    socket.on('close', () => fail(new Error('the service closed a connection')))
+    let why = new Error('the service closed a connection')
+    socket.on('error', (error) => {
+      why = error
+    })
+    socket.on('close', () => {
+      sockets.delete(socket)
+      // Whatever is written to a closed one comes nowhere, and nobody hears of it.
+      const place = idle.indexOf(ask)
+      if (place >= 0) idle.splice(place, 1)
+      else (under ?? waiting.shift())?.reject(why)
+    })
   }
 
   return {
