@@ -17,7 +17,6 @@ export type CompareReport = {
 }
 
 const by = { actor: 'bench', reason: 'an exact comparison' }
-const calmSeconds = 12
 const userOf = (request: number) => `30000000-0000-4000-8000-${String(request).padStart(12, '0')}`
 
 /**
@@ -45,35 +44,30 @@ export async function compare(bench: Bench): Promise<CompareReport> {
   await setIntake(stores, 'open', by)
   say(`exact: ${exact.map((seconds) => seconds.toFixed(1)).join(', ')} s`)
 
-  const perSecond = options.salePace
-  const seconds = options.saleSeconds
+  const { salePace: perSecond, calmSeconds } = options
+  const seconds = Math.min(options.saleSeconds, Math.floor(options.large / 2 / perSecond))
   const books = Array(perSecond * seconds).fill(book.id)
-  const calmFrom = cpuTimes(bench.pids)
-  const calm = await pace(client, {
-    books: books.slice(0, perSecond * calmSeconds),
-    perSecond,
-    userOf,
-  })
-  const calmTo = cpuTimes(bench.pids)
-  const sale = pace(client, { books, perSecond, userOf: (i) => userOf(1_000_000 + i) })
   const begun = performance.now()
-  await sleep(500)
-  const from = (performance.now() - begun) / 1000
+  const sinceBegun = () => (performance.now() - begun) / 1000
+  const sale = pace(client, { books, perSecond, userOf })
+  const calmFrom = cpuTimes(bench.pids)
+  await sleep(calmSeconds * 1_000)
+  const from = sinceBegun()
   const liveFrom = cpuTimes(bench.pids)
   const live = await compared()
   const liveTo = cpuTimes(bench.pids)
-  const to = (performance.now() - begun) / 1000
+  const to = sinceBegun()
   const { ms, refused } = await sale
-  const p99 = (some: Float64Array) => some.toSorted()[Math.ceil(some.length * 0.99) - 1]!
-  // Without the second in which the connections are made.
-  const alone = p99(calm.ms.slice(perSecond))
-  const beside = p99(ms.slice(Math.floor(from * perSecond), Math.min(ms.length, to * perSecond)))
+  const within = (a: number, b: number) => ms.slice(Math.floor(a * perSecond), b * perSecond)
+  // Without the second in which the connections are made, and the one in which the comparison ends.
+  const alone = p99([...within(1, from), ...within(to + 1, seconds)])
+  const beside = p99(within(from, to))
   for (const [code, count] of Object.entries(refused)) differences.push(`${count} x ${code}`)
   if (to > seconds) differences.push(`the sale of ${seconds} s was over before the comparison`)
   say(
     `live at ${perSecond}/s: ${live.toFixed(1)} s; p99 ${alone.toFixed(1)} ms alone, ${beside.toFixed(1)} ms beside it`,
   )
-  const use = { alone: cores(calmFrom, calmTo), beside: cores(liveFrom, liveTo) }
+  const use = { alone: cores(calmFrom, liveFrom), beside: cores(liveFrom, liveTo) }
   for (const [when, used] of Object.entries(use)) say(`cores, ${when}: ${told(used)}`)
   return {
     ...{ rounds: [round], differences, cores: use },
@@ -83,6 +77,11 @@ export async function compare(bench: Bench): Promise<CompareReport> {
       target('p99 of assign beside it / alone', beside / alone, 'at most', 2),
     ],
   }
+}
+
+const p99 = (some: Iterable<number>) => {
+  const all = Float64Array.from(some).sort()
+  return all[Math.ceil(all.length * 0.99) - 1]!
 }
 
 const cores = (before: CpuTimes | undefined, after: CpuTimes | undefined) =>

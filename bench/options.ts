@@ -42,9 +42,10 @@ export type Options = {
   flushedSeconds: number
   /** How often a sale is drained. */
   drains: number
-  /** Assignments a second, and seconds, of the sale beside which both stores are compared. */
+  /** Assignments a second, and seconds, of the sale beside which both stores are compared after `calmSeconds`. */
   salePace: number
   saleSeconds: number
+  calmSeconds: number
   /** Codes of the large book, and how many small books of how many codes it is compared with. */
   large: number
   small: number
@@ -64,7 +65,8 @@ const full = {
   flushedSeconds: 20,
   drains: 20,
   salePace: 5_000,
-  saleSeconds: 80,
+  saleSeconds: 95,
+  calmSeconds: 20,
   large: 1_000_000,
   small: 1_000,
   smallBooks: 20,
@@ -80,7 +82,8 @@ const short: typeof full = {
   flushedSeconds: 4,
   drains: 2,
   salePace: 200,
-  saleSeconds: 6,
+  saleSeconds: 8,
+  calmSeconds: 2,
   large: 20_000,
   small: 100,
   smallBooks: 3,

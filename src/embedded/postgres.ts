@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, openSync, readFileSync } from 'node:fs'
+import { totalmem } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { standBack } from '../priority.ts'
@@ -43,13 +44,22 @@ export interface PrivatePostgres {
 
 const recoveryMs = 120_000 // after a crash it reads its log first
 
+/**
+ * A quarter of the memory that we may have, as its manual says, and 1 GB at most: a million codes, half of them
+ * assigned, are 600 MB. What does not fit is written out and read again, page by page, by whoever reads next.
+ */
+function buffersMb(): number {
+  const all = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY)
+  return Math.floor(Math.min(all / 4, 2 ** 30) / 2 ** 20)
+}
+
 /** Two cores, shared with Redis and Node. */
 const settings = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   max_connections: '100',
-  shared_buffers: '256MB',
-  effective_cache_size: '1GB',
+  shared_buffers: `${buffersMb()}MB`,
+  effective_cache_size: `${2 * buffersMb()}MB`,
   work_mem: '16MB',
   maintenance_work_mem: '128MB',
   max_wal_size: '2GB',
