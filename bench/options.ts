@@ -66,7 +66,7 @@ const full = {
   drains: 20,
   salePace: 5_000,
   saleSeconds: 95,
-  calmSeconds: 20,
+  calmSeconds: 30,
   large: 1_000_000,
   small: 1_000,
   smallBooks: 20,

@@ -44,7 +44,11 @@ export async function pace(
   const all: Promise<void>[] = []
   for (const start = performance.now(); all.length < books.length; await sleep(1)) {
     const due = Math.ceil(((performance.now() - start) / 1000) * perSecond)
-    while (all.length < Math.min(due, books.length)) all.push(assign(all.length))
+    while (all.length < Math.min(due, books.length)) {
+      const one = assign(all.length)
+      one.catch(() => {}) // heard below, once all are asked
+      all.push(one)
+    }
   }
   await Promise.all(all)
   line.close()

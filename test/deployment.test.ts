@@ -364,7 +364,7 @@ describe('docker-compose.yml', () => {
   test('interpolates nothing by accident', () => {
     const body = text('docker-compose.yml').replaceAll(/^\s*#.*$/gm, '')
     const found = body.replaceAll('$$', '').match(/\$\{?\w*/g)
-    expect(found).toEqual(['${STAMPEDE_ADDRESS', '${PORT'])
+    expect(found).toEqual(['${POSTGRES_SHARED_BUFFERS', '${STAMPEDE_ADDRESS', '${PORT'])
   })
 
   test('checks the health of whatever keeps running, and lets what depends on it wait', () => {

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { type IncomingMessage, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { from as copyFrom } from 'pg-copy-streams'
@@ -246,13 +248,59 @@ test('connections that went silent, of a PostgreSQL that is there, keep nobody w
   try {
     await sleep(1_100) // nobody has vouched for the key lately
     expect(await within(3_000, named())).toBe('503 not-ready')
-    // Both together wait no longer than one of them may.
-    expect(await within(3_500, redeem())).toMatch(/^20[02]$/)
     expect(world.house.deps.durable.away()).toBe(false)
   } finally {
     signal('SIGCONT')
   }
   expect(word(await named())).toBe('200')
+})
+
+describe('what is taken off the time to wait for the ledger', () => {
+  const spentMs = async (work: () => Promise<unknown>) => {
+    const reach = vi.spyOn(world.house.deps.durable, 'reach')
+    await work()
+    const [, spent] = reach.mock.lastCall!
+    reach.mockRestore()
+    return spent
+  }
+
+  test('what the request has waited for before, such as its book', async () => {
+    const { rows } = await world.database.query<{ code: string }>(
+      'SELECT code FROM codes WHERE book_id = $1 AND code <> $2 LIMIT 1',
+      [book, code],
+    )
+    const holder = new pg.Client({ connectionString: world.settings.DATABASE_URL })
+    await holder.connect()
+    await holder.query('BEGIN; LOCK TABLE codes IN ACCESS EXCLUSIVE MODE')
+    const spent = await spentMs(async () => {
+      const asked = post(
+        `coupons/assign/${rows[0]!.code}`,
+        { user_id: 'u' },
+        { durability: 'postgres' },
+      )
+      await sleep(700)
+      await holder.query('COMMIT')
+      expect(word(await asked)).toBe('200')
+    })
+    await holder.end()
+    expect(spent).toBeGreaterThan(600)
+  })
+
+  test('not how long its client took to send it', async () => {
+    const spent = await spentMs(async () => {
+      const asked = request(`${world.base}/api/v1/coupons/redeem/${code}`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${world.service}`, 'content-type': 'application/json' },
+      })
+      asked.write('{"user_id":')
+      await sleep(700)
+      asked.end('"u"}')
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      response.resume()
+      expect(response.statusCode).toBe(200)
+    })
+    expect(spent).toBeLessThan(500)
+  })
 })
 
 test('a redemption that only Redis knows is never called unknown while Redis cannot be asked', async () => {

@@ -50,7 +50,7 @@ const recoveryMs = 120_000 // after a crash it reads its log first
  */
 function buffersMb(): number {
   const all = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY)
-  return Math.floor(Math.min(all / 4, 2 ** 30) / 2 ** 20)
+  return Math.max(128, Math.floor(Math.min(all / 4, 2 ** 30) / 2 ** 20))
 }
 
 /** Two cores, shared with Redis and Node. */
@@ -78,6 +78,7 @@ const fastSettings = {
   // Tests open several installations at once, each with the pools of all its processes.
   max_connections: '300',
   shared_buffers: '128MB',
+  effective_cache_size: '1GB',
   wal_level: 'minimal',
   max_wal_senders: '0',
 }

@@ -20,7 +20,7 @@ export type Principal = {
 export type Env = {
   Variables: {
     requestId: string
-    /** When the route began, by performance.now(). */
+    /** When the route began, by performance.now(), later by as long as the body took to arrive. */
     startedAt: number
     /** Of our own span, where spans are made. */
     traceparent: string

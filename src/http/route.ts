@@ -224,7 +224,10 @@ function runner(
       input.query = parsed.data
     }
     if (body !== undefined) {
+      const begun = performance.now()
       const read = await readBody(c, spec.bodyOptional === true, spec.bodyLimit)
+      // What a slow client takes to send it is none of our time.
+      c.set('startedAt', c.get('startedAt') + performance.now() - begun)
       if (!read.ok) return problemResponse(c, read)
       const parsed = body.safeParse(read.value)
       if (!parsed.success) return problemResponse(c, invalidRequest(parsed.error))

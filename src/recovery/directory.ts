@@ -36,24 +36,28 @@ export function openDirectory(store: Store, database: Database) {
   const books = new LRUCache<string, BookFacts & Since>({ max: booksKept })
   const codes = new LRUCache<string, BookPlace & Since>({ max: codesKept })
   const epochOf = (shard: number) => store.place.gates[shard]!.epoch
-  const since = <P extends BookPlace>(found: P) => ({ ...found, epoch: epochOf(found.shard) })
+  const epochs = () => store.place.gates.map(({ epoch }) => epoch)
   const isValid = ({ shard, epoch }: BookPlace & Since) => epoch === epochOf(shard)
-  const ask = async <R extends object>(sql: string, values: unknown[]): Promise<R[]> => {
-    const silent = () => new PostgresAway('PostgreSQL does not say which book it is')
-    return (await inTime(database.query<R>(sql, values), patienceMs, silent)).rows
-  }
+  /** Whoever is told nothing in time may ask again: what comes late is remembered all the same. */
+  const soon = <T>(answer: Promise<T>) =>
+    inTime(answer, patienceMs, () => new PostgresAway('PostgreSQL does not answer'))
 
   async function book(id: string): Promise<BookFacts | Problem> {
     const known = books.get(id)
-    if (known && isValid(known)) return known
-    const [row] = await ask<Row>(`${bookFacts} WHERE book_id = $1`, [id])
-    return row ? remember(row) : problem('book-not-found')
+    return known && isValid(known) ? known : soon(findBook(id))
   }
 
-  function remember({ pushed, ...found }: Row): BookFacts | Problem {
+  async function findBook(id: string): Promise<BookFacts | Problem> {
+    const asOf = epochs()
+    const { rows } = await database.query<Row>(`${bookFacts} WHERE book_id = $1`, [id])
+    return rows[0] ? remember(rows[0], asOf) : problem('book-not-found')
+  }
+
+  /** `asOf`: epochs from before PostgreSQL was asked. The answer may come when there are others. */
+  function remember({ pushed, ...found }: Row, asOf: number[]): BookFacts | Problem {
     // Redis has never had it: asking there would look like a loss. Its push is on the way.
     if (!pushed) return { ...problem('not-ready'), retryAfter: 1 }
-    books.set(found.book, since(found))
+    books.set(found.book, { ...found, epoch: asOf[found.shard]! })
     return found
   }
 
@@ -68,9 +72,14 @@ export function openDirectory(store: Store, database: Database) {
     }
     if (unknown.length === 0) return found
     for (const id of unknown) found.set(id, problem('book-not-found'))
-    const rows = await ask<Row>(`${bookFacts} WHERE book_id = ANY ($1)`, [unknown])
-    for (const row of rows) found.set(row.book, remember(row))
+    for (const one of await soon(findBooks(unknown))) found.set(one.id, one.book)
     return found
+  }
+
+  async function findBooks(ids: string[]) {
+    const asOf = epochs()
+    const { rows } = await database.query<Row>(`${bookFacts} WHERE book_id = ANY ($1)`, [ids])
+    return rows.map((row) => ({ id: row.book, book: remember(row, asOf) }))
   }
 
   /**
@@ -80,24 +89,35 @@ export function openDirectory(store: Store, database: Database) {
   async function bookOfCode(code: string): Promise<BookPlace | Problem> {
     const known = codes.get(code)
     if (known && isValid(known)) return known
-    const found =
-      (await store.findCode(code).catch(() => undefined)) ??
-      (
-        await ask<BookPlace & { writing?: boolean }>(
-          `SELECT b.shard, b.book_id AS book, l.state = 'writing' AS writing
-           FROM books b JOIN codes c USING (book_id) LEFT JOIN loads l USING (load_id)
-           WHERE c.code = $1
-           UNION ALL
-           SELECT shard, book_id, false FROM books
-           WHERE code_prefix = $2`,
-          [code, prefixOf(code)],
-        )
-      )[0]
-    if (!found) return problem('coupon-not-found')
-    const { shard, book } = found
+    const held = await store.findCode(code).catch(() => undefined)
+    return held ? rememberCode(code, held, epochOf(held.shard)) : soon(findFree(code))
+  }
+
+  async function findFree(code: string): Promise<BookPlace | Problem> {
+    const asOf = epochs()
+    const { rows } = await database.query<BookPlace & { writing: boolean }>(
+      `SELECT b.shard, b.book_id AS book, coalesce(l.state = 'writing', false) AS writing
+       FROM books b JOIN codes c USING (book_id) LEFT JOIN loads l USING (load_id)
+       WHERE c.code = $1
+       UNION ALL
+       SELECT shard, book_id, false FROM books
+       WHERE code_prefix = $2`,
+      [code, prefixOf(code)],
+    )
+    if (!rows[0]) return problem('coupon-not-found')
+    const { writing, shard, book } = rows[0]
     // An import that is still being written may be taken back as a whole.
-    if (!('writing' in found && found.writing)) codes.set(code, since({ shard, book }))
+    return writing ? { shard, book } : rememberCode(code, { shard, book }, asOf[shard]!)
+  }
+
+  function rememberCode(code: string, { shard, book }: BookPlace, asOf: number): BookPlace {
+    codes.set(code, { shard, book, epoch: asOf })
     return { shard, book }
+  }
+
+  async function findRedeemed(id: string): Promise<string | undefined> {
+    const sql = 'SELECT code FROM redemptions WHERE redemption_id = $1'
+    return (await database.query<{ code: string }>(sql, [id])).rows[0]?.code
   }
 
   return {
@@ -110,16 +130,15 @@ export function openDirectory(store: Store, database: Database) {
      */
     learn(code: string, place: BookPlace): void {
       const known = books.peek(place.book)
-      codes.set(code, known && isValid(known) ? known : since(place))
+      codes.set(code, known && isValid(known) ? known : { ...place, epoch: epochOf(place.shard) })
     },
     /** PostgreSQL may not have it yet: where Redis cannot be asked, nobody can say that there is none. */
     async codeOfRedemption(id: string): Promise<string | Problem> {
       const shut = store.place.gates.some((gate) => !gate.open)
       const code = await store.findRedemption(id).catch(() => null)
       if (code) return code
-      const sql = 'SELECT code FROM redemptions WHERE redemption_id = $1'
-      const [found] = await ask<{ code: string }>(sql, [id])
-      if (found) return found.code
+      const found = await soon(findRedeemed(id))
+      if (found) return found
       if (shut || code === null) return { ...problem('not-ready'), retryAfter: 1 }
       return problem('redemption-not-found')
     },
