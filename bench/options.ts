@@ -42,7 +42,7 @@ export type Options = {
   flushedSeconds: number
   /** How often a sale is drained. */
   drains: number
-  /** Assignments a second, and seconds, of the sale beside which both stores are compared after `calmSeconds`. */
+  /** Assignments a second, and seconds, of the sale beside which both stores are compared, each time after `calmSeconds`. */
   salePace: number
   saleSeconds: number
   calmSeconds: number
@@ -66,7 +66,7 @@ const full = {
   drains: 20,
   salePace: 5_000,
   saleSeconds: 95,
-  calmSeconds: 30,
+  calmSeconds: 12,
   large: 1_000_000,
   small: 1_000,
   smallBooks: 20,

@@ -8,7 +8,8 @@ const againMs = 200
 
 /**
  * Lets a process that was started in a session of its own, and whatever it starts, stand behind the others
- * of this machine. Nobody who buys at `redis` level waits for it: the journal keeps what was sold until
+ * of this machine; what begins a session for itself, as PostgreSQL's back ends do, only where sessions do not
+ * count. Nobody who buys at `redis` level waits for it: the journal keeps what was sold until
  * PostgreSQL has it. Where it cannot be done it is not done.
  */
 export function standBack(pid: number): void {
