@@ -4,7 +4,13 @@ import type { Acknowledged } from './answers.ts'
 import type { Client } from './client.ts'
 
 /** Sent `perSecond`, whether or not earlier ones are answered: nothing queues behind a slow one. */
-export type Plan = { books: string[]; perSecond: number; userOf: (request: number) => string }
+export type Plan = {
+  books: string[]
+  perSecond: number
+  userOf: (request: number) => string
+  /** Who was told which code is not kept: what half a million answers leave makes the collector of garbage stall us. */
+  forgets?: boolean
+}
 export type Paced = {
   /** Of every request, in the order of the plan. */
   ms: Float64Array
@@ -22,7 +28,7 @@ export async function pace(
   { assignUrl, headers }: Pick<Client, 'assignUrl'> & { headers: Record<string, string> },
   plan: Plan,
 ): Promise<Paced> {
-  const { books, perSecond, userOf } = plan
+  const { books, perSecond, userOf, forgets } = plan
   const line = openLine(new URL(assignUrl), headers)
   const ms = new Float64Array(books.length)
   const acknowledged = new Map<string, Acknowledged[]>(books.map((book) => [book, []]))
@@ -37,20 +43,22 @@ export async function pace(
     ms[i] = performance.now() - start
     const answer = JSON.parse(text)
     const code: string | undefined = answer.coupons?.[0].code
-    if (code) acknowledged.get(book_id)!.push({ code, user: user_id })
+    if (code) forgets || acknowledged.get(book_id)!.push({ code, user: user_id })
     else refused[answer.code] = (refused[answer.code] ?? 0) + 1
   }
 
-  const all: Promise<void>[] = []
-  for (const start = performance.now(); all.length < books.length; await sleep(1)) {
+  const { promise: answered, resolve, reject } = Promise.withResolvers<void>()
+  answered.catch(() => {}) // heard below, once all are asked
+  let left = books.length
+  let asked = 0
+  for (const start = performance.now(); asked < books.length; await sleep(1)) {
     const due = Math.ceil(((performance.now() - start) / 1000) * perSecond)
-    while (all.length < Math.min(due, books.length)) {
-      const one = assign(all.length)
-      one.catch(() => {}) // heard below, once all are asked
-      all.push(one)
-    }
+    while (asked < Math.min(due, books.length))
+      assign(asked++).then(() => {
+        if (--left === 0) resolve()
+      }, reject)
   }
-  await Promise.all(all)
+  await answered
   line.close()
   return { ms, acknowledged, refused }
 }
