@@ -8,7 +8,7 @@ export type Plan = {
   books: string[]
   perSecond: number
   userOf: (request: number) => string
-  /** Who was told which code is not kept: what half a million answers leave makes the collector of garbage stall us. */
+  /** Who was told which code is not kept: half a million answers are work for the collector of garbage. */
   forgets?: boolean
 }
 export type Paced = {
