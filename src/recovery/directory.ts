@@ -13,6 +13,8 @@ export type BookFacts = BookPlace & { kind: 'codes' | 'counter'; prefix: string 
 export type Directory = ReturnType<typeof openDirectory>
 
 const codesKept = 200_000
+/** A map of 200,000 that old ones leave as new ones come is made anew every so often, and all wait for that: 50 ms. */
+const drawers = 64
 const booksKept = 50_000
 /**
  * This stands before every verb of a code in stock, so nobody waits longer for it than for a connection. A
@@ -27,6 +29,26 @@ const bookFacts = `SELECT shard, book_id AS book, kind, code_prefix AS prefix,
 /** In which epoch it was found. */
 type Since = { epoch: number }
 
+/** Codes and where they belong, the oldest forgotten first: of each drawer, which is chosen by the code. */
+function openDrawers() {
+  const all = Array.from(
+    { length: drawers },
+    () => new LRUCache<string, BookPlace & Since>({ max: Math.ceil(codesKept / drawers) }),
+  )
+  const of = (code: string) => {
+    let hash = 0
+    for (let c = 0; c < code.length; c++) hash = (Math.imul(hash, 31) + code.charCodeAt(c)) | 0
+    return all[(hash ^ (hash >>> 16)) & (drawers - 1)]!
+  }
+  return {
+    get: (code: string) => of(code).get(code),
+    set(code: string, place: BookPlace & Since): void {
+      // A piece of a reply would keep the whole reply in memory.
+      of(code).set(Buffer.from(code).toString(), place)
+    },
+  }
+}
+
 /**
  * Both mappings never change, so what was found once is kept; that something is missing is never
  * kept, because it may come into being any moment. A recovery may have gone by a PostgreSQL that does
@@ -34,7 +56,7 @@ type Since = { epoch: number }
  */
 export function openDirectory(store: Store, database: Database) {
   const books = new LRUCache<string, BookFacts & Since>({ max: booksKept })
-  const codes = new LRUCache<string, BookPlace & Since>({ max: codesKept })
+  const codes = openDrawers()
   const epochOf = (shard: number) => store.place.gates[shard]!.epoch
   const epochs = () => store.place.gates.map(({ epoch }) => epoch)
   const isValid = ({ shard, epoch }: BookPlace & Since) => epoch === epochOf(shard)
