@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type Database, openDatabase } from '../src/ledger/database.ts'
 import { heldPages, holders, stockPages } from '../src/ops/reconcile/postgres.ts'
 import { makeDatabase } from './house.ts'
@@ -110,11 +111,34 @@ describe('heldPages', () => {
   test('gives whatever stands there as it is: COPY escapes some of it', async () => {
     await hold('A\\B', odd)
     await hold('VOID', '')
-    expect((await gather(heldPages(database, book))).flat()).toEqual([
+    expect((await gather(heldPages(database, book, false))).flat()).toEqual([
       ...['A\\B', `${book}\t${odd}\t1\t1500\t2000\t0\t5\t\t`],
       ...['VOID', `${book}\t`],
     ])
-    expect((await gather(holders(database, book))).flat()).toEqual([odd, '1'])
+    expect((await gather(holders(database, book, false))).flat()).toEqual([odd, '1'])
+  })
+
+  test('gives each coupon of a large book once, in more than one statement, and none of another book', async () => {
+    const [large, other] = [randomUUID(), randomUUID()]
+    // By turns, so that they lie in the same pages of the table.
+    await database.query(
+      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
+       SELECT 'P' || lpad(g::text, 7, '0'), CASE g % 4 WHEN 0 THEN $2 ELSE $1 END::uuid, 'u' || g, 1, 0, 1, now(), now()
+       FROM generate_series(1, 320000) AS g`,
+      [large, other],
+    )
+    const asked = vi.spyOn(pg.Client.prototype, 'query')
+    for (const exact of [true, false]) {
+      const codes = (await gather(heldPages(database, large, exact)))
+        .flat()
+        .filter((_, i) => i % 2 === 0)
+      expect(codes).toHaveLength(240_000)
+      expect(new Set(codes).size).toBe(240_000)
+    }
+    const statements = asked.mock.calls.filter(([sql]) => String(sql).startsWith('BEGIN'))
+    asked.mockRestore()
+    expect(statements.length).toBeGreaterThan(2)
+    await database.query('DELETE FROM coupons WHERE book_id = ANY ($1)', [[large, other]])
   })
 
   test('leaves nothing behind, also where it is not read to its end', async () => {
@@ -122,7 +146,7 @@ describe('heldPages', () => {
       process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length
     await database.query('SELECT 1')
     const before = timers()
-    await gather(heldPages(database, book))
+    await gather(heldPages(database, book, false))
     expect(timers()).toBe(before)
     for (let u = 0; u < 30; u++)
       await database.query(
@@ -130,7 +154,7 @@ describe('heldPages', () => {
        SELECT 'U' || $2 || '-' || g, $1, 'user ' || $2 || ' ' || g, 1, 0, 1, now(), now() FROM generate_series(1, 1000) AS g`,
         [book, String(u)],
       )
-    for await (const some of holders(database, book)) {
+    for await (const some of holders(database, book, false)) {
       expect(some.length).toBeGreaterThan(1)
       break
     }
@@ -144,7 +168,7 @@ describe('heldPages', () => {
        SELECT 'L' || g, $1, repeat('long', 100) || g, 1, 0, 1, now(), now() FROM generate_series(1, 60000) AS g`,
       [book],
     )
-    const all = holders(database, book)
+    const all = holders(database, book, false)
     expect((await all.next()).done).toBe(false)
     const other = openDatabase(url, 1, 'other')
     await other.query(

@@ -3,15 +3,16 @@ import { aside, counts } from '../../ledger/aside.ts'
 import type { Book } from '../../ledger/books.ts'
 import { type Database, transaction } from '../../ledger/database.ts'
 import type { ShardRow } from '../../ledger/shards.ts'
+import { paceMs } from './pace.ts'
 import type { Difference } from './report.ts'
 import type { Run } from './settle.ts'
 import type { StoredFact } from './story.ts'
 import type { Lacking } from './suspects.ts'
 
-/** Facts of the ledger that are looked at in one statement: a sale must not wait for a long one. */
-const factsPerPage = 10_000
-const samplePercent = 0.5
-const placesPerPage = 50_000
+/** Facts of the ledger that are looked at in one statement, and places: a sale must not wait for a long one. */
+const factsPerPage = (exact: boolean) => (exact ? 10_000 : 1_000)
+const placesPerPage = (exact: boolean) => (exact ? 50_000 : 3_000)
+const samplePercent = 4
 
 type Place = Pick<StoredFact, 'epoch' | 'n' | 'i'>
 /** Places where facts are missing: all after one fact and before the next. */
@@ -27,10 +28,11 @@ export async function readSequence(run: Run, row: ShardRow): Promise<Sequence> {
   const { shard, checkpointEpoch, checkpoint } = row
   const all: Sequence = { stored: 0, facts: 0, gaps: [] }
   let last: Place = { epoch: -1, n: 0, i: 0 }
+  const perPage = placesPerPage(run.exact)
   for (;;) {
     const { rows } = await run.database.query<PlacesPage>(sequenceSql, [
       ...[shard, last.epoch, last.n, last.i],
-      ...[checkpointEpoch, checkpoint],
+      ...[checkpointEpoch, checkpoint, perPage],
     ])
     const page = rows[0]!
     all.stored += page.stored
@@ -38,8 +40,8 @@ export async function readSequence(run: Run, row: ShardRow): Promise<Sequence> {
     for (const [after, before] of page.gaps)
       all.gaps.push({ shard, after: after!.epoch < 0 ? null : after!, before: before! })
     if (page.last) last = page.last
-    if (page.facts < placesPerPage) break
-    await run.breathe()
+    if (page.facts < perPage) break
+    await run.breathe(page.facts * paceMs.place)
   }
   const isWhole = checkpoint === 0 || (last.epoch === checkpointEpoch && last.n === checkpoint)
   if (!isWhole) all.gaps.push({ shard, after: last.epoch < 0 ? null : last, before: null })
@@ -53,14 +55,14 @@ const sequenceSql = `WITH page AS (
       (SELECT epoch, n, i, 1 AS stored FROM ledger
        WHERE shard = $1 AND (epoch, n, i) > ($2::bigint, $3::bigint, $4::int)
          AND (epoch, n) <= ($5::bigint, $6::bigint)
-       ORDER BY epoch, n, i LIMIT ${placesPerPage})
+       ORDER BY epoch, n, i LIMIT $7::int)
       UNION ALL
       (SELECT epoch, n, i, 0 FROM ${aside} AS a
        WHERE shard = $1 AND (epoch, n, i) > ($2::bigint, $3::bigint, $4::int)
          AND (epoch, n) <= ($5::bigint, $6::bigint) AND NOT EXISTS
            (SELECT FROM ledger l WHERE l.shard = a.shard AND l.epoch = a.epoch AND l.n = a.n AND l.i = a.i)
-       ORDER BY epoch, n, i LIMIT ${placesPerPage})) AS places
-    ORDER BY epoch, n, i LIMIT ${placesPerPage}),
+       ORDER BY epoch, n, i LIMIT $7::int)) AS places
+    ORDER BY epoch, n, i LIMIT $7::int),
   walk AS (
     SELECT *, lag(epoch, 1, $2::bigint) OVER w AS its_epoch, lag(n, 1, $3::bigint) OVER w AS its_n,
       lag(i, 1, $4::int) OVER w AS its_i, lead(i) OVER w IS NULL AS is_last
@@ -115,7 +117,7 @@ export async function compareLedger(run: Run, book: Book | undefined): Promise<v
         run.suspects.add({ shard, book: home, code, digested: true })
     }
     await run.suspects.relieve(run)
-    await run.breathe()
+    await run.breathe(factsPerPage(run.exact) * paceMs.fact)
     if (upto !== null) after = upto
   }
 }
@@ -124,8 +126,8 @@ export async function compareLedger(run: Run, book: Book | undefined): Promise<v
  * Codes with which pages of facts end, in order; the last page has no such end. From a sample of the ledger,
  * because it does not matter how long they are exactly, and to count them takes as long as half of the rest.
  */
-async function endsOfPages({ database }: Run, { first, last }: Range) {
-  const perPage = (factsPerPage * samplePercent) / 100
+async function endsOfPages({ database, exact }: Run, { first, last }: Range) {
+  const perPage = (factsPerPage(exact) * samplePercent) / 100
   const { rows } = await database.query<{ code: string }>(
     `SELECT code FROM (SELECT code, row_number() OVER (ORDER BY code) AS place
        FROM ledger TABLESAMPLE SYSTEM (${samplePercent})

@@ -4,6 +4,7 @@ import { keys } from '../../store/keys.ts'
 import { isVoid } from '../../store/record.ts'
 import { isOver, overRedeemed, overToday } from './caps.ts'
 import { type Lock, liveLock, misguarded, openClock } from './locks.ts'
+import { paceMs } from './pace.ts'
 import { heldPages, holders, stockPages } from './postgres.ts'
 import { enough, perStep, type Run, readAhead, slices } from './settle.ts'
 
@@ -17,12 +18,13 @@ export async function relieve(run: Run): Promise<void> {
 /** Compares a hash in Redis with PostgreSQL's pages of its fields and values. */
 async function compareHash(
   run: Run,
+  kind: 'coupon' | 'user' | 'redemption',
   key: string,
   pages: AsyncIterable<string[]>,
   visit: (field: string, value: string, isSame: boolean) => void,
   afterStep: () => Promise<void> = async () => {},
 ): Promise<void> {
-  const steps = fetchSteps(run, pages, async (fields) => run.redis.hmget(key, ...fields))
+  const steps = fetchSteps(run, kind, pages, async (fields) => run.redis.hmget(key, ...fields))
   for await (const { fields, values, found } of ahead(run, steps)) {
     for (const [f, field] of fields.entries()) {
       const [value, inRedis] = [values[f]!, found[f]]
@@ -41,16 +43,17 @@ const ahead = <T>({ exact }: Run, some: AsyncIterable<T>) => (exact ? readAhead(
 /** Fields and values of PostgreSQL's pages, so many at a time, with what Redis has of these fields. */
 async function* fetchSteps<T>(
   run: Run,
+  kind: keyof typeof paceMs,
   pages: AsyncIterable<string[]>,
   fetch: (fields: string[]) => Promise<T>,
 ) {
   for await (const page of ahead(run, pages)) {
-    await run.breathe()
+    await run.breathe(0)
     for (const flat of slices(page, 2 * perStep)) {
       const fields = flat.filter((_, f) => f % 2 === 0)
       const values = flat.filter((_, f) => f % 2 === 1)
       yield { fields, values, found: await fetch(fields) }
-      await run.breathe()
+      await run.breathe(fields.length * paceMs[kind])
     }
   }
 }
@@ -70,8 +73,9 @@ export async function compareCoupons(run: Run, book: Book) {
   )
   await compareHash(
     run,
+    'coupon',
     keys.coupons(shard),
-    heldPages(run.database, book_id),
+    heldPages(run.database, book_id, run.exact),
     (code, record, isSame) => {
       records++
       if (!isVoid(record)) coupons++
@@ -113,7 +117,7 @@ export async function compareStock(run: Run, { shard, book_id }: Book) {
       yield pairs
     }
   }
-  const steps = fetchSteps(run, pages(), (some) =>
+  const steps = fetchSteps(run, 'code', pages(), (some) =>
     Promise.all([redis.smismember(stock, ...some), isMixed ? redis.hmget(uses, ...some) : []]),
   )
   for await (const { fields, values, found } of ahead(run, steps)) {
@@ -132,7 +136,7 @@ export async function compareStock(run: Run, { shard, book_id }: Book) {
 export async function compareRedemptions(run: Run, { shard, book_id }: Book): Promise<number> {
   let redemptions = 0
   const pages = redemptionsOf(run.database, book_id)
-  await compareHash(run, keys.redemptions(shard), pages, (id, _, isSame) => {
+  await compareHash(run, 'redemption', keys.redemptions(shard), pages, (id, _, isSame) => {
     redemptions++
     if (!isSame) run.redemptions.add(id, { shard, book: book_id, id })
   })
@@ -153,7 +157,9 @@ export async function compareUsers(run: Run, book: Book) {
     if (!isSame) run.users.add(`${book_id} ${user}`, { shard, book: book_id, user })
     if (limit !== null && Number(held) > limit) over.add(user)
   }
-  await compareHash(run, key, holders(run.database, book_id), note, () => over.relieve())
+  await compareHash(run, 'user', key, holders(run.database, book_id, run.exact), note, () =>
+    over.relieve(),
+  )
   return { users, over: over.all }
 }
 

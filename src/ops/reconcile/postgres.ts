@@ -2,10 +2,18 @@ import pg, { type Submittable } from 'pg'
 import { to as copyTo } from 'pg-copy-streams'
 import type { Database, Transaction } from '../../ledger/database.ts'
 
-/** PostgreSQL's side in bulk: pages by key, each a statement of its own, packed into one text. */
-const pageSize = 10_000
+/**
+ * PostgreSQL's side in bulk: pages by key, each a statement of its own. During a sale they are small, and long
+ * statements take naps: whoever takes a core for longer than some milliseconds makes the sale queue behind it.
+ */
+const pageSize = (exact: boolean) => (exact ? 10_000 : 2_000)
+/** SQL: true, but of so many rows once only after a nap. */
+const napping = (rows: number) => `(random() > ${1 / rows} OR pg_sleep(0.004) IS NOT NULL)`
+/** Coupons of a book that are read in one statement, about. */
+const couponsPerPage = 100_000
+const samplePercent = 2
 /** Lines of a COPY are handed on when there are so many bytes of them. */
-const bite = 500_000
+const bite = 150_000
 const aDayMs = 86_400_000
 const quoted = pg.escapeLiteral
 
@@ -83,27 +91,49 @@ async function page(database: Database, sql: string): Promise<string[]> {
   return all
 }
 
-/** Coupons of a book, and its void codes: code, packed record, code, packed record, ... */
-export async function* heldPages(database: Database, book: string): AsyncGenerator<string[]> {
+/**
+ * Coupons of a book, and its void codes: code, packed record, code, packed record, ... Many at a time, as
+ * they lie in the table: in the order of their codes nearly each would be another page of it.
+ */
+export async function* heldPages(database: Database, book: string, exact: boolean) {
   const nobodys = `${book}\t\t`
-  for (let after = ''; ; ) {
-    const lines = await page(
-      database,
-      `SELECT code, book_id, user_id, version, ${time('assigned_at')}, ${time('updated_at')},
-         redemptions, max_redemptions, lock_token, ${time('locked_until')}
-       FROM coupons WHERE book_id = ${quoted(book)} AND code > ${quoted(after)}
-       ORDER BY code LIMIT ${pageSize}`,
-    )
-    const pairs: string[] = []
-    for (const line of lines) {
-      const tab = line.indexOf('\t')
-      const record = line.slice(tab + 1)
-      pairs.push(line.slice(0, tab), record.startsWith(nobodys) ? nobodys.slice(0, -1) : record)
+  let after = ''
+  for (const upto of [...(await endsOfPages(database, book)), null]) {
+    const sql = `SELECT code, book_id, user_id, version, ${time('assigned_at')}, ${time('updated_at')},
+        redemptions, max_redemptions, lock_token, ${time('locked_until')}
+      FROM coupons WHERE book_id = ${quoted(book)} AND code > ${quoted(after)}
+        ${upto === null ? '' : `AND code <= ${quoted(upto)}`} ${exact ? '' : `AND ${napping(1_000)}`}`
+    const asTheyLie = 'SET LOCAL enable_indexscan = off; SET LOCAL enable_seqscan = off'
+    for await (const some of lines(database, (tx) => patiently(tx, sql, asTheyLie))) {
+      const pairs: string[] = []
+      for (const line of some) {
+        const tab = line.indexOf('\t')
+        const record = line.slice(tab + 1)
+        pairs.push(line.slice(0, tab), record.startsWith(nobodys) ? nobodys.slice(0, -1) : record)
+      }
+      yield pairs
     }
-    if (pairs.length > 0) yield pairs
-    if (lines.length < pageSize) return
-    after = pairs.at(-2)!
+    after = upto ?? after
   }
+}
+
+/** Codes with which pages of coupons end, in order, but for the last one; of a sample, because it does not matter how long they are. */
+async function endsOfPages(database: Database, book: string): Promise<string[]> {
+  const perPage = (couponsPerPage * samplePercent) / 100
+  const { rows } = await database.query<{ code: string }>(
+    `SELECT code FROM (SELECT code, row_number() OVER (ORDER BY code) AS place
+       FROM coupons TABLESAMPLE SYSTEM (${samplePercent}) WHERE book_id = $1) AS sample
+     WHERE place % ${perPage} = 0 ORDER BY code`,
+    [book],
+  )
+  return rows.map(({ code }) => code)
+}
+
+/** Reads what takes as long as whoever looks at it takes; all rows are of one moment. */
+async function* patiently(tx: Transaction, sql: string, settings = ''): AsyncGenerator<string[]> {
+  await tx.query(`BEGIN READ ONLY; SET LOCAL statement_timeout = 0; ${settings}`)
+  yield* copyOut(tx, sql)
+  await tx.query('ROLLBACK')
 }
 
 /** Whether codes of a book have limits of their own, and whether loads of it have yet to come to Redis. */
@@ -117,11 +147,12 @@ async function loadsOf(database: Database, book: string) {
 }
 
 /**
- * Codes of a book that nobody has, each with its own limit ('' where it has none). `all`: also those
+ * Codes of a book that nobody has, each with its own limit ('' where it has none). `exact`: also those
  * of loads that Redis does not have yet. `count`: codes of the book that were looked at; `open`: of such
  * loads there are some.
  */
-export async function* stockPages(database: Database, book: string, all: boolean) {
+export async function* stockPages(database: Database, book: string, exact: boolean) {
+  const size = pageSize(exact)
   const its = quoted(book)
   const { own, open } = await loadsOf(database, book)
   // Of a book without either the index tells everything, which takes half as long as to look at the rows.
@@ -134,7 +165,7 @@ export async function* stockPages(database: Database, book: string, all: boolean
     const between = `book_id = ${its} AND code > ${quoted(after)}`
     const codes = await page(
       database,
-      `SELECT ${columns} FROM codes WHERE ${between} ORDER BY code LIMIT ${pageSize}`,
+      `SELECT ${columns} FROM codes WHERE ${between} ORDER BY code LIMIT ${size}`,
     )
     if (codes.length === 0) return
     const limits: string[] = []
@@ -143,7 +174,7 @@ export async function* stockPages(database: Database, book: string, all: boolean
         const [code, limit, onItsWay] = line.split('\t') as [string, string, string]
         codes[c] = code
         // '-': nobody asks for this one.
-        limits.push(onItsWay === 't' && !all ? '-' : limit)
+        limits.push(onItsWay === 't' && !exact ? '-' : limit)
       }
     after = codes.at(-1)!
     const pairs: string[] = []
@@ -162,21 +193,15 @@ export async function* stockPages(database: Database, book: string, all: boolean
       }
     while (c < codes.length) free(c++)
     yield { count: codes.length, open, pairs }
-    if (codes.length < pageSize) return
+    if (codes.length < size) return
   }
 }
 
 /** Who holds coupons of a book, and how many: user, count, user, count, ... All are of one moment. */
-export async function* holders(database: Database, book: string): AsyncGenerator<string[]> {
-  const sql = `SELECT user_id, count(*) FROM coupons
-    WHERE book_id = ${quoted(book)} AND user_id <> '' GROUP BY user_id`
-  const all = lines(database, async function* (tx) {
-    await tx.query('BEGIN READ ONLY')
-    // It takes as long as whoever compares them takes.
-    await tx.query('SET LOCAL statement_timeout = 0')
-    yield* copyOut(tx, sql)
-    await tx.query('ROLLBACK')
-  })
+export async function* holders(database: Database, book: string, exact: boolean) {
+  const sql = `SELECT user_id, count(*) FROM coupons WHERE book_id = ${quoted(book)} AND user_id <> ''
+    ${exact ? '' : `AND ${napping(5_000)}`} GROUP BY user_id`
+  const all = lines(database, (tx) => patiently(tx, sql))
   for await (const some of all) yield some.flatMap((line) => line.split('\t'))
 }
 

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { type Book, getBook } from '../../ledger/books.ts'
 import { noteReconcile } from '../../ledger/reconciled.ts'
 import { type ShardRow, shardRows } from '../../ledger/shards.ts'
@@ -25,6 +24,7 @@ import {
   readSequence,
 } from './ledger.ts'
 import { compareGuards } from './locks.ts'
+import { openPace } from './pace.ts'
 import { compareCoupons, compareRedemptions, compareStock, compareUsers } from './pages.ts'
 import { type Difference, Findings, Ripples, type Totals } from './report.ts'
 import { checkService } from './service.ts'
@@ -137,8 +137,6 @@ function comparedBooks({ books, digests, walked }: Run): Compared[] {
   })
 }
 
-/** No pause is longer: a step that waited for the ledger took nobody's core, and a cursor may not lie idle for long. */
-const breathMs = 500
 /** Codes between two reports of how far it is. */
 const toldEvery = 5_000
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
@@ -159,7 +157,6 @@ async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> 
   const codes = books.filter(({ kind }) => kind === 'codes')
   const total = codes.reduce((sum, book) => sum + book.total_code_count, rows[0]!.held)
   let done = 0
-  let since = performance.now()
   return {
     ...ops,
     ...{ exact: options.exact, book: options.book, books, serving: new Set() },
@@ -167,12 +164,7 @@ async function openRun(ops: Ops, options: Options, books: Book[]): Promise<Run> 
     digests: new Map(books.map(({ book_id }) => [book_id, new Digests()])),
     walked: new Map(),
     ...{ users: new Doubts(usersLook), redemptions: new Doubts(redemptionsLook) },
-    async breathe() {
-      if (options.exact) return
-      // Half as long as the step before it.
-      await sleep(Math.min(breathMs, (performance.now() - since) / 2))
-      since = performance.now()
-    },
+    breathe: options.exact ? async () => {} : openPace(),
     progress(some) {
       const told = Math.floor(done / toldEvery)
       done += some

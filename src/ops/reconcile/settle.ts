@@ -44,8 +44,11 @@ export type Run = Ops & {
   users: Doubts<UserItem>
   redemptions: Doubts<RedemptionItem>
   progress: (codes: number) => void
-  /** Called after each step. During a sale it waits as long as the step took, half a second at most: the cores are the buyers'. */
-  breathe: () => Promise<void>
+  /**
+   * Called after each step with the milliseconds that it may take. During a sale it waits until they are over, and
+   * in any case a quarter as long as the step took: the cores are the buyers'.
+   */
+  breathe: (ms: number) => Promise<void>
 }
 
 /** More of a kind are not kept: they are looked at carefully before the comparison goes on. */
