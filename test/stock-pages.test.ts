@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type Database, openDatabase } from '../src/ledger/database.ts'
@@ -115,7 +116,7 @@ describe('heldPages', () => {
       ...['A\\B', `${book}\t${odd}\t1\t1500\t2000\t0\t5\t\t`],
       ...['VOID', `${book}\t`],
     ])
-    expect((await gather(holders(database, book, false))).flat()).toEqual([odd, '1'])
+    expect((await gather(holders(database, book, false, 1))).flat()).toEqual([odd, '1'])
   })
 
   test('gives each coupon of a large book once, in more than one statement, and none of another book', async () => {
@@ -154,7 +155,7 @@ describe('heldPages', () => {
        SELECT 'U' || $2 || '-' || g, $1, 'user ' || $2 || ' ' || g, 1, 0, 1, now(), now() FROM generate_series(1, 1000) AS g`,
         [book, String(u)],
       )
-    for await (const some of holders(database, book, false)) {
+    for await (const some of holders(database, book, false, 1)) {
       expect(some.length).toBeGreaterThan(1)
       break
     }
@@ -168,7 +169,7 @@ describe('heldPages', () => {
        SELECT 'L' || g, $1, repeat('long', 100) || g, 1, 0, 1, now(), now() FROM generate_series(1, 60000) AS g`,
       [book],
     )
-    const all = holders(database, book, false)
+    const all = holders(database, book, false, 1)
     expect((await all.next()).done).toBe(false)
     const other = openDatabase(url, 1, 'other')
     await other.query(
@@ -178,6 +179,23 @@ describe('heldPages', () => {
     await other.end()
     await expect(gather(all)).rejects.toThrow(/terminat|clos|reset/)
     expect((await database.query<{ one: number }>('SELECT 1 AS one')).rows).toEqual([{ one: 1 }])
+  })
+
+  test('is not broken off where whoever reads it is busy with what it read', async () => {
+    const wordy = randomUUID()
+    await database.query(
+      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
+       SELECT 'W' || g, $1, repeat('long', 100) || g, 1, 0, 1, now(), now() FROM generate_series(1, 60000) AS g`,
+      [wordy],
+    )
+    const impatient = openDatabase(url, 1, 'impatient', 400)
+    let users = 0
+    for await (const some of holders(impatient, wordy, false, 1)) {
+      if (users === 0) await sleep(1_500)
+      users += some.length / 2
+    }
+    expect(users).toBe(60_000)
+    await impatient.end()
   })
 })
 

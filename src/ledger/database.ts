@@ -75,7 +75,9 @@ function endSilent(pool: Database, silentMs: number): void {
   const look = setInterval(() => {
     if (pool.ended) clearInterval(look)
     for (const [client, { heard, since }] of asked) {
-      if (socketOf(client).bytesRead !== heard) note(client)
+      const socket = socketOf(client)
+      // Of a COPY whose reader is busy nothing is read, and the server is not to blame.
+      if (socket.bytesRead !== heard || socket.isPaused()) note(client)
       else if (performance.now() - since > silentMs) hangUp(pool)
     }
   }, silentMs / 8)

@@ -5,10 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
  * them assigned, are then compared in about 25 s, and for half of these the cores are all the buyers'.
  */
 export const paceMs = {
-  coupon: 0.011,
+  coupon: 0.01,
   code: 0.009,
   user: 0.0045,
-  redemption: 0.011,
+  redemption: 0.01,
   fact: 0.009,
   place: 0.002,
 }

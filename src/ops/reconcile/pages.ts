@@ -147,7 +147,7 @@ export async function compareRedemptions(run: Run, { shard, book_id }: Book): Pr
  * Compares how many coupons of a book each user holds; answers how many users that are, and who of them
  * holds more than it allows.
  */
-export async function compareUsers(run: Run, book: Book) {
+export async function compareUsers(run: Run, book: Book, coupons: number) {
   const { shard, book_id, max_assignments_per_user: limit } = book
   const key = keys.users(shard, book_id)
   const over = new Excused((users) => overToday(run, book, users))
@@ -157,8 +157,13 @@ export async function compareUsers(run: Run, book: Book) {
     if (!isSame) run.users.add(`${book_id} ${user}`, { shard, book: book_id, user })
     if (limit !== null && Number(held) > limit) over.add(user)
   }
-  await compareHash(run, 'user', key, holders(run.database, book_id, run.exact), note, () =>
-    over.relieve(),
+  await compareHash(
+    run,
+    'user',
+    key,
+    holders(run.database, book_id, run.exact, coupons),
+    note,
+    () => over.relieve(),
   )
   return { users, over: over.all }
 }

@@ -104,15 +104,15 @@ export async function* heldPages(database: Database, book: string, exact: boolea
       FROM coupons WHERE book_id = ${quoted(book)} AND code > ${quoted(after)}
         ${upto === null ? '' : `AND code <= ${quoted(upto)}`} ${exact ? '' : `AND ${napping(1_000)}`}`
     const asTheyLie = 'SET LOCAL enable_indexscan = off; SET LOCAL enable_seqscan = off'
-    for await (const some of lines(database, (tx) => patiently(tx, sql, asTheyLie))) {
-      const pairs: string[] = []
+    // As a whole: who reads it may have to look at something carefully, and PostgreSQL waits for nobody for long.
+    const pairs: string[] = []
+    for await (const some of lines(database, (tx) => patiently(tx, sql, asTheyLie)))
       for (const line of some) {
         const tab = line.indexOf('\t')
         const record = line.slice(tab + 1)
         pairs.push(line.slice(0, tab), record.startsWith(nobodys) ? nobodys.slice(0, -1) : record)
       }
-      yield pairs
-    }
+    if (pairs.length > 0) yield pairs
     after = upto ?? after
   }
 }
@@ -197,10 +197,13 @@ export async function* stockPages(database: Database, book: string, exact: boole
   }
 }
 
-/** Who holds coupons of a book, and how many: user, count, user, count, ... All are of one moment. */
-export async function* holders(database: Database, book: string, exact: boolean) {
+/**
+ * Who holds coupons of a book, and how many: user, count, user, count, ... All are of one moment. `coupons`: how
+ * many there are about. PostgreSQL says nothing before it has counted all of them, so it may nap for 3 s at most.
+ */
+export async function* holders(database: Database, book: string, exact: boolean, coupons: number) {
   const sql = `SELECT user_id, count(*) FROM coupons WHERE book_id = ${quoted(book)} AND user_id <> ''
-    ${exact ? '' : `AND ${napping(5_000)}`} GROUP BY user_id`
+    ${exact ? '' : `AND ${napping(Math.max(5_000, coupons / 750))}`} GROUP BY user_id`
   const all = lines(database, (tx) => patiently(tx, sql))
   for await (const some of all) yield some.flatMap((line) => line.split('\t'))
 }

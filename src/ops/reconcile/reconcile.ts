@@ -192,8 +192,8 @@ async function compareBooks(run: Run): Promise<void> {
         book.kind === 'codes' ? compareStock(run, book) : { codes: records, open: false }
       // Users after all coupons: what follows from a coupon that was named is not named again.
       const [{ codes, open }, holders] = run.exact
-        ? await Promise.all([stock(), compareUsers(run, book)])
-        : [await stock(), await compareUsers(run, book)]
+        ? await Promise.all([stock(), compareUsers(run, book, coupons)])
+        : [await stock(), await compareUsers(run, book, coupons)]
       run.walked.set(book.book_id, {
         ...{ codes, open, records, coupons, users: holders.users },
         ...{ over: { codes: over, users: holders.over } },
