@@ -3,6 +3,7 @@ import { policyOf } from '../../recovery/push.ts'
 import { policyFields } from '../../store/books.ts'
 import { keys } from '../../store/keys.ts'
 import { type Differences, given, later, since, verdict } from './counters.ts'
+import { gently } from './postgres.ts'
 import type { Difference } from './report.ts'
 import { type Look, type Run, type Seen, seeShard, slices } from './settle.ts'
 
@@ -21,15 +22,18 @@ type Totals = {
   total: number
   codes: number
 }
-const totalsSql = `WITH ${later('kind, user_id, redemptions, max_redemptions AS max', 'f.book_id = $4')},
+/** `gently`: see there. */
+const totalsSql = (
+  gently: string,
+) => `WITH ${later('kind, user_id, redemptions, max_redemptions AS max', 'f.book_id = $4')},
   rows AS (SELECT count(*) FILTER (WHERE user_id <> '') AS held,
       count(*) FILTER (WHERE user_id = '') AS void,
       count(*) FILTER (WHERE max_redemptions > 0 AND redemptions >= max_redemptions) AS redeemed
-    FROM coupons WHERE book_id = $4)
+    FROM coupons WHERE book_id = $4 AND ${gently})
   SELECT rows.held, rows.redeemed, rows.void, coalesce(c.held, 0) AS counter_held,
     coalesce(c.redeemed, 0) AS counter_redeemed, coalesce(c.void, 0) AS counter_void,
     b.total_code_count AS total, (SELECT count(*) FROM later WHERE kind = 'void') AS later_void,
-    (SELECT count(*) FROM codes WHERE book_id = $4) AS codes,
+    (SELECT count(*) FROM codes WHERE book_id = $4 AND ${gently}) AS codes,
     (SELECT coalesce(${given}, 0) FROM later) AS later_held,
     (SELECT coalesce(sum(CASE WHEN kind = 'redeem' AND redemptions = max THEN 1
       WHEN kind = 'rollback' AND redemptions + 1 = max THEN -1 ELSE 0 END), 0)
@@ -61,7 +65,11 @@ export const booksLook = (run: Run): Look<BookItem, Differences, SeenBook> => ({
       const what = 'the book is not in Redis'
       return [verdict({ class: 'STATE_MISMATCH', ...about, what, redis: null, postgres })]
     }
-    const { rows } = await run.database.query<Totals>(totalsSql, [...since(seen, asOf), book])
+    const { codes, records } = run.walked.get(book)!
+    const { rows } = await run.database.query<Totals>(
+      totalsSql(gently(run.exact, Math.max(codes, records))),
+      [...since(seen, asOf), book],
+    )
     const totals = rows[0]!
     return [
       verdict(

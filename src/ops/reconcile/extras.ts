@@ -2,7 +2,7 @@ import type { Book } from '../../ledger/books.ts'
 import { keys } from '../../store/keys.ts'
 import { given, later, since } from './counters.ts'
 import { relieve } from './pages.ts'
-import { notInStock, notRedemptions, withoutCoupon, withoutHolding } from './postgres.ts'
+import { gently, notInStock, notRedemptions, withoutCoupon, withoutHolding } from './postgres.ts'
 import {
   type AtHome,
   type Equal,
@@ -81,7 +81,8 @@ type Count = {
   isSet?: boolean
   /** Drained, nothing has changed since its book was walked. */
   walked: (book: Walked) => number
-  sql: string
+  /** `gently`: see there. */
+  sql: (gently: string) => string
 }
 
 /** Rows of coupons that later facts made, less those that they took away. */
@@ -91,14 +92,14 @@ const made = `coalesce(sum(CASE WHEN kind = 'assign' OR (kind = 'void' AND versi
 const couponsCount: Count = {
   key: ({ shard }) => keys.coupons(shard),
   walked: ({ records }) => records,
-  sql: `WITH ${later('kind, version', 'f.book_id = $4')}
-    SELECT (SELECT count(*) FROM coupons WHERE book_id = $4) - (SELECT ${made} FROM later) AS count`,
+  sql: (gently) => `WITH ${later('kind, version', 'f.book_id = $4')}
+    SELECT (SELECT count(*) FROM coupons WHERE book_id = $4 AND ${gently}) - (SELECT ${made} FROM later) AS count`,
 }
 const redemptionsCount: Count = {
   key: ({ shard }) => keys.redemptions(shard),
   walked: ({ redemptions }) => redemptions,
-  sql: `WITH ${later('kind', 'f.book_id = $4')}
-    SELECT (SELECT count(*) FROM redemptions WHERE book_id = $4)
+  sql: (gently) => `WITH ${later('kind', 'f.book_id = $4')}
+    SELECT (SELECT count(*) FROM redemptions WHERE book_id = $4 AND ${gently})
       - (SELECT count(*) FROM later WHERE kind = 'redeem') AS count`,
 }
 /** While codes are on their way there is no telling how many Redis should have. */
@@ -106,21 +107,21 @@ const stockCount: Count = {
   key: ({ shard, book }) => keys.stock(shard, book),
   isSet: true,
   walked: ({ codes, open, records }) => (open ? -1 : codes - records),
-  sql: `WITH ${later('kind, version', 'f.book_id = $4')}
+  sql: (gently) => `WITH ${later('kind, version', 'f.book_id = $4')}
     SELECT CASE WHEN EXISTS (SELECT FROM loads WHERE book_id = $4 AND state <> 'pushed') THEN -1
-      ELSE (SELECT count(*) FROM codes WHERE book_id = $4)
-        - (SELECT count(*) FROM coupons WHERE book_id = $4) + (SELECT ${made} FROM later) END AS count`,
+      ELSE (SELECT count(*) FROM codes WHERE book_id = $4 AND ${gently})
+        - (SELECT count(*) FROM coupons WHERE book_id = $4 AND ${gently}) + (SELECT ${made} FROM later) END AS count`,
 }
 /** Whoever holds nothing is not in Redis' hash, whatever they held before. */
 const usersCount: Count = {
   key: ({ shard, book }) => keys.users(shard, book),
   walked: ({ users }) => users,
-  sql: `WITH ${later('kind, user_id', 'f.book_id = $4')},
+  sql: (gently) => `WITH ${later('kind, user_id', 'f.book_id = $4')},
     changed AS (SELECT more,
         (SELECT count(*) FROM coupons k WHERE k.user_id = l.user_id AND k.book_id::text = $4::uuid::text) AS held
       FROM (SELECT user_id, ${given} AS more FROM later GROUP BY user_id) AS l WHERE user_id <> '')
     SELECT (SELECT count(*) FROM (SELECT FROM coupons
-        WHERE book_id = $4 AND user_id <> '' GROUP BY user_id) AS holders)
+        WHERE book_id = $4 AND user_id <> '' AND ${gently} GROUP BY user_id) AS holders)
       - (SELECT count(*) FILTER (WHERE held > 0) - count(*) FILTER (WHERE held - more > 0)
          FROM changed) AS count`,
 }
@@ -160,10 +161,11 @@ const countLook = (run: Run, { key, isSet, walked, sql }: Count): Look<AtHome, E
         count += walked(run.walked.get(its.book)!)
         continue
       }
-      const { rows } = await run.database.query<{ count: number }>(sql, [
-        ...since(seen, asOf),
-        its.book,
-      ])
+      const { codes, records } = run.walked.get(its.book)!
+      const { rows } = await run.database.query<{ count: number }>(
+        sql(gently(false, Math.max(codes, records))),
+        [...since(seen, asOf), its.book],
+      )
       count += Number(rows[0]!.count)
     }
     return [{ equal: all! - sentinel === count }]

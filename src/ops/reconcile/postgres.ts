@@ -9,6 +9,12 @@ import type { Database, Transaction } from '../../ledger/database.ts'
 const pageSize = (exact: boolean) => (exact ? 10_000 : 2_000)
 /** SQL: true, but of so many rows once only after a nap. */
 const napping = (rows: number) => `(random() > ${1 / rows} OR pg_sleep(0.004) IS NOT NULL)`
+/**
+ * SQL: true, for whoever counts about `rows` rows in one statement. During a sale only after now and then a nap: for
+ * three seconds in all at most, because PostgreSQL says nothing before its end.
+ */
+export const gently = (exact: boolean, rows: number) =>
+  exact ? 'true' : napping(Math.max(5_000, rows / 750))
 /** Coupons of a book that are read in one statement, about. */
 const couponsPerPage = 100_000
 const samplePercent = 2
@@ -199,11 +205,11 @@ export async function* stockPages(database: Database, book: string, exact: boole
 
 /**
  * Who holds coupons of a book, and how many: user, count, user, count, ... All are of one moment. `coupons`: how
- * many there are about. PostgreSQL says nothing before it has counted all of them, so it may nap for 3 s at most.
+ * many there are about.
  */
 export async function* holders(database: Database, book: string, exact: boolean, coupons: number) {
   const sql = `SELECT user_id, count(*) FROM coupons WHERE book_id = ${quoted(book)} AND user_id <> ''
-    ${exact ? '' : `AND ${napping(Math.max(5_000, coupons / 750))}`} GROUP BY user_id`
+    AND ${gently(exact, coupons)} GROUP BY user_id`
   const all = lines(database, (tx) => patiently(tx, sql))
   for await (const some of all) yield some.flatMap((line) => line.split('\t'))
 }
