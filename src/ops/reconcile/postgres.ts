@@ -10,11 +10,11 @@ const pageSize = (exact: boolean) => (exact ? 10_000 : 2_000)
 /** SQL: true, but of so many rows once only after a nap. */
 const napping = (rows: number) => `(random() > ${1 / rows} OR pg_sleep(0.004) IS NOT NULL)`
 /**
- * SQL: true, for whoever counts about `rows` rows in one statement. During a sale only after now and then a nap: for
- * three seconds in all at most, because PostgreSQL says nothing before its end.
+ * SQL: true, for whoever looks at about `rows` rows in one statement. During a sale only after a nap now and then, at
+ * least so many rows `apart`: for three seconds in all at most, because PostgreSQL says nothing before its end.
  */
-export const gently = (exact: boolean, rows: number) =>
-  exact ? 'true' : napping(Math.max(5_000, rows / 750))
+export const gently = (exact: boolean, rows: number, apart = 20_000) =>
+  exact ? 'true' : napping(Math.max(apart, rows / 750))
 /** Coupons of a book that are read in one statement, about. */
 const couponsPerPage = 100_000
 const samplePercent = 2
@@ -209,7 +209,7 @@ export async function* stockPages(database: Database, book: string, exact: boole
  */
 export async function* holders(database: Database, book: string, exact: boolean, coupons: number) {
   const sql = `SELECT user_id, count(*) FROM coupons WHERE book_id = ${quoted(book)} AND user_id <> ''
-    AND ${gently(exact, coupons)} GROUP BY user_id`
+    AND ${gently(exact, coupons, 5_000)} GROUP BY user_id`
   const all = lines(database, (tx) => patiently(tx, sql))
   for await (const some of all) yield some.flatMap((line) => line.split('\t'))
 }
