@@ -20,7 +20,7 @@ const leaveMs = 500
 /**
  * V8 takes a steady sale for a time to save memory: it then collects all garbage every seven seconds, or once in 100 s
  * with all that there is moved together, and buyers wait for 30 to 300 ms. Now it does so where there is three times as
- * much garbage as there is of use, which is the most that it waits for by itself, and moves no more than usual.
+ * much garbage as there is of use, as it does by itself in busier times, and moves no more than usual.
  */
 setFlagsFromString('--heap-growing-percent=300')
 setFlagsFromString('--no-memory-reducer-favors-memory')

@@ -243,7 +243,8 @@ test('void  is no difference to a comparison that saw Redis before it and Postgr
   await world().level()
   const its = await world().house.deps.books.get(book)
   if ('problem' in its) throw new Error(its.problem)
-  const run = { ...ops(), exact: false, ripples: new Ripples() } as unknown as Run
+  const walked = new Map([[book, { codes: 2, records: 1 }]])
+  const run = { ...ops(), exact: false, ripples: new Ripples(), walked } as unknown as Run
   const at = { shard: 0, book }
   const looks = [
     [booksLook(run), { ...at, its }],

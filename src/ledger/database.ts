@@ -76,8 +76,8 @@ function endSilent(pool: Database, silentMs: number): void {
     if (pool.ended) clearInterval(look)
     for (const [client, { heard, since }] of asked) {
       const socket = socketOf(client)
-      // Of a COPY whose reader is busy nothing is read, and the server is not to blame.
-      if (socket.bytesRead !== heard || socket.isPaused()) note(client)
+      // What has come and is not taken yet, as of a COPY whose reader is busy, is not the server's silence.
+      if (socket.bytesRead !== heard || socket.readableLength > 0) note(client)
       else if (performance.now() - since > silentMs) hangUp(pool)
     }
   }, silentMs / 8)

@@ -161,9 +161,9 @@ const countLook = (run: Run, { key, isSet, walked, sql }: Count): Look<AtHome, E
         count += walked(run.walked.get(its.book)!)
         continue
       }
-      const { codes, records } = run.walked.get(its.book)!
+      const { codes, records, redemptions } = run.walked.get(its.book)!
       const { rows } = await run.database.query<{ count: number }>(
-        sql(gently(false, Math.max(codes, records))),
+        sql(gently(false, Math.max(codes, records, redemptions))),
         [...since(seen, asOf), its.book],
       )
       count += Number(rows[0]!.count)

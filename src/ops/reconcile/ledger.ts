@@ -4,6 +4,7 @@ import type { Book } from '../../ledger/books.ts'
 import { type Database, transaction } from '../../ledger/database.ts'
 import type { ShardRow } from '../../ledger/shards.ts'
 import { paceMs } from './pace.ts'
+import { napping } from './postgres.ts'
 import type { Difference } from './report.ts'
 import type { Run } from './settle.ts'
 import type { StoredFact } from './story.ts'
@@ -75,7 +76,7 @@ const sequenceSql = `WITH page AS (
     (SELECT coalesce(sum(stored), 0)::int FROM page) AS stored,
     (SELECT ${place('')} FROM odd WHERE is_last) AS last,
     (SELECT coalesce(json_agg(json_build_array(${place('its_')}, ${place('')})), '[]')
-     FROM (SELECT * FROM odd WHERE is_gap LIMIT 1000) AS gaps) AS gaps`
+     FROM (SELECT * FROM odd WHERE is_gap LIMIT $7::int / 50) AS gaps) AS gaps`
 
 /** A fact beyond the checkpoint: no flush has put it there. */
 export async function beyondCheckpoint(run: Run, shard: number): Promise<Difference[]> {
@@ -131,7 +132,8 @@ async function endsOfPages({ database, exact }: Run, { first, last }: Range) {
   const { rows } = await database.query<{ code: string }>(
     `SELECT code FROM (SELECT code, row_number() OVER (ORDER BY code) AS place
        FROM ledger TABLESAMPLE SYSTEM (${samplePercent})
-       WHERE code > $1 AND ($2::text IS NULL OR code < $2)) AS sample
+       WHERE code > $1 AND ($2::text IS NULL OR code < $2)
+         AND ${exact ? 'true' : napping(5_000)}) AS sample
      WHERE place % ${perPage} = 0 ORDER BY code`,
     [first, last],
   )

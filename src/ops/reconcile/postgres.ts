@@ -8,13 +8,13 @@ import type { Database, Transaction } from '../../ledger/database.ts'
  */
 const pageSize = (exact: boolean) => (exact ? 10_000 : 2_000)
 /** SQL: true, but of so many rows once only after a nap. */
-const napping = (rows: number) => `(random() > ${1 / rows} OR pg_sleep(0.004) IS NOT NULL)`
+export const napping = (rows: number) => `(random() > ${1 / rows} OR pg_sleep(0.004) IS NOT NULL)`
 /**
  * SQL: true, for whoever looks at about `rows` rows in one statement. During a sale only after a nap now and then, at
- * least so many rows `apart`: for three seconds in all at most, because PostgreSQL says nothing before its end.
+ * least so many rows `apart`: for a second in all, because PostgreSQL says nothing before its end.
  */
 export const gently = (exact: boolean, rows: number, apart = 20_000) =>
-  exact ? 'true' : napping(Math.max(apart, rows / 750))
+  exact ? 'true' : napping(Math.max(apart, rows / 250))
 /** Coupons of a book that are read in one statement, about. */
 const couponsPerPage = 100_000
 const samplePercent = 2
@@ -104,7 +104,7 @@ async function page(database: Database, sql: string): Promise<string[]> {
 export async function* heldPages(database: Database, book: string, exact: boolean) {
   const nobodys = `${book}\t\t`
   let after = ''
-  for (const upto of [...(await endsOfPages(database, book)), null]) {
+  for (const upto of [...(await endsOfPages(database, book, exact)), null]) {
     const sql = `SELECT code, book_id, user_id, version, ${time('assigned_at')}, ${time('updated_at')},
         redemptions, max_redemptions, lock_token, ${time('locked_until')}
       FROM coupons WHERE book_id = ${quoted(book)} AND code > ${quoted(after)}
@@ -124,11 +124,18 @@ export async function* heldPages(database: Database, book: string, exact: boolea
 }
 
 /** Codes with which pages of coupons end, in order, but for the last one; of a sample, because it does not matter how long they are. */
-async function endsOfPages(database: Database, book: string): Promise<string[]> {
+async function endsOfPages(database: Database, book: string, exact: boolean): Promise<string[]> {
+  // A sample is of the whole table, whatever a book has of it.
+  const { rowCount } = await database.query(
+    `SELECT FROM coupons WHERE book_id = $1 OFFSET ${couponsPerPage} LIMIT 1`,
+    [book],
+  )
+  if (rowCount === 0) return []
   const perPage = (couponsPerPage * samplePercent) / 100
   const { rows } = await database.query<{ code: string }>(
     `SELECT code FROM (SELECT code, row_number() OVER (ORDER BY code) AS place
-       FROM coupons TABLESAMPLE SYSTEM (${samplePercent}) WHERE book_id = $1) AS sample
+       FROM coupons TABLESAMPLE SYSTEM (${samplePercent})
+       WHERE book_id = $1 AND ${exact ? 'true' : napping(5_000)}) AS sample
      WHERE place % ${perPage} = 0 ORDER BY code`,
     [book],
   )
@@ -137,7 +144,10 @@ async function endsOfPages(database: Database, book: string): Promise<string[]> 
 
 /** Reads what takes as long as whoever looks at it takes; all rows are of one moment. */
 async function* patiently(tx: Transaction, sql: string, settings = ''): AsyncGenerator<string[]> {
-  await tx.query(`BEGIN READ ONLY; SET LOCAL statement_timeout = 0; ${settings}`)
+  // PostgreSQL may have written all of it long before somebody has looked at the half.
+  const patience =
+    "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = '60s'"
+  await tx.query(`BEGIN READ ONLY; ${patience}; ${settings}`)
   yield* copyOut(tx, sql)
   await tx.query('ROLLBACK')
 }
