@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type Database, openDatabase } from '../src/ledger/database.ts'
 import { heldPages, holders, stockPages } from '../src/ops/reconcile/postgres.ts'
 import { makeDatabase } from './house.ts'
+import { makeWire } from './wire.ts'
 
 describe('stockPages', () => {
   let database: Database
@@ -196,6 +197,25 @@ describe('heldPages', () => {
     }
     expect(users).toBe(60_000)
     await impatient.end()
+  })
+
+  test('is broken off where PostgreSQL falls silent in the middle', async () => {
+    const wordy = randomUUID()
+    await database.query(
+      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
+       SELECT 'S' || g, $1, repeat('long', 100) || g, 1, 0, 1, now(), now() FROM generate_series(1, 60000) AS g`,
+      [wordy],
+    )
+    const wire = await makeWire(url)
+    const cut = openDatabase(wire.url, 1, 'cut', 400)
+    const all = holders(cut, wordy, false, 1)
+    expect((await all.next()).done).toBe(false)
+    wire.set('silent')
+    const begun = performance.now()
+    await expect(gather(all)).rejects.toThrow(/terminat|clos|reset/)
+    expect(performance.now() - begun).toBeLessThan(3_000)
+    await cut.end()
+    wire.close()
   })
 })
 
