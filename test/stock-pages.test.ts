@@ -110,6 +110,17 @@ describe('heldPages', () => {
     )
   }
 
+  /** A book whose 60,000 users take longer to read than sockets hold. */
+  async function holdMuch(letter: string): Promise<string> {
+    const id = randomUUID()
+    await database.query(
+      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
+       SELECT $2 || g::text, $1, repeat('long', 100) || g, 1, 0, 1, now(), now() FROM generate_series(1, 60000) AS g`,
+      [id, letter],
+    )
+    return id
+  }
+
   test('gives whatever stands there as it is: COPY escapes some of it', async () => {
     await hold('A\\B', odd)
     await hold('VOID', '')
@@ -183,12 +194,7 @@ describe('heldPages', () => {
   })
 
   test('is not broken off where whoever reads it is busy with what it read', async () => {
-    const wordy = randomUUID()
-    await database.query(
-      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
-       SELECT 'W' || g, $1, repeat('long', 100) || g, 1, 0, 1, now(), now() FROM generate_series(1, 60000) AS g`,
-      [wordy],
-    )
+    const wordy = await holdMuch('W')
     const impatient = openDatabase(url, 1, 'impatient', 400)
     let users = 0
     for await (const some of holders(impatient, wordy, false, 1)) {
@@ -200,12 +206,7 @@ describe('heldPages', () => {
   })
 
   test('is broken off where PostgreSQL falls silent in the middle', async () => {
-    const wordy = randomUUID()
-    await database.query(
-      `INSERT INTO coupons (code, book_id, user_id, version, redemptions, max_redemptions, assigned_at, updated_at)
-       SELECT 'S' || g, $1, repeat('long', 100) || g, 1, 0, 1, now(), now() FROM generate_series(1, 60000) AS g`,
-      [wordy],
-    )
+    const wordy = await holdMuch('S')
     const wire = await makeWire(url)
     const cut = openDatabase(wire.url, 1, 'cut', 400)
     const all = holders(cut, wordy, false, 1)

@@ -15,6 +15,7 @@ export const napping = (rows: number) => `(random() > ${1 / rows} OR pg_sleep(0.
  */
 export const gently = (exact: boolean, rows: number, apart = 20_000) =>
   exact ? 'true' : napping(Math.max(apart, rows / 250))
+
 /** Coupons of a book that are read in one statement, about. */
 const couponsPerPage = 100_000
 const samplePercent = 2
